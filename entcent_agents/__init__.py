@@ -1,0 +1,1 @@
+"""Test-time scaling for agents: parallel rollouts, selected by where their token entropy sits."""

@@ -1,0 +1,105 @@
+"""Every error this library raises on purpose.
+
+    EntcentError
+    ├── ConfigurationError            a setting that cannot work; raised before any model call
+    │   ├── EffectError               a tool whose effect is not declared, or cannot be honoured
+    │   └── MissingExtraError         an optional package is absent; the message has the pip command
+    ├── LogprobsError
+    │   ├── LogprobsMalformedError    log-probabilities that cannot be what they claim to be
+    │   └── LogprobsMissingError      no candidate carries log-probabilities and nothing may stand in
+    ├── ModelError
+    │   ├── ModelUnknownError         no such model in the store
+    │   ├── ModelDownloadError        every source of a model failed, or delivered other bytes
+    │   ├── ModelFileError            a model file on disk is not the file it should be
+    │   └── ModelServerError          a model server cannot be started or reached, or answers with an error
+    ├── RolloutError
+    │   └── RolloutsFailedError       fewer rollouts finished than the quorum asks for
+    └── EnvironmentFault
+        ├── EnvironmentUnusableError  the target is not what the environment needs
+        ├── EnvironmentConflictError  the real world changed since the fork
+        └── PathEscapeError           a path leads out of its workspace
+
+Messages say what was seen and what to do about it, in one line: the command line prints them as they are.
+"""
+
+from __future__ import annotations
+
+
+class EntcentError(Exception):
+    """Root of the tree: catch it to catch everything this library raises on purpose."""
+
+
+class ConfigurationError(EntcentError):
+    """A setting that cannot work; raised before any model call."""
+
+
+class EffectError(ConfigurationError):
+    """A tool's effect is not declared, or what is declared cannot be honoured."""
+
+
+class MissingExtraError(ConfigurationError):
+    """An optional package is not installed.
+
+    Args:
+        package: The distribution that is missing.
+        extra: The extra of this library that brings it.
+    """
+
+    def __init__(self, package: str, extra: str) -> None:
+        super().__init__(f"{package} is not installed: run  pip install 'entcent-agents[{extra}]'")
+
+
+class LogprobsError(EntcentError):
+    """Something is wrong with log-probabilities."""
+
+
+class LogprobsMalformedError(LogprobsError):
+    """Log-probabilities that cannot be what they claim to be (a positive value, a wrong shape)."""
+
+
+class LogprobsMissingError(LogprobsError):
+    """No candidate carries log-probabilities, and nothing was allowed to stand in for them."""
+
+
+class ModelError(EntcentError):
+    """Something is wrong with a model, its file or its server."""
+
+
+class ModelUnknownError(ModelError):
+    """No such model in the store."""
+
+
+class ModelDownloadError(ModelError):
+    """Every source of a model failed, or delivered other bytes than it should."""
+
+
+class ModelFileError(ModelError):
+    """A model file on disk is not the file it should be."""
+
+
+class ModelServerError(ModelError):
+    """A model server cannot be started or reached, or answers with an error."""
+
+
+class RolloutError(EntcentError):
+    """Something is wrong with rollouts as a whole; a single bad rollout is data, not an error."""
+
+
+class RolloutsFailedError(RolloutError):
+    """Fewer rollouts finished than the quorum asks for."""
+
+
+class EnvironmentFault(EntcentError):
+    """Something is wrong with the world that tools act on."""
+
+
+class EnvironmentUnusableError(EnvironmentFault):
+    """The target is not what the environment needs (not a SQLite database, not a directory, not writable)."""
+
+
+class EnvironmentConflictError(EnvironmentFault):
+    """The real world changed since the fork, so that committing would overwrite somebody's work."""
+
+
+class PathEscapeError(EnvironmentFault):
+    """A path leads out of its workspace."""
