@@ -1,0 +1,123 @@
+"""Per-token log-probabilities of one turn, as compact read-only arrays."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from entcent_agents.errors import LogprobsMalformedError
+
+RECORD_VERSION: Final = 1
+Float32Array = NDArray[np.float32]
+
+_COLUMNS: Final = ("logprob", "entropy", "residual", "confidence")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class TokenLogprobs:
+    """What scoring and branching need of the T tokens of one turn; arrays are read-only.
+
+    A token without log-probabilities is *unscored*: its entropy is NaN. Unscored is not certain.
+
+    Attributes:
+        text: The UTF-8 bytes of all tokens, one after the other (a token may end inside a character).
+        offsets: Where each token starts in `text`, and the end of the last: shape `(T + 1,)`, int32.
+        logprob: Natural-log probability of the sampled token, shape `(T,)`, float32; NaN where the server gave none.
+        entropy: Nats, of the renormalised top-k distribution, shape `(T,)`, float32; NaN where unscored.
+        residual: Probability outside the top-k alternatives, shape `(T,)`, float32; NaN where unscored.
+        confidence: Minus the mean of the top-k log-probabilities, nats, shape `(T,)`, float32; NaN where unscored.
+        top_k: How many alternatives the server gave at most; scores of different k do not compare.
+    """
+
+    text: bytes
+    offsets: NDArray[np.int32]
+    logprob: Float32Array
+    entropy: Float32Array
+    residual: Float32Array
+    confidence: Float32Array
+    top_k: int
+
+    def __post_init__(self) -> None:
+        tokens = len(self.entropy)
+        if self.offsets.shape != (tokens + 1,) or (tokens and int(self.offsets[-1]) != len(self.text)):
+            raise LogprobsMalformedError(
+                f"offsets of shape {self.offsets.shape} do not fit {tokens} tokens of {len(self.text)} bytes"
+            )
+        for name in _COLUMNS:
+            column: Float32Array = getattr(self, name)
+            if column.shape != (tokens,) or column.dtype != np.float32:
+                raise LogprobsMalformedError(
+                    f"{name} has shape {column.shape} and type {column.dtype}; expected ({tokens},) and float32"
+                )
+            column.setflags(write=False)
+        self.offsets.setflags(write=False)
+
+    def __len__(self) -> int:
+        return len(self.entropy)
+
+    @property
+    def scored(self) -> NDArray[np.bool_]:
+        """Which tokens carry a distribution, shape `(T,)`."""
+        return np.isfinite(self.entropy)
+
+    @property
+    def scored_tokens(self) -> int:
+        """How many tokens carry a distribution."""
+        return int(np.count_nonzero(self.scored))
+
+    def token(self, index: int) -> bytes:
+        """The bytes of one token."""
+        return self.text[int(self.offsets[index]) : int(self.offsets[index + 1])]
+
+    def to_dict(self, *, text: bool = True) -> dict[str, Any]:
+        """Plain JSON-able form: arrays as base64 of little-endian numbers.
+
+        Args:
+            text: Whether to keep what the tokens say; without it the record says nothing of what was generated.
+        """
+        record: dict[str, Any] = {
+            "version": RECORD_VERSION,
+            "top_k": self.top_k,
+            **{name: _encode(getattr(self, name), "<f4") for name in _COLUMNS},
+        }
+        if text:
+            record |= {"text": base64.b64encode(self.text).decode(), "offsets": _encode(self.offsets, "<i4")}
+        return record
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any]) -> Self:
+        """Read what `to_dict` wrote.
+
+        Raises:
+            LogprobsMalformedError: On another version, or arrays that do not fit each other.
+        """
+        if record.get("version") != RECORD_VERSION:
+            raise LogprobsMalformedError(
+                f"token log-probabilities of version {record.get('version')!r}; this release reads {RECORD_VERSION}"
+            )
+        columns = {name: _decode(record[name], "<f4").astype(np.float32) for name in _COLUMNS}
+        text = base64.b64decode(record["text"]) if "text" in record else b""
+        if "offsets" in record:
+            offsets = _decode(record["offsets"], "<i4").astype(np.int32)
+        else:
+            offsets = np.zeros(len(columns["entropy"]) + 1, np.int32)
+        return cls(text=text, offsets=offsets, top_k=int(record["top_k"]), **columns)
+
+
+def token_offsets(tokens: list[bytes]) -> NDArray[np.int32]:
+    """Start of each token in their concatenation and the end of the last, shape `(T + 1,)`."""
+    ends = np.cumsum(np.fromiter((len(token) for token in tokens), np.int32, len(tokens)), dtype=np.int32)
+    return np.concatenate([np.zeros(1, np.int32), ends])
+
+
+def _encode(array: ArrayLike, dtype: str) -> str:
+    return base64.b64encode(np.asarray(array).astype(dtype).tobytes()).decode()
+
+
+def _decode(text: str, dtype: str) -> NDArray[Any]:
+    return np.frombuffer(base64.b64decode(text), dtype)
