@@ -1,0 +1,1 @@
+"""Provider payloads, normalised on arrival into `TokenLogprobs`."""

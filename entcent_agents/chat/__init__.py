@@ -1,0 +1,1 @@
+"""Chat models that always bring their log-probabilities, and the embedded model server."""

@@ -1,0 +1,1 @@
+"""The rollout engine: isolation, the pool, what a rollout leaves behind."""

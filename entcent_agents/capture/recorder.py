@@ -1,0 +1,93 @@
+"""A callback that keeps each model call's log-probabilities as arrays and takes the raw ones out of the messages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+from uuid import UUID
+
+from langchain_core.callbacks import BaseCallbackHandler
+from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, LLMResult
+from pydantic import ConfigDict, Field
+
+from entcent_agents.capture.openai import logprobs_of_metadata
+from entcent_agents.capture.tokens import estimated_tokens
+from entcent_agents.errors import LogprobsMalformedError
+from entcent_agents.logprobs import TokenLogprobs
+from entcent_agents.trajectory import Turn, Usage
+
+TurnListener = Callable[[Turn], None]
+
+
+class LogprobsGeneration(ChatGeneration):
+    """A generation that carries its arrays beside the message, never in it."""
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+    token_logprobs: TokenLogprobs | None = Field(default=None, exclude=True, repr=False)
+
+
+class LogprobsGenerationChunk(ChatGenerationChunk):
+    """The last chunk of a streamed generation, which carries the arrays of the whole."""
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+    token_logprobs: TokenLogprobs | None = Field(default=None, exclude=True, repr=False)
+
+
+class TurnRecorder(BaseCallbackHandler):
+    """Records every model call below a rollout, by message id.
+
+    Works with any LangChain chat model whose messages carry the OpenAI shape in `response_metadata["logprobs"]`, and
+    with `ChatLogprobs`, whose arrays ride beside the message.
+
+    Args:
+        on_turn: Called with each recorded turn.
+    """
+
+    run_inline = True
+
+    def __init__(self, on_turn: TurnListener | None = None) -> None:
+        self.turns: dict[str, Turn] = {}
+        self.usage = Usage()
+        self._on_turn = on_turn
+
+    def on_llm_end(self, response: LLMResult, *, run_id: UUID, **kwargs: Any) -> None:
+        """Record each generation and strip its raw log-probabilities."""
+        for generation in (generation for batch in response.generations for generation in batch):
+            message = getattr(generation, "message", None)
+            if isinstance(message, AIMessage):
+                self._record(message, getattr(generation, "token_logprobs", None), f"{run_id}")
+
+    def _record(self, message: AIMessage, logprobs: TokenLogprobs | None, run_id: str) -> None:
+        if logprobs is None:
+            try:
+                logprobs = logprobs_of_metadata(message.response_metadata)
+            except LogprobsMalformedError:
+                logprobs = None  # missing, as coverage will say; the rollout itself is sound
+        strip_logprobs(message)
+        message_id = message.id or run_id
+        turn = Turn(message_id=message_id, generated_tokens=_generated(message, logprobs), logprobs=logprobs)
+        self.turns[message_id] = turn
+        prompt = message.usage_metadata["input_tokens"] if message.usage_metadata else 0
+        self.usage += Usage(prompt_tokens=prompt, generated_tokens=turn.generated_tokens, model_calls=1)
+        if self._on_turn:
+            self._on_turn(turn)
+
+
+def strip_logprobs(message: BaseMessage) -> None:
+    """Take raw log-probabilities out of a message, in place."""
+    message.response_metadata.pop("logprobs", None)
+
+
+def _generated(message: AIMessage, logprobs: TokenLogprobs | None) -> int:
+    reported = message.usage_metadata["output_tokens"] if message.usage_metadata else 0
+    rows = len(logprobs) if logprobs else 0
+    return max(reported, rows) or estimated_tokens(_said(message), _model_name(message.response_metadata))
+
+
+def _said(message: AIMessage) -> str:
+    return str(message.text) + "".join(f"{call['name']}{call['args']}" for call in message.tool_calls)
+
+
+def _model_name(metadata: Mapping[str, Any]) -> str:
+    return str(metadata.get("model_name") or metadata.get("model") or "")

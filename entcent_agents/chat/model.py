@@ -1,0 +1,345 @@
+"""`ChatLogprobs`: a LangChain chat model for any OpenAI-compatible server that always brings its log-probabilities."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import replace
+from hashlib import blake2b
+from typing import Any, Literal, cast
+from weakref import WeakKeyDictionary
+
+import msgspec
+from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
+from langchain_core.language_models import BaseChatModel, LanguageModelInput
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, convert_to_openai_messages
+from langchain_core.messages.ai import UsageMetadata
+from langchain_core.messages.tool import InvalidToolCall, ToolCall, invalid_tool_call, tool_call, tool_call_chunk
+from langchain_core.outputs import ChatGenerationChunk, ChatResult
+from langchain_core.runnables import Runnable
+from langchain_core.tools import BaseTool
+from langchain_core.utils.function_calling import convert_to_openai_tool
+from openai import AsyncOpenAI
+from pydantic import Field, SecretStr
+
+from entcent_agents.blocking import run_sync
+from entcent_agents.capture.recorder import LogprobsGeneration, LogprobsGenerationChunk
+from entcent_agents.chat.completion import Completion, CompletionRequest
+from entcent_agents.chat.sampling import TokenListener, current_pool, token_listener
+from entcent_agents.chat.text_tools import STOP, as_text, read_calls
+from entcent_agents.errors import ConfigurationError, LogprobsMissingError, ModelServerError
+
+NO_KEY = "none"
+"""Sent where no key is given: local servers want none, and the SDK refuses an empty one."""
+
+
+class ChatLogprobs(BaseChatModel):
+    """Chat with per-token log-probabilities, over the OpenAI chat completions API of any server.
+
+    Log-probabilities become arrays on arrival and ride beside the message (`LogprobsGeneration.token_logprobs`),
+    never in it. Inside rollouts, identical concurrent calls become one request with several choices.
+
+    Raises:
+        ConfigurationError: At a call, on settings that cannot work.
+        ModelServerError: At a call, where the server cannot be reached or answers with an error.
+    """
+
+    model: str
+    """Name of the model, as the server knows it."""
+    base_url: str = "https://api.openai.com/v1"
+    """Address of the API, up to and including `/v1`."""
+    api_key: SecretStr | None = None
+    """Key, where the server wants one; never printed, stored or traced."""
+    tool_calling: Literal["native", "text"] = "native"
+    """How tools are bound: by the API, or as JSON in the text (full coverage of the call's tokens on any server)."""
+    temperature: float = 0.7
+    """Sampling temperature."""
+    top_p: float | None = None
+    """Nucleus; None leaves it to the server."""
+    max_tokens: int | None = None
+    """Most tokens of one turn; None leaves it to the server."""
+    seed: int | None = None
+    """Seed of a call outside rollouts; inside, the rollouts' own seed counts."""
+    stop: list[str] | None = None
+    """Strings that end a turn."""
+    top_logprobs: int = Field(default=10, ge=1)
+    """k, the alternatives asked for at each token."""
+    n: int = Field(default=1, ge=1)
+    """Choices of one call; `agenerate` gives all of them, `ainvoke` the first."""
+    coalesce: bool = True
+    """Whether identical concurrent calls of one request's rollouts share a request."""
+    timeout_seconds: float = 600.0
+    """Longest silence of the server."""
+    max_retries: int = 2
+    """How often a failed request is repeated (with backoff, Retry-After honoured)."""
+    extra_body: dict[str, Any] = Field(default_factory=dict[str, Any])
+    """Further fields of the body, for what only this server has."""
+
+    @property
+    def _llm_type(self) -> str:
+        return "entcent-chat-logprobs"
+
+    @property
+    def _identifying_params(self) -> dict[str, Any]:
+        return {"model": self.model, "base_url": self.base_url, "top_logprobs": self.top_logprobs}
+
+    def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> Any:
+        params = super()._get_ls_params(stop=stop, **kwargs)
+        return {**params, "ls_model_name": self.model, "ls_temperature": self.temperature}
+
+    def bind_tools(
+        self,
+        tools: Sequence[Mapping[str, Any] | type | Callable[..., Any] | BaseTool],
+        *,
+        tool_choice: str | Mapping[str, Any] | bool | None = None,
+        **kwargs: Any,
+    ) -> Runnable[LanguageModelInput, AIMessage]:
+        """Bind tools natively or as text, as `tool_calling` says.
+
+        Raises:
+            ConfigurationError: Where tools are text and a choice is to be forced: a prompt cannot force one.
+        """
+        specifications = [convert_to_openai_tool(cast(Any, tool)) for tool in tools]
+        if self.tool_calling == "text":
+            if tool_choice not in (None, "auto", False):
+                raise ConfigurationError(
+                    f"tool_choice={tool_choice!r} cannot be forced when tools are bound as text: "
+                    "use tool_calling='native', or leave the choice to the model"
+                )
+            return cast(Any, self.bind(text_tools=specifications, **kwargs))
+        if tool_choice:
+            kwargs["tool_choice"] = _tool_choice(tool_choice, specifications)
+        return cast(Any, self.bind(tools=specifications, **kwargs))
+
+    async def acheck(self) -> None:
+        """Ask for one token, to find out whether the server answers, knows the model and gives log-probabilities.
+
+        Raises:
+            ModelServerError: Where the server cannot be reached or answers with an error.
+            LogprobsMissingError: Where it gives no log-probabilities; the message says what to change.
+        """
+        payload = self._payload([], None, {}) | {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1}
+        completion = (await CompletionRequest(_client(self), payload).completions())[0]
+        logprobs = completion.logprobs
+        if logprobs is None or not logprobs.scored_tokens:
+            raise LogprobsMissingError(
+                f"{self.model} at {self.base_url} gives no log-probabilities, and rollouts cannot be compared "
+                "without: choose a model or a server that gives them (llama.cpp, vLLM and SGLang do; at OpenAI the "
+                "models that do not reason)"
+            )
+
+    async def _agenerate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        n = int(kwargs.pop("n", self.n))
+        payload = self._payload(messages, stop, kwargs)
+        pool = current_pool()
+        if pool and self.coalesce and n == 1:
+            completions = [await pool.sample(self._digest(payload), self._sender(payload))]
+        else:
+            listener = token_listener.get()
+            completions = await self._send(payload, n, self.seed, [listener] * n if listener else [])
+        known = _names(kwargs)
+        return ChatResult(
+            generations=[
+                LogprobsGeneration(
+                    message=_message(completion, self.tool_calling, known),
+                    generation_info={"finish_reason": completion.finish_reason, "model_name": completion.model},
+                    token_logprobs=completion.logprobs,
+                )
+                for completion in completions
+            ]
+        )
+
+    def _generate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        return run_sync(self._agenerate(messages, stop, None, **kwargs))
+
+    async def _astream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[ChatGenerationChunk]:
+        kwargs.pop("n", None)  # the choices of one request would arrive interleaved in one message
+        payload = self._payload(messages, stop, kwargs)
+        if self.seed is not None:
+            payload["seed"] = self.seed
+        request = CompletionRequest(_client(self), payload)
+        async for delta in request.events():
+            if delta.text and payload["stream"]:
+                chunk = ChatGenerationChunk(message=AIMessageChunk(delta.text))
+                if run_manager:
+                    await run_manager.on_llm_new_token(delta.text, chunk=chunk)
+                yield chunk
+        completion = request.result()[0]
+        yield LogprobsGenerationChunk(
+            message=_last_chunk(_message(completion, self.tool_calling, _names(kwargs)), streamed=payload["stream"]),
+            generation_info={"finish_reason": completion.finish_reason, "model_name": completion.model},
+            token_logprobs=completion.logprobs,
+        )
+
+    def _payload(self, messages: Sequence[BaseMessage], stop: list[str] | None, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """The body of the request, without seed and number of choices."""
+        text_tools: Sequence[Mapping[str, Any]] = kwargs.get("text_tools") or ()
+        if self.tool_calling == "text":
+            messages = as_text(messages, text_tools)
+        stops = [*(stop or self.stop or ()), *((STOP,) if text_tools else ())]
+        native = kwargs.get("tools")
+        body: dict[str, Any] = {
+            "model": self.model,
+            "messages": convert_to_openai_messages(list(messages)),
+            "temperature": kwargs.get("temperature", self.temperature),
+            "logprobs": True,
+            "top_logprobs": self.top_logprobs,
+            "stream": not native,  # llama.cpp refuses tools, streaming and log-probabilities together
+            "top_p": self.top_p,
+            "max_tokens": kwargs.get("max_tokens", self.max_tokens),
+            "stop": stops or None,
+            "tools": native,
+            "tool_choice": kwargs.get("tool_choice"),
+            "response_format": kwargs.get("response_format"),
+            "extra_body": self.extra_body | kwargs.get("extra_body", {}) or None,
+        }
+        if body["stream"]:
+            body["stream_options"] = {"include_usage": True}
+        return {key: value for key, value in body.items() if value is not None}
+
+    def _digest(self, payload: Mapping[str, Any]) -> str:
+        """Equal for calls that may share a request: same server, same caller, same body."""
+        key = self.api_key.get_secret_value() if self.api_key else ""
+        body = msgspec.json.encode((self.base_url, key, payload), order="deterministic")
+        return blake2b(body, digest_size=16).hexdigest()
+
+    def _sender(self, payload: Mapping[str, Any]) -> Any:
+        async def send(n: int, seed: int | None, listeners: list[TokenListener]) -> list[Completion]:
+            return await self._send(payload, n, seed, listeners)
+
+        return send
+
+    async def _send(
+        self, payload: Mapping[str, Any], n: int, seed: int | None, listeners: Sequence[TokenListener]
+    ) -> list[Completion]:
+        """n completions in one request; one by one where the server takes no such n, topped up where it gives fewer."""
+        try:
+            completions = await self._request(payload, n, seed, listeners)
+        except ModelServerError as error:
+            if n == 1 or not _refuses_n(error):
+                raise
+            completions = []
+        if missing := n - len(completions):
+            start = n - missing
+            completions += [
+                completion
+                for one in await asyncio.gather(
+                    *(
+                        self._request(payload, 1, None if seed is None else seed + i, listeners[i : i + 1])
+                        for i in range(start, n)
+                    )
+                )
+                for completion in one
+            ]
+        return completions
+
+    async def _request(
+        self, payload: Mapping[str, Any], n: int, seed: int | None, listeners: Sequence[TokenListener]
+    ) -> list[Completion]:
+        request = CompletionRequest(_client(self), payload if seed is None else {**payload, "seed": seed}, n)
+        async for delta in request.events():
+            if delta.tokens and delta.index < len(listeners):
+                listeners[delta.index](delta.tokens)
+        return request.result()
+
+
+def _refuses_n(error: ModelServerError) -> bool:
+    said = str(error)
+    return "answered 400" in said and ("'n'" in said or "n >" in said or "n must" in said or "choices" in said)
+
+
+def _tool_choice(choice: str | Mapping[str, Any] | bool, tools: Sequence[Mapping[str, Any]]) -> Any:
+    if choice in (True, "any"):
+        return "required"
+    if isinstance(choice, str) and choice not in ("auto", "none", "required"):
+        return {"type": "function", "function": {"name": choice}}
+    return choice
+
+
+def _names(kwargs: Mapping[str, Any]) -> list[str]:
+    return [tool["function"]["name"] for tool in kwargs.get("text_tools") or ()]
+
+
+def _message(completion: Completion, tool_calling: str, known: Sequence[str]) -> AIMessage:
+    valid, invalid = read_calls(completion.text, known) if tool_calling == "text" and known else ([], [])
+    for call_id, name, arguments in completion.tool_calls:
+        call = _native_call(call_id, name, arguments)
+        (valid if call["type"] == "tool_call" else invalid).append(cast(Any, call))
+    extra = {"reasoning_content": completion.reasoning} if completion.reasoning else {}
+    return AIMessage(
+        content=completion.text,
+        tool_calls=valid,
+        invalid_tool_calls=invalid,
+        additional_kwargs=extra,
+        usage_metadata=UsageMetadata(
+            input_tokens=completion.prompt_tokens,
+            output_tokens=completion.generated_tokens,
+            total_tokens=completion.prompt_tokens + completion.generated_tokens,
+        ),
+    )
+
+
+def _native_call(call_id: str, name: str, arguments: str) -> ToolCall | InvalidToolCall:
+    try:
+        parsed = json.loads(arguments or "{}", strict=False)
+        if isinstance(parsed, dict):
+            return tool_call(name=name, args=cast(dict[str, Any], parsed), id=call_id)
+        error = f"arguments are {type(parsed).__name__}, not an object"
+    except ValueError as problem:
+        error = str(problem)
+    return invalid_tool_call(name=name, args=arguments, id=call_id, error=error)
+
+
+def _last_chunk(message: AIMessage, *, streamed: bool) -> AIMessageChunk:
+    return AIMessageChunk(
+        content="" if streamed else message.content,
+        additional_kwargs=message.additional_kwargs,
+        tool_call_chunks=[
+            tool_call_chunk(name=call["name"], args=json.dumps(call["args"]), id=call["id"], index=i)
+            for i, call in enumerate(message.tool_calls)
+        ],
+        usage_metadata=message.usage_metadata,
+        chunk_position="last",
+    )
+
+
+_clients: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, AsyncOpenAI]] = WeakKeyDictionary()
+
+
+def _client(model: ChatLogprobs) -> AsyncOpenAI:
+    """The SDK's client of the running loop: its connections belong to the loop they were opened on."""
+    key = model.api_key.get_secret_value() if model.api_key else NO_KEY
+    settings = blake2b(
+        repr((model.base_url, key, model.timeout_seconds, model.max_retries)).encode(), digest_size=16
+    ).hexdigest()
+    clients = _clients.setdefault(asyncio.get_running_loop(), {})
+    if settings not in clients:
+        clients[settings] = AsyncOpenAI(
+            base_url=model.base_url, api_key=key, timeout=model.timeout_seconds, max_retries=model.max_retries
+        )
+    return clients[settings]
+
+
+async def aclose_clients() -> None:
+    """Close the connections that chat models opened on the running loop."""
+    for client in _clients.pop(asyncio.get_running_loop(), {}).values():
+        await client.close()

@@ -1,0 +1,66 @@
+"""Whole graphs in one line."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, TypedDict, cast, get_type_hints
+
+from langgraph.graph import END, START, StateGraph
+
+from entcent_agents.nodes import EntropyCentroidSelector, ParallelRollouts, RolloutsState
+from entcent_agents.rollouts.isolation import Graph
+from entcent_agents.selection import Selector
+
+
+class _Selected(TypedDict):
+    selection: dict[str, Any]
+
+
+def entropy_centroid_graph(
+    agent: Graph,
+    *,
+    n: int = 4,
+    selector: Selector | None = None,
+    on_unscorable: Literal["error", "fallback"] = "error",
+    checkpointer: Any = None,
+    store: Any = None,
+    name: str = "entropy_centroid_graph",
+    **settings: Any,
+) -> Graph:
+    """An agent that runs as n rollouts of itself and commits the selected one.
+
+    Takes and gives what the agent takes and gives, and the `selection` besides.
+
+    Args:
+        agent: A compiled graph whose state has `messages`.
+        n: How many rollouts.
+        selector: How to choose; see `EntropyCentroidSelector`.
+        on_unscorable: What to do where no rollout carries log-probabilities; see `EntropyCentroidSelector`.
+        checkpointer: The checkpointer of the graph that is returned.
+        store: The store of the graph that is returned.
+        name: Its name.
+        **settings: Of `ParallelRollouts`: effects, environments, max_concurrency, seed and so on.
+
+    Raises:
+        ConfigurationError: On settings that cannot work, effects included; before any model call.
+    """
+    rollouts = ParallelRollouts(agent, n=n, **settings)
+    select = EntropyCentroidSelector(rollouts, selector=selector, on_unscorable=on_unscorable)
+    schema = cast(Any, agent.builder)
+    builder: StateGraph[Any, Any, Any, Any] = StateGraph(
+        schema.state_schema,
+        context_schema=schema.context_schema,
+        input_schema=schema.input_schema,
+        output_schema=_joined(schema.output_schema, _Selected),
+    )
+    builder.add_node("rollouts", rollouts, input_schema=_joined(schema.state_schema, RolloutsState))
+    builder.add_node("select", select, input_schema=RolloutsState)
+    builder.add_edge(START, "rollouts")
+    builder.add_edge("rollouts", "select")
+    builder.add_edge("select", END)
+    return builder.compile(checkpointer=checkpointer, store=store, name=name)
+
+
+def _joined(schema: type[Any], ours: type[Any]) -> type[Any]:
+    """A state schema with the channels of both; where both have one, the agent's own stands."""
+    channels = get_type_hints(ours, include_extras=True) | get_type_hints(schema, include_extras=True)
+    return cast(type[Any], TypedDict("RolloutsInput", channels, total=False))  # type: ignore[operator]

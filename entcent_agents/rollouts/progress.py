@@ -1,0 +1,84 @@
+"""What can be told of a rollout while it runs, without a word of what it says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Final, Literal
+from uuid import UUID
+
+from langchain_core.callbacks import BaseCallbackHandler
+
+from entcent_agents.trajectory import Turn
+
+State = Literal["waiting", "thinking", "tool", "finished", "unfinished", "failed"]
+EVENT: Final = "entcent.rollout"
+"""The `type` of our events in LangGraph's `custom` stream."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """One rollout, at one moment.
+
+    Attributes:
+        rollout: Its index.
+        state: What it is doing.
+        turns: Model generations begun.
+        tokens: Generated so far.
+        tool: The tool that runs, if one does.
+    """
+
+    rollout: int
+    state: State = "waiting"
+    turns: int = 0
+    tokens: int = 0
+    tool: str | None = None
+
+
+class ProgressReporter(BaseCallbackHandler):
+    """Follows one rollout through its callbacks and tells `write` of every change.
+
+    Args:
+        rollout: Its index.
+        write: Takes an event; LangGraph's stream writer, as a rule.
+    """
+
+    run_inline = True
+
+    def __init__(self, rollout: int, write: Callable[[Any], None]) -> None:
+        self._now = Progress(rollout=rollout)
+        self._finished_turns = 0  # tokens of the turns that are over
+        self._write = write
+
+    def on_chat_model_start(self, serialized: Any, messages: Any, *, run_id: UUID, **kwargs: Any) -> None:
+        """A turn begins."""
+        self._tell(state="thinking", turns=self._now.turns + 1)
+
+    def on_tool_start(self, serialized: dict[str, Any] | None, input_str: str, *, run_id: UUID, **kwargs: Any) -> None:
+        """A tool runs."""
+        self._tell(state="tool", tool=(serialized or {}).get("name", kwargs.get("name")))
+
+    def on_tool_end(self, output: Any, *, run_id: UUID, **kwargs: Any) -> None:
+        """The tool is done."""
+        self._tell(state="thinking", tool=None)
+
+    def on_tool_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
+        """The tool raised."""
+        self._tell(state="thinking", tool=None)
+
+    def on_tokens(self, tokens: int) -> None:
+        """Tokens of the running turn arrived."""
+        self._tell(tokens=self._now.tokens + tokens)
+
+    def on_turn(self, turn: Turn) -> None:
+        """A turn is over; now its tokens are known for sure."""
+        self._finished_turns += turn.generated_tokens
+        self._tell(tokens=self._finished_turns)
+
+    def end(self, state: State) -> None:
+        """The rollout is over."""
+        self._tell(state=state, tool=None)
+
+    def _tell(self, **changes: Any) -> None:
+        self._now = replace(self._now, **changes)
+        self._write({"type": EVENT, **asdict(self._now)})

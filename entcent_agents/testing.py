@@ -1,0 +1,134 @@
+"""For the tests of those who build on this library: a scripted chat model with log-probabilities. No mocks needed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
+from langchain_core.messages.ai import UsageMetadata
+from langchain_core.messages.tool import tool_call
+from langchain_core.outputs import ChatGenerationChunk, ChatResult
+from langchain_core.runnables import Runnable
+from pydantic import ConfigDict, Field
+
+from entcent_agents.blocking import run_sync
+from entcent_agents.capture.recorder import LogprobsGeneration
+from entcent_agents.logprobs import TokenLogprobs, token_offsets
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScriptedTurn:
+    """What the model says at one turn.
+
+    Attributes:
+        text: The content.
+        tool_calls: As (name, arguments).
+        entropy: Nats of the turn's tokens, as many as it has; empty for a turn without log-probabilities.
+        generated_tokens: What the server reports; default: as many as there are entropies.
+        error: Raised instead of answering.
+        delay_seconds: Waited before answering.
+    """
+
+    text: str = ""
+    tool_calls: Sequence[tuple[str, dict[str, Any]]] = ()
+    entropy: Sequence[float] = ()
+    generated_tokens: int | None = None
+    error: Exception | None = None
+    delay_seconds: float = 0.0
+
+
+class ScriptedChat(BaseChatModel):
+    """Says what it is told to: rollout i follows script i (modulo their number), turn by turn.
+
+    Args:
+        scripts: One list of turns for each rollout; the first of them outside rollouts.
+    """
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+    scripts: Sequence[Sequence[ScriptedTurn]] = Field(repr=False)
+
+    @property
+    def _llm_type(self) -> str:
+        return "entcent-scripted"
+
+    def bind_tools(self, tools: Any, **kwargs: Any) -> Runnable[Any, AIMessage]:
+        """The script knows what to call."""
+        return self  # type: ignore[return-value]
+
+    def _generate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        return run_sync(self._play(messages, run_manager))
+
+    async def _agenerate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        return await self._play(messages, run_manager)
+
+    async def _astream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[ChatGenerationChunk]:
+        message = (await self._play(messages, run_manager)).generations[0].message
+        chunk = ChatGenerationChunk(message=AIMessageChunk(**message.model_dump(exclude={"type"})))
+        if run_manager:
+            await run_manager.on_llm_new_token(str(message.text), chunk=chunk)
+        yield chunk
+
+    async def _play(self, messages: Sequence[BaseMessage], run_manager: Any) -> ChatResult:
+        thread = str((run_manager.metadata if run_manager else {}).get("thread_id", ""))
+        index = int(thread.rpartition(":")[2]) if thread.rpartition(":")[2].isdigit() else 0
+        said = sum(isinstance(message, AIMessage) for message in messages)
+        script = self.scripts[index % len(self.scripts)]
+        if said >= len(script):
+            raise IndexError(f"script {index} has {len(script)} turns, and the agent asks for turn {said + 1}")
+        turn = script[said]
+        await asyncio.sleep(turn.delay_seconds)
+        if turn.error:
+            raise turn.error
+        generated = len(turn.entropy) if turn.generated_tokens is None else turn.generated_tokens
+        message = AIMessage(
+            content=turn.text,
+            tool_calls=[
+                tool_call(name=name, args=arguments, id=f"call_{index}_{said}_{i}")
+                for i, (name, arguments) in enumerate(turn.tool_calls)
+            ],
+            usage_metadata=UsageMetadata(input_tokens=1, output_tokens=generated, total_tokens=generated + 1),
+        )
+        return ChatResult(
+            generations=[LogprobsGeneration(message=message, token_logprobs=scripted_logprobs(turn.entropy))]
+        )
+
+
+def scripted_logprobs(entropy: Sequence[float], top_k: int = 10) -> TokenLogprobs | None:
+    """Log-probabilities of as many one-byte tokens as there are entropies (nats); None for none."""
+    if not len(entropy):
+        return None
+    tokens = [b"."] * len(entropy)
+    column = np.asarray(entropy, np.float32)
+    return TokenLogprobs(
+        text=b"".join(tokens),
+        offsets=token_offsets(tokens),
+        logprob=-column,
+        entropy=column,
+        residual=np.zeros_like(column),
+        confidence=column.copy(),
+        top_k=top_k,
+    )

@@ -1,0 +1,195 @@
+"""What a rollout leaves behind: turns, trajectory, usage, outcome. Frozen records, plain when serialised."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from typing import Any, Final, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from entcent_agents.centroid import entropy_centroid
+from entcent_agents.logprobs import TokenLogprobs
+from entcent_agents.phases import PhaseConfig, high_entropy_phases
+
+RECORD_VERSION: Final = 1
+
+Status = Literal["finished", "unfinished", "failed"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """Tokens of a rollout, in tokens of the model's own tokenizer.
+
+    Attributes:
+        prompt_tokens: Tokens read by the server, those it had cached included.
+        generated_tokens: Tokens the server sampled for us.
+        model_calls: Requests answered.
+    """
+
+    prompt_tokens: int = 0
+    generated_tokens: int = 0
+    model_calls: int = 0
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            prompt_tokens=self.prompt_tokens + other.prompt_tokens,
+            generated_tokens=self.generated_tokens + other.generated_tokens,
+            model_calls=self.model_calls + other.model_calls,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Turn:
+    """One model generation that entered the agent's messages.
+
+    Attributes:
+        message_id: Identifier of the AIMessage.
+        generated_tokens: Tokens the server generated for it.
+        logprobs: Their log-probabilities, as far as the server gave them; None where it gave none.
+    """
+
+    message_id: str
+    generated_tokens: int
+    logprobs: TokenLogprobs | None = None
+
+    @property
+    def scored_tokens(self) -> int:
+        """Tokens of this turn that carry a distribution."""
+        return self.logprobs.scored_tokens if self.logprobs else 0
+
+    def to_dict(self, *, text: bool = False) -> dict[str, Any]:
+        """Plain JSON-able form; what the tokens say only where `text` asks for it."""
+        return {
+            "message_id": self.message_id,
+            "generated_tokens": self.generated_tokens,
+            "logprobs": self.logprobs.to_dict(text=text) if self.logprobs else None,
+        }
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any]) -> Self:
+        """Read what `to_dict` wrote."""
+        logprobs = record["logprobs"]
+        return cls(
+            message_id=record["message_id"],
+            generated_tokens=record["generated_tokens"],
+            logprobs=TokenLogprobs.from_dict(logprobs) if logprobs else None,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trajectory:
+    """The ordered turns of a rollout, over the whole task."""
+
+    turns: tuple[Turn, ...] = ()
+
+    @cached_property
+    def entropy(self) -> NDArray[np.float64]:
+        """Nats of every scored token of every turn, in order, shape `(L,)`."""
+        columns = [turn.logprobs.entropy[turn.logprobs.scored] for turn in self.turns if turn.logprobs]
+        return np.concatenate(columns).astype(np.float64) if columns else np.empty(0)
+
+    @property
+    def scored_tokens(self) -> int:
+        """L: tokens that carry a distribution."""
+        return len(self.entropy)
+
+    @property
+    def generated_tokens(self) -> int:
+        """Tokens generated in all turns, scored or not."""
+        return sum(max(turn.generated_tokens, turn.scored_tokens) for turn in self.turns)
+
+    @property
+    def coverage(self) -> float:
+        """Scored tokens over generated tokens, in [0, 1]; 0 for a trajectory without tokens."""
+        return self.scored_tokens / self.generated_tokens if self.generated_tokens else 0.0
+
+    @property
+    def mean_entropy(self) -> float | None:
+        """Mean over the scored tokens, nats; None without any."""
+        return float(self.entropy.mean()) if self.scored_tokens else None
+
+    @property
+    def top_k(self) -> int | None:
+        """The k behind the entropies; None without scored tokens, 0 where turns differ (they do not compare)."""
+        found = {turn.logprobs.top_k for turn in self.turns if turn.logprobs and turn.scored_tokens}
+        return (found.pop() if len(found) == 1 else 0) if found else None
+
+    def phases(self, config: PhaseConfig | None = None) -> int:
+        """How many high-entropy phases there are."""
+        return len(high_entropy_phases(self.entropy, config))
+
+    def centroid(self, config: PhaseConfig | None = None) -> float | None:
+        """The entropy centroid, in (0, 1); None without a phase."""
+        return entropy_centroid(self.entropy, config)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rollout:
+    """One speculative attempt.
+
+    Attributes:
+        index: Its number among the rollouts of a request, from 0.
+        thread_id: The thread it ran on, in the rollouts' own checkpointer.
+        status: `finished` (a final answer), `unfinished` (unanswered tool calls or a pending interrupt), `failed`.
+        trajectory: Its turns.
+        usage: Tokens of all its model calls, those outside the trajectory included.
+        seconds: Wall-clock time it took.
+        error: What went wrong, in one line; None where nothing did.
+        vote_key: What it came to, in canonical form and digested: equal keys are equal outcomes; None: no outcome.
+        forks: Where its forks of the environments are, by environment name.
+        output: What it adds to the agent's state, packed; opened at commit only.
+    """
+
+    index: int
+    thread_id: str
+    status: Status
+    trajectory: Trajectory = field(default_factory=Trajectory)
+    usage: Usage = field(default_factory=Usage)
+    seconds: float = 0.0
+    error: str | None = None
+    vote_key: str | None = None
+    forks: Mapping[str, str] = field(default_factory=dict[str, str])
+    output: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON-able form, without the text of the tokens."""
+        return {
+            "version": RECORD_VERSION,
+            "index": self.index,
+            "thread_id": self.thread_id,
+            "status": self.status,
+            "turns": [turn.to_dict() for turn in self.trajectory.turns],
+            "usage": asdict(self.usage),
+            "seconds": self.seconds,
+            "error": self.error,
+            "vote_key": self.vote_key,
+            "forks": dict(self.forks),
+            "output": self.output,
+        }
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any]) -> Self:
+        """Read what `to_dict` wrote.
+
+        Raises:
+            ValueError: On a record of another version.
+        """
+        if record.get("version") != RECORD_VERSION:
+            raise ValueError(
+                f"a rollout record of version {record.get('version')!r}; this release reads {RECORD_VERSION}"
+            )
+        return cls(
+            index=record["index"],
+            thread_id=record["thread_id"],
+            status=record["status"],
+            trajectory=Trajectory(turns=tuple(Turn.from_dict(turn) for turn in record["turns"])),
+            usage=Usage(**record["usage"]),
+            seconds=record["seconds"],
+            error=record["error"],
+            vote_key=record["vote_key"],
+            forks=dict(record["forks"]),
+            output=record["output"],
+        )
