@@ -1,0 +1,25 @@
+"""Worlds that tools change: fork one for each rollout, commit the winner's fork, discard the others."""
+
+from __future__ import annotations
+
+from entcent_agents.environments.commit import commit
+from entcent_agents.environments.current import current_environment, use_environments
+from entcent_agents.environments.directory import DirectoryEnvironment, DirectoryFork
+from entcent_agents.environments.group import discard_all, fork_all
+from entcent_agents.environments.protocol import Change, Environment, Fork
+from entcent_agents.environments.sqlite import SqliteEnvironment, SqliteFork
+
+__all__ = [
+    "Change",
+    "DirectoryEnvironment",
+    "DirectoryFork",
+    "Environment",
+    "Fork",
+    "SqliteEnvironment",
+    "SqliteFork",
+    "commit",
+    "current_environment",
+    "discard_all",
+    "fork_all",
+    "use_environments",
+]

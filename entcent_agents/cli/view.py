@@ -1,0 +1,84 @@
+"""The live view of rollouts, on standard error."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+_STYLES = {"finished": "green", "failed": "red", "unfinished": "yellow", "tool": "cyan"}
+
+
+class RolloutView:
+    """A table that changes while rollouts run; one line at each stage where standard error is no terminal.
+
+    Args:
+        n: How many rollouts.
+        model: Its name, for the heading.
+    """
+
+    def __init__(self, n: int, model: str) -> None:
+        self._events: dict[int, dict[str, Any]] = {index: {} for index in range(n)}
+        self._model = model
+        self._stage = f"starting {model}"
+        self._started = time.perf_counter()
+        self._console = Console(stderr=True)
+        self._live = Live(
+            get_renderable=self._table, console=self._console, transient=True, refresh_per_second=8, screen=False
+        )
+        self.first_token: float | None = None
+
+    def __enter__(self) -> Self:
+        if self._console.is_terminal:
+            self._live.start()
+        else:
+            self.say(self._stage)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._console.is_terminal:
+            self._live.stop()
+
+    def say(self, stage: str) -> None:
+        """What is being done now."""
+        self._stage = stage
+        if not self._console.is_terminal:
+            self._console.print(f"{self._seconds():6.1f} s  {stage}", highlight=False)
+
+    def show(self, event: dict[str, Any]) -> None:
+        """Take a progress event."""
+        before = self._events[event["rollout"]]
+        self._events[event["rollout"]] = event
+        if event["tokens"] and self.first_token is None:
+            self.first_token = time.perf_counter()
+            self.say("first token")
+        if event["state"] in _STYLES and event["state"] != before.get("state"):
+            detail = f" {event['tool']}" if event["tool"] else ""
+            self.say(f"rollout {event['rollout']}: {event['state']}{detail} (turn {event['turns']}, {event['tokens']} tokens)")
+
+    def _seconds(self) -> float:
+        return time.perf_counter() - self._started
+
+    def _table(self) -> Table:
+        table = Table(title=f"{self._model} · {self._stage} · {self._seconds():.0f} s", title_justify="left")
+        for column in ("rollout", "turn", "tokens"):
+            table.add_column(column, justify="right")
+        table.add_column("tool", min_width=12)
+        table.add_column("state", min_width=10)
+        for index, event in self._events.items():
+            state = event.get("state", "waiting")
+            table.add_row(
+                str(index),
+                str(event.get("turns", 0)),
+                str(event.get("tokens", 0)),
+                event.get("tool") or "",
+                Text(state, style=_STYLES.get(state, "")),
+            )
+        return table

@@ -1,0 +1,48 @@
+"""Readable differences, cut at a stated number of lines."""
+
+from __future__ import annotations
+
+import difflib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+LINES = 60  # of one change's text
+TEXT_BYTES = 1_000_000  # files above it are named, not compared line by line
+_VALUE_CHARACTERS = 120
+
+
+def truncated(lines: list[str], total: int | None = None) -> str:
+    """At most `LINES` lines as one text; `total` is how many there were, where `lines` was cut before."""
+    more = (len(lines) if total is None else total) - LINES
+    return "\n".join([*lines[:LINES], f"… {more} more"] if more > 0 else lines)
+
+
+def file_difference(path: str, before: bytes | None, after: bytes | None) -> str:
+    """Unified diff of one file's contents; None where the file is not there."""
+    sizes = f"{_size(before)} → {_size(after)}"
+    if max(len(before or b""), len(after or b"")) > TEXT_BYTES:
+        return f"(large file: {sizes})"
+    try:
+        old, new = ((content or b"").decode("utf-8").splitlines() for content in (before, after))
+    except UnicodeDecodeError:
+        return f"(binary file: {sizes})"
+    names = ("/dev/null" if before is None else f"a/{path}", "/dev/null" if after is None else f"b/{path}")
+    return truncated(list(difflib.unified_diff(old, new, *names, lineterm="")))
+
+
+def row_line(sign: str, values: Iterable[object]) -> str:
+    """One table row as a line of a difference."""
+    return sign + " | ".join(_value(value) for value in values)
+
+
+def _value(value: object) -> str:
+    if value is None:
+        return "NULL"
+    text = f"<{len(value)} bytes>" if isinstance(value, bytes) else str(value).replace("\n", "\\n")
+    return text if len(text) <= _VALUE_CHARACTERS else text[:_VALUE_CHARACTERS] + "…"
+
+
+def _size(content: bytes | None) -> str:
+    return "none" if content is None else f"{len(content):,} bytes"

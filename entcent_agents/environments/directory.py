@@ -1,0 +1,217 @@
+"""A directory as an environment."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+from entcent_agents.environments import journal, tree
+from entcent_agents.environments.diff import file_difference
+from entcent_agents.environments.durable import sync_tree
+from entcent_agents.environments.forks import StagedFork, new_folder, reopened_folder, was_committed, write_base
+from entcent_agents.environments.protocol import Change, Sealed
+from entcent_agents.environments.staging import remove_fork
+from entcent_agents.errors import EnvironmentConflictError, EnvironmentUnusableError, PathEscapeError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from entcent_agents.environments.protocol import ChangeWhat
+
+_COPY_ATTEMPTS = 3
+
+
+class DirectoryFork(StagedFork["DirectoryEnvironment"]):
+    """A rollout's own copy of a directory. Tools find their files through `resolve`."""
+
+    def resolve(self, relative: str | Path) -> Path:
+        """The path in the fork that a tool's argument names; it need not exist.
+
+        Raises:
+            PathEscapeError: It is absolute, climbs with `..`, or leads through a link out of the workspace.
+            EnvironmentUnusableError: The fork was discarded or committed.
+        """
+        self._require()
+        path = PurePosixPath(relative)
+        if "\0" in str(relative):
+            raise PathEscapeError(f"{str(relative)!r} holds a zero byte: give a path relative to the workspace")
+        if path.is_absolute():
+            raise PathEscapeError(f"{relative} is absolute: give a path relative to the workspace")
+        if ".." in path.parts:
+            raise PathEscapeError(f"{relative} climbs with '..': give a path inside the workspace")
+        found = self.path / path
+        try:
+            real = found.resolve()
+        except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle
+            raise PathEscapeError(f"{relative} cannot be followed ({error}): give another path") from error
+        if not real.is_relative_to(self.path.resolve()):
+            raise PathEscapeError(f"{relative} leads through a link out of the workspace: give a path inside it")
+        return found
+
+    def diff(self) -> tuple[Change, ...]:
+        """Every file, link, empty directory and mode that differs.
+
+        Raises:
+            EnvironmentConflictError: The directory changed since the fork, so that there is nothing to compare with.
+            EnvironmentUnusableError: The fork was discarded or committed.
+        """
+        self._require()
+        base: dict[str, str] = self._base()
+        target = self._environment.path
+        with self._staging.lock(shared=True):
+            if tree.manifest(target) != base:
+                raise EnvironmentConflictError(
+                    f"{target} changed since it was forked: take the difference before another fork is committed"
+                )
+            return tuple(self._changes(base, tree.manifest(self.path)))
+
+    def seal(self) -> Sealed | None:
+        """Make the copy durable and say how to apply it; None where it changed nothing. For `commit` alone.
+
+        Raises:
+            EnvironmentUnusableError: The fork was discarded or committed.
+        """
+        self._require()
+        base: dict[str, str] = self._base()
+        if tree.manifest(self.path) == base:
+            return None
+        self._flush()
+        return Sealed(
+            kind="directory",
+            target=str(self._environment.path),
+            fork=str(self._folder),
+            staged=str(self.path),
+            base=tree.digest(base),
+            mark=tree.mark(self.path),
+            kept=self._kept(),
+        )
+
+    def _flush(self) -> None:
+        sync_tree(self.path.parent)
+
+    def _changes(self, before: Mapping[str, str], after: Mapping[str, str]) -> list[Change]:
+        changes: list[Change] = []
+        for path in sorted({*before, *after}):
+            old, new = before.get(path), after.get(path)
+            if old == new or (old is None and _holds(after, path)) or (new is None and _holds(before, path)):
+                continue
+            what: ChangeWhat = "created" if old is None else "deleted" if new is None else "changed"
+            text = self._difference(path, old, new)
+            if text:
+                changes.append(Change(target=self._environment.name, kind="file", subject=path, what=what, text=text))
+        return changes
+
+    def _difference(self, path: str, old: str | None, new: str | None) -> str:
+        """Text of one difference; empty where only the time of change differs."""
+        sides = (_content(self._environment.path / path, old), _content(self.path / path, new))
+        lines: list[str] = []
+        if _nature(old) != _nature(new) and not (old is None or new is None):
+            lines = [f"-{_nature(old)}", f"+{_nature(new)}"]
+        elif sides == (None, None):
+            lines = [f"{sign}{_nature(entry)}" for sign, entry in (("-", old), ("+", new)) if entry]
+        if sides[0] != sides[1]:
+            lines.append(file_difference(path, *sides) or "(empty file)")
+        return "\n".join(lines)
+
+
+class DirectoryEnvironment:
+    """A directory that rollouts fork. Opening it finishes an interrupted commit and sweeps stale forks.
+
+    A commit puts another directory in this one's place: processes that have it, or one below it, as their working
+    directory must enter it again.
+
+    Args:
+        path: The directory; it must exist, in a directory that can be written, on the same file system.
+        name: What tools call it.
+
+    Raises:
+        EnvironmentUnusableError: No such directory, a mount point, or its parent cannot be written.
+        EnvironmentConflictError: Somebody changed a target of an interrupted commit; a person has to decide.
+    """
+
+    def __init__(self, path: Path | str, name: str = "workspace") -> None:
+        self.name = name
+        self.path = Path(path).resolve()
+        parent = self.path.parent
+        if not parent.is_dir():
+            raise EnvironmentUnusableError(f"{parent} does not exist: create it, and the workspace in it")
+        if not os.access(parent, os.W_OK):
+            raise EnvironmentUnusableError(f"cannot stage beside {self.path}: make {parent} writable")
+        self.recover()  # first, because an interrupted commit may have moved the directory away for a moment
+        if not self.path.exists():
+            raise EnvironmentUnusableError(f"{self.path} does not exist: create it with  mkdir {self.path}")
+        if not self.path.is_dir():
+            raise EnvironmentUnusableError(f"{self.path} is not a directory: pass the directory that holds it")
+        if self.path.is_mount():
+            raise EnvironmentUnusableError(
+                f"{self.path} is a mount point and cannot be replaced: use a directory in it"
+            )
+
+    def fork(self) -> DirectoryFork:
+        """A copy of the directory for one rollout, links and permissions kept.
+
+        Raises:
+            EnvironmentUnusableError: The directory is gone, changes all the time, or holds what cannot be copied.
+        """
+        with new_folder(self.path) as folder:
+            fork = DirectoryFork(self, folder)
+            write_base(folder, self._copy(fork.path))
+            return fork
+
+    def _copy(self, copy: Path) -> dict[str, str]:
+        """Copy the directory in a moment when nobody changes it.
+
+        Returns:
+            The manifest of both.
+        """
+        for _ in range(_COPY_ATTEMPTS):
+            try:
+                before = tree.manifest(self.path)
+                shutil.copytree(self.path, copy, symlinks=True)
+                if before == tree.manifest(self.path) == tree.manifest(copy):
+                    return before
+            except PermissionError as error:
+                raise EnvironmentUnusableError(f"{error.filename} cannot be read: make it readable") from error
+            except (FileNotFoundError, shutil.Error) as error:
+                if not self.path.is_dir():
+                    raise EnvironmentUnusableError(f"{self.path} does not exist any more: create it again") from error
+            remove_fork(copy)
+        raise EnvironmentUnusableError(f"{self.path} kept changing while it was copied: stop what writes to it")
+
+    def reopen(self, reference: str) -> DirectoryFork:
+        """The fork that another process (or this one) made, by its reference.
+
+        Raises:
+            EnvironmentUnusableError: There is no such fork: it was discarded or committed.
+        """
+        return DirectoryFork(self, reopened_folder(self.path, reference))
+
+    def committed(self, reference: str) -> bool:
+        """Whether the kept fork of this reference was committed, within the last week."""
+        return was_committed(self.path, reference)
+
+    def recover(self) -> None:
+        """Finish a commit that a crash interrupted, and sweep the forks of dead processes.
+
+        Raises:
+            EnvironmentConflictError: Somebody else changed the target after the crash; a person has to decide.
+        """
+        journal.recover(self.path)
+
+
+def _nature(entry: str | None) -> str:
+    """A manifest entry without what a rewritten file changes: "file 644", "directory 755", "link target"."""
+    if entry is None:
+        return ""
+    return " ".join(entry.split(" ")[:2]) if entry.startswith("file ") else entry
+
+
+def _content(path: Path, entry: str | None) -> bytes | None:
+    return path.read_bytes() if entry is not None and entry.startswith("file ") else None
+
+
+def _holds(entries: Mapping[str, str], path: str) -> bool:
+    """Whether there is something inside a path, which then shows that the path came or went."""
+    return any(other.startswith(f"{path}/") for other in entries)

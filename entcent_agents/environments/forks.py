@@ -1,0 +1,124 @@
+"""What forks of every kind of target share: a folder in the staging folder, and its life."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from entcent_agents.environments import journal
+from entcent_agents.environments.staging import Staging
+from entcent_agents.errors import EnvironmentUnusableError
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+    from pathlib import Path
+
+    from entcent_agents.environments.protocol import Environment
+
+E = TypeVar("E", bound="Environment")
+
+
+class StagedFork(Generic[E]):
+    """A fork that is a staged copy beside its target.
+
+    Args:
+        environment: What it is a copy of.
+        folder: The fork's folder.
+    """
+
+    def __init__(self, environment: E, folder: Path) -> None:
+        self._environment = environment
+        self._folder = folder
+        self._staging = Staging(environment.path)
+        self._path = self._staging.staged(folder)
+
+    @property
+    def environment(self) -> E:
+        """What this is a copy of."""
+        return self._environment
+
+    @property
+    def path(self) -> Path:
+        """The staged copy."""
+        return self._path
+
+    @property
+    def reference(self) -> str:
+        """Durable handle for `reopen`."""
+        return str(self._folder)
+
+    def keep(self) -> None:
+        """Let the fork outlive this process, for another that reopens it by its reference. For a week at most.
+
+        Raises:
+            EnvironmentUnusableError: The fork was discarded or committed.
+        """
+        self._require()
+        self._flush()
+        self._staging.keep(self._folder)
+
+    def discard(self) -> None:
+        """Remove the copy and everything about it. Does nothing the second time."""
+        journal.discard(self._environment.path, self._folder)
+
+    def _flush(self) -> None:
+        """Make the staged copy durable."""
+        raise NotImplementedError
+
+    def _kept(self) -> bool:
+        return (self._folder / "kept").exists()
+
+    def _require(self) -> None:
+        if not self._path.exists():
+            raise EnvironmentUnusableError(
+                f"the fork {self._folder.name} of {self._environment.path} was discarded or committed: make a new one"
+            )
+
+    def _base(self) -> Any:
+        return json.loads((self._folder / "base.json").read_text())
+
+
+@contextlib.contextmanager
+def new_folder(target: Path) -> Generator[Path, None, None]:
+    """A folder for a new fork, with the target's shared lock held while it is filled; gone again on an error.
+
+    Raises:
+        EnvironmentUnusableError: The staging folder cannot be made.
+    """
+    staging = Staging(target)
+    folder = None
+    try:
+        with staging.lock(shared=True):
+            folder = staging.new_fork()
+            yield folder
+    except BaseException:
+        if folder is not None:
+            journal.discard(target, folder)
+        raise
+
+
+def write_base(folder: Path, base: object) -> None:
+    """Note what the target was like when it was forked; a fork without this is no fork yet."""
+    (folder / "base.json").write_text(json.dumps(base))
+
+
+def reopened_folder(target: Path, reference: str) -> Path:
+    """The folder of a fork made earlier, owned by this process from now on.
+
+    Raises:
+        EnvironmentUnusableError: There is no such fork.
+    """
+    staging = Staging(target)
+    folder = staging.folder(reference)
+    with staging.lock(shared=True):
+        if not (folder / "base.json").exists():
+            raise EnvironmentUnusableError(f"{reference} was discarded or committed: make a new fork of {target}")
+        staging.own(folder)
+    return folder
+
+
+def was_committed(target: Path, reference: str) -> bool:
+    """Whether there is a receipt for a fork."""
+    staging = Staging(target)
+    return (staging.receipts / staging.folder(reference).name).exists()

@@ -1,0 +1,156 @@
+"""What an environment promises: the three words fork, commit and discard.
+
+An environment is a part of the world that tools change. `Environment.fork` gives a rollout its own copy of it;
+`entcent_agents.environments.commit` makes one copy real; `Fork.discard` forgets a copy. The calls block: run them
+in a thread from asynchronous code.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+ChangeKind = Literal["table", "view", "index", "trigger", "file"]
+ChangeWhat = Literal["created", "changed", "deleted"]
+TargetKind = Literal["sqlite", "directory"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """One thing that a fork changed, for people to read.
+
+    Attributes:
+        target: Name of the environment.
+        kind: What sort of thing: a file, or a table, view, index or trigger.
+        subject: Its name in the database, or its path relative to the directory.
+        what: What happened to it.
+        text: A text in the manner of a unified diff, cut at `diff.LINES` lines (the last line says how many more).
+    """
+
+    target: str
+    kind: ChangeKind
+    subject: str
+    what: ChangeWhat
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sealed:
+    """A fork made ready to be applied: all that a later process needs to finish a commit. Plain JSON-able values.
+
+    Attributes:
+        kind: Which code applies it.
+        target: Absolute path of the real thing.
+        fork: Absolute path of the fork's own folder.
+        staged: Absolute path of the staged copy in it.
+        base: Digest of the target as it was when it was forked.
+        mark: What identifies the target once this is applied: a digest, or an inode number.
+        kept: Whether the fork was kept for other processes, which are then left a receipt.
+    """
+
+    kind: TargetKind
+    target: str
+    fork: str
+    staged: str
+    base: str
+    mark: str
+    kept: bool
+
+    def as_dict(self) -> Mapping[str, str | bool]:
+        """Plain values, as written to disk."""
+        return asdict(self)
+
+
+@runtime_checkable
+class Fork(Protocol):
+    """A rollout's own copy of an environment. Its methods may be called from any thread."""
+
+    @property
+    def environment(self) -> Environment:
+        """What this is a copy of."""
+        ...
+
+    @property
+    def path(self) -> Path:
+        """The staged copy: the file or directory that the rollout's tools act on."""
+        ...
+
+    @property
+    def reference(self) -> str:
+        """Durable handle: `Environment.reopen` takes it, in another process too if the fork was kept."""
+        ...
+
+    def diff(self) -> tuple[Change, ...]:
+        """What the rollout changed, sorted by subject. Take it before any fork of the environment is committed.
+
+        Raises:
+            EnvironmentConflictError: The real thing changed since the fork, so that there is nothing to compare with.
+            EnvironmentUnusableError: The fork was discarded or committed.
+        """
+        ...
+
+    def keep(self) -> None:
+        """Let the fork outlive this process, for another that reopens it by its reference. For a week at most.
+
+        Raises:
+            EnvironmentUnusableError: The fork was discarded or committed.
+        """
+        ...
+
+    def discard(self) -> None:
+        """Remove the copy and everything about it. Does nothing the second time."""
+        ...
+
+    def seal(self) -> Sealed | None:
+        """Make the copy durable and say how to apply it; None where it changed nothing. For `commit` alone.
+
+        Raises:
+            EnvironmentUnusableError: The fork was discarded or committed.
+        """
+        ...
+
+
+class Environment(Protocol):
+    """A part of the world that can be forked. Making one finishes a commit that a crash interrupted."""
+
+    @property
+    def name(self) -> str:
+        """What tools call it: the argument of `current_environment`."""
+        ...
+
+    @property
+    def path(self) -> Path:
+        """Absolute path of the real thing."""
+        ...
+
+    def fork(self) -> Fork:
+        """An isolated copy, staged beside the real thing, on the same file system.
+
+        Raises:
+            EnvironmentUnusableError: The real thing is gone or locked, or it cannot be copied.
+        """
+        ...
+
+    def reopen(self, reference: str) -> Fork:
+        """The fork that another process (or this one) made, by its reference. It now belongs to this process.
+
+        Raises:
+            EnvironmentUnusableError: There is no such fork of this environment: it was discarded or committed.
+        """
+        ...
+
+    def committed(self, reference: str) -> bool:
+        """Whether the kept fork of this reference was committed, within the last week."""
+        ...
+
+    def recover(self) -> None:
+        """Finish a commit that a crash interrupted, and sweep the forks of dead processes.
+
+        Raises:
+            EnvironmentConflictError: Somebody else changed the target after the crash; a person has to decide.
+        """
+        ...

@@ -1,0 +1,96 @@
+"""What differs between two SQLite databases: the main one of a connection, and one attached to it as `base`."""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import TYPE_CHECKING, cast
+
+from entcent_agents.environments.diff import LINES, row_line, truncated
+from entcent_agents.environments.protocol import Change, ChangeKind, ChangeWhat
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_Definitions = dict[tuple[str, str], str]  # (kind, name) → SQL
+
+
+def database_changes(target: str, connection: sqlite3.Connection) -> tuple[Change, ...]:
+    """Every table with other rows, and every table, view, index or trigger with another definition."""
+    before, after = _definitions(connection, "base"), _definitions(connection, "main")
+    changes: list[Change] = []
+    for kind, name in sorted({*before, *after}, key=lambda key: (key[1], key[0])):
+        what = _what(before, after, (kind, name))
+        lines: list[str] = []
+        total = 0
+        if what is not None:
+            lines = [f"-{line}" for line in before.get((kind, name), "").splitlines()]
+            lines += [f"+{line}" for line in after.get((kind, name), "").splitlines()]
+        if kind == "table":
+            rows, total = _row_lines(connection, name, (kind, name) in before, (kind, name) in after)
+            lines += rows
+            total -= len(rows)
+        if lines:
+            text = truncated(lines, len(lines) + total)
+            changes.append(
+                Change(target=target, kind=cast("ChangeKind", kind), subject=name, what=what or "changed", text=text)
+            )
+    return tuple(changes)
+
+
+def _definitions(connection: sqlite3.Connection, schema: str) -> _Definitions:
+    rows = connection.execute(
+        f"SELECT type, name, coalesce(sql, '') FROM {schema}.sqlite_schema WHERE name NOT LIKE 'sqlite\\_%' ESCAPE '\\'"
+    )
+    return {(kind, name): sql for kind, name, sql in rows}
+
+
+def _what(
+    before: Mapping[tuple[str, str], str], after: Mapping[tuple[str, str], str], key: tuple[str, str]
+) -> ChangeWhat | None:
+    if key not in before:
+        return "created"
+    if key not in after:
+        return "deleted"
+    return None if before[key] == after[key] else "changed"
+
+
+def _row_lines(connection: sqlite3.Connection, table: str, existed: bool, exists: bool) -> tuple[list[str], int]:
+    """The rows that went and came, after a line with the columns; and how many lines there are in all."""
+    old = _columns(connection, "base", table) if existed else []
+    new = _columns(connection, "main", table) if exists else []
+    if existed and exists and old == new:
+        gone, gone_count = _only_in(connection, table, "base", "main", new)
+        come, come_count = _only_in(connection, table, "main", "base", new)
+    else:  # other columns: no row can be told to be the same
+        gone, gone_count = _only_in(connection, table, "base", None, old) if existed else ([], 0)
+        come, come_count = _only_in(connection, table, "main", None, new) if exists else ([], 0)
+    if not gone_count + come_count:
+        return [], 0
+    header = row_line(" ", new or old)
+    lines = [header, *(row_line("-", row) for row in gone), *(row_line("+", row) for row in come)]
+    return lines, 1 + gone_count + come_count
+
+
+def _columns(connection: sqlite3.Connection, schema: str, table: str) -> list[str]:
+    return [name for (name,) in connection.execute("SELECT name FROM pragma_table_info(?, ?)", (table, schema))]
+
+
+def _only_in(
+    connection: sqlite3.Connection, table: str, schema: str, other: str | None, columns: list[str]
+) -> tuple[list[tuple[object, ...]], int]:
+    """Rows that a table in one schema has and (as often) the other has not: the first of them, and their number."""
+    names = ", ".join(_quoted(column) for column in columns)
+    # Counted, because tables without a key hold equal rows; typed, because 1 and 1.0 and '1' are not one value here.
+    types = ", ".join(f"typeof({_quoted(column)})" for column in columns)
+
+    def counted(source: str) -> str:
+        return f"SELECT {names}, {types}, count(*) FROM {source}.{_quoted(table)} GROUP BY {names}, {types}"
+
+    query = counted(schema) + (f" EXCEPT {counted(other)}" if other else "")
+    count = connection.execute(f"SELECT count(*) FROM ({query})").fetchone()[0]
+    rows = connection.execute(f"{query} LIMIT {LINES}").fetchall() if count else []
+    return [row[: len(columns)] for row in rows], count
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'

@@ -1,0 +1,99 @@
+"""Directory trees: what is in one, whether it changed, and putting a staged one in the target's place."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from entcent_agents.environments.durable import exchange, sync_path
+from entcent_agents.errors import EnvironmentConflictError, EnvironmentUnusableError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from entcent_agents.environments.protocol import Sealed
+
+
+def manifest(root: Path) -> dict[str, str]:
+    """Every path below `root` (relative, itself as ".") with type, mode, size and time of change, as one text each.
+
+    Raises:
+        EnvironmentUnusableError: There is something that cannot be copied (a socket, a pipe, a device).
+        FileNotFoundError: The tree changed under the walk, or is not there.
+    """
+    entries = {".": _entry(root)}
+    pending = [root]
+    while pending:
+        with os.scandir(pending.pop()) as found:
+            for item in found:
+                path = Path(item.path)
+                entries[path.relative_to(root).as_posix()] = _entry(path)
+                if item.is_dir(follow_symlinks=False):
+                    pending.append(path)
+    return entries
+
+
+def digest(entries: Mapping[str, str]) -> str:
+    """SHA-256 of a manifest."""
+    lines = "\n".join(f"{path}\0{entry}" for path, entry in sorted(entries.items()))
+    return hashlib.sha256(lines.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def mark(root: Path) -> str:
+    """What stays with a tree when it is renamed: its inode. Device numbers are left out: they change on reboot."""
+    return str(root.stat().st_ino)
+
+
+def state(sealed: Sealed) -> Literal["before", "after", "other"]:
+    """Where the target stands: as it was when forked, as it will be, or changed by somebody else."""
+    target = Path(sealed.target)
+    if not target.exists():
+        return "before" if _previous(sealed).exists() else "other"
+    if mark(target) == sealed.mark:
+        return "after"
+    return "before" if digest(manifest(target)) == sealed.base else "other"
+
+
+def replace(sealed: Sealed, then: Callable[[], None]) -> None:
+    """Check the target against its base, call `then`, and put the staged tree in the target's place.
+
+    Raises:
+        EnvironmentConflictError: The target is not what was forked; nothing was done.
+        OSError: The file system refuses the exchange.
+    """
+    target, staged, previous = Path(sealed.target), Path(sealed.staged), _previous(sealed)
+    if state(sealed) != "before":
+        raise EnvironmentConflictError(
+            f"{target} changed since it was forked: nothing was committed; run again on the directory as it is now"
+        )
+    then()
+    if not target.exists():  # an earlier attempt stopped between the two renames below
+        staged.rename(target)
+    elif not exchange(staged, target):
+        target.rename(previous)
+        try:
+            staged.rename(target)
+        except OSError:
+            previous.rename(target)
+            raise
+    sync_path(target.parent)
+    sync_path(staged.parent)
+
+
+def _previous(sealed: Sealed) -> Path:
+    return Path(sealed.fork) / "previous"
+
+
+def _entry(path: Path) -> str:
+    status = path.lstat()
+    mode = f"{stat.S_IMODE(status.st_mode):o}"
+    if stat.S_ISLNK(status.st_mode):
+        return f"link {path.readlink()}"
+    if stat.S_ISDIR(status.st_mode):
+        return f"directory {mode}"
+    if stat.S_ISREG(status.st_mode):
+        return f"file {mode} {status.st_size} {status.st_mtime_ns}"
+    raise EnvironmentUnusableError(f"{path} is neither a file, a directory nor a link: move it out of the workspace")

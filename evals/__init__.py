@@ -1,0 +1,1 @@
+"""Evaluation: tasks with checkers that know the truth."""

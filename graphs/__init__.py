@@ -1,0 +1,1 @@
+"""LangGraph applications, named in langgraph.json."""

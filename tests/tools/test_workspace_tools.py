@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from langchain_core.tools import BaseTool
+
+from entcent_agents.environments import DirectoryEnvironment, DirectoryFork, use_environments
+from entcent_agents.errors import ConfigurationError, EnvironmentFault
+from tools.workspace import workspace_tools
+
+TOOLS: dict[str, BaseTool] = {tool.name: tool for tool in workspace_tools()}
+
+
+@pytest.fixture
+def fork(tmp_path: Path) -> Iterator[DirectoryFork]:
+    folder = tmp_path / "project"
+    (folder / "src").mkdir(parents=True)
+    (folder / "README.md").write_text("# Title\nsome text\n")
+    (folder / "src" / "main.py").write_text("def main():\n    return 1\n")
+    (folder / "blob.bin").write_bytes(b"\xff\xfe\x00def")
+    (folder / "out").symlink_to("/etc")
+    made = DirectoryEnvironment(folder).fork()
+    with use_environments({"workspace": made}):
+        yield made
+    made.discard()
+
+
+def call(name: str, **arguments: str) -> str:
+    return TOOLS[name].invoke(arguments)
+
+
+def test_effects_are_declared_in_metadata() -> None:
+    effects = {name: (tool.metadata or {})["effect"] for name, tool in TOOLS.items()}
+    assert effects == {"list_files": "READ", "read_file": "READ", "search_files": "READ", "write_file": "WRITE"}
+    assert {(tool.metadata or {})["environment"] for tool in TOOLS.values()} == {"workspace"}
+
+
+def test_list_files_shows_sizes_below_a_directory(fork: DirectoryFork) -> None:
+    assert "README.md (18 bytes)" in call("list_files").splitlines()
+    assert call("list_files", path="src") == "src/main.py (25 bytes)"
+    assert call("list_files", path="nowhere").startswith("Error: nowhere is not a directory. The files are: ")
+    for number in range(250):
+        (fork.path / "src" / f"{number}.txt").touch()
+    assert call("list_files", path="src").splitlines()[-1] == "… 51 more files; list a directory"
+
+
+def test_read_file_reads_and_says_where_it_stops(fork: DirectoryFork) -> None:
+    assert call("read_file", path="src/main.py") == "def main():\n    return 1\n"
+    assert call("read_file", path="blob.bin") == "Error: blob.bin is not a text file."
+    assert call("read_file", path="none.txt").startswith("Error: none.txt: No such file or directory. The files are: ")
+    (fork.path / "long.txt").write_text("x" * 20_001)
+    assert "… cut after 20,000 characters" in call("read_file", path="long.txt")
+
+
+def test_search_files_finds_lines_by_expression(fork: DirectoryFork) -> None:
+    assert call("search_files", pattern=r"^def \w+") == "src/main.py:1: def main():"
+    assert call("search_files", pattern="zebra") == "(no lines match)"
+    assert call("search_files", pattern="(").startswith("Error: '(' is not a regular expression")
+    (fork.path / "many.txt").write_text("hit\n" * 60)
+    lines = call("search_files", pattern="hit").splitlines()
+    assert len(lines) == 51
+    assert lines[-1].startswith("… more lines: only 50")
+
+
+def test_write_file_changes_the_fork_alone(fork: DirectoryFork) -> None:
+    assert call("write_file", path="new/deep.txt", content="hello") == "Wrote 5 characters to new/deep.txt."
+    assert call("read_file", path="new/deep.txt") == "hello"
+    assert not (fork.environment.path / "new").exists()
+    assert call("write_file", path="src", content="x").startswith("Error: src: Is a directory")
+    assert call("write_file", path="big.txt", content="x" * 200_001).startswith(
+        "Error: 200,001 characters are too many"
+    )
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd", "../x", "out/passwd"])
+def test_escapes_come_back_as_text(fork: DirectoryFork, path: str) -> None:
+    for name, arguments in (("read_file", {}), ("list_files", {}), ("write_file", {"content": "x"})):
+        assert call(name, path=path, **arguments).startswith(f"Error: {path} ")
+
+
+def test_faults_of_the_environment_are_raised(fork: DirectoryFork) -> None:
+    with use_environments({}), pytest.raises(ConfigurationError):
+        call("list_files")
+    fork.discard()
+    with pytest.raises(EnvironmentFault, match="discarded"):
+        call("read_file", path="README.md")
