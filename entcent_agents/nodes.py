@@ -9,9 +9,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
-from typing import Any, Final, Literal, TypedDict, TypeVar
+from typing import Any, Final, Literal, TypedDict
 from uuid import uuid4
 
 from langchain_core.messages import AnyMessage
@@ -24,19 +25,17 @@ from entcent_agents.blocking import run_sync
 from entcent_agents.chat.sampling import SamplingPool, use_pool
 from entcent_agents.effects import Effect, effects_of
 from entcent_agents.environments import Environment, Fork, commit
-from entcent_agents.errors import ConfigurationError, EffectError, RolloutsFailedError
+from entcent_agents.errors import ConfigurationError, EffectError, EnvironmentUnusableError, RolloutsFailedError
+from entcent_agents.rollouts.cleanup import discard, to_the_end
 from entcent_agents.rollouts.isolation import Graph, tools_of
 from entcent_agents.rollouts.output import unpack
 from entcent_agents.rollouts.overlay import apply_writes
-from entcent_agents.rollouts.rollout import RolloutRequest, discard, run_rollout
+from entcent_agents.rollouts.rollout import RolloutRequest, run_rollout
 from entcent_agents.selection import Selection, Selector, default_selector, require_scorable
 from entcent_agents.trajectory import Rollout
 
 RECURSION_LIMIT: Final = 50
 """Most supersteps of a rollout, where nothing else is said: LangGraph's own default is about 10,000."""
-
-
-T = TypeVar("T")
 
 
 class RolloutsState(TypedDict, total=False):
@@ -159,9 +158,12 @@ class ParallelRollouts(Runnable[RolloutsState, dict[str, Any]]):
         except BaseException:
             for task in tasks:
                 task.cancel()
-            ended = await asyncio.gather(*tasks, return_exceptions=True)
-            await self.forget([rollout for rollout in ended if isinstance(rollout, Rollout)])
+            await to_the_end(self._forget_ended(tasks))
             raise
+
+    async def _forget_ended(self, tasks: Sequence[asyncio.Task[Rollout]]) -> None:
+        ended = await asyncio.gather(*tasks, return_exceptions=True)
+        await self.forget([rollout for rollout in ended if isinstance(rollout, Rollout)])
 
     async def _require_quorum(self, rollouts: Sequence[Rollout]) -> None:
         finished = [rollout for rollout in rollouts if rollout.status == "finished"]
@@ -176,8 +178,9 @@ class ParallelRollouts(Runnable[RolloutsState, dict[str, Any]]):
 
     async def forget(self, rollouts: Sequence[Rollout]) -> None:
         """Discard what rollouts left: their forks and their threads."""
-        await discard([fork for rollout in rollouts for fork in await asyncio.to_thread(self.forks_of, rollout)])
         for rollout in rollouts:
+            with suppress(EnvironmentUnusableError):  # committed: there is nothing left to discard
+                await discard(await asyncio.to_thread(self.forks_of, rollout))
             await self.saver.adelete_thread(rollout.thread_id)
 
 
@@ -228,10 +231,10 @@ class EntropyCentroidSelector(Runnable[RolloutsState, dict[str, Any]]):
             selection = self._select(finished)
             winner = next(rollout for rollout in finished if rollout.index == selection.winner)
             output = unpack(winner.output or "")
-            changes = await _to_the_end(self._commit(winner, output["store"]))
+            changes = await to_the_end(self._commit(winner, output["store"]))
         finally:
             if self.rollouts is not None:
-                await _to_the_end(self.rollouts.forget(rollouts))
+                await to_the_end(self.rollouts.forget(rollouts))
         return {**output["state"], "rollouts": [], "selection": {**selection.to_dict(), "changes": changes}}
 
     def _select(self, finished: Sequence[Rollout]) -> Selection:
@@ -257,13 +260,3 @@ class EntropyCentroidSelector(Runnable[RolloutsState, dict[str, Any]]):
         if store is not None and store_writes:
             await apply_writes(store, store_writes)
         return changes
-
-
-async def _to_the_end(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Await what must not stop half-way: a cancellation takes effect after it."""
-    task = asyncio.ensure_future(coroutine)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait([task])
-        raise

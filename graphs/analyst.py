@@ -31,7 +31,7 @@ Look at the values you need before you store anything, and check afterwards what
 When all is stored and checked, write FINISHED and the answer."""
 
 DONE: Final = "FINISHED"
-MAX_TURNS: Final = 8
+MAX_TURNS: Final = 6
 """Most generations of one rollout."""
 _MAX_NUDGES: Final = 2
 _WRITES: Final = ("execute", "write_file")

@@ -19,6 +19,7 @@ from entcent_agents.capture.recorder import TurnRecorder
 from entcent_agents.chat.sampling import token_listener
 from entcent_agents.environments import Change, Environment, Fork, use_environments
 from entcent_agents.errors import ConfigurationError
+from entcent_agents.rollouts.cleanup import discard, to_the_end
 from entcent_agents.rollouts.isolation import Graph, isolated_config, isolated_graph, no_ambient_config
 from entcent_agents.rollouts.output import is_answered, pack, state_difference
 from entcent_agents.rollouts.overlay import OverlayStore
@@ -109,16 +110,11 @@ async def run_rollout(request: RolloutRequest, index: int, write: Any) -> Rollou
     )
 
 
-async def discard(forks: Any) -> None:
-    """Forget forks, off the event loop, even while being cancelled."""
-    await asyncio.shield(asyncio.gather(*(asyncio.to_thread(fork.discard) for fork in forks)))
-
-
 async def _attempt(
     request: RolloutRequest, index: int, attempt: _Attempt, recorder: TurnRecorder, reporter: ProgressReporter
 ) -> None:
     for environment in request.environments:
-        attempt.forks[environment.name] = await asyncio.to_thread(environment.fork)
+        await to_the_end(asyncio.to_thread(_fork_into, attempt.forks, environment))
     store = OverlayStore(request.store) if request.store else None
     graph = isolated_graph(request.agent, request.saver, store)
     config = isolated_config(
@@ -142,6 +138,11 @@ async def _attempt(
         {"state": state_difference(request.state, outputs), "store": store.writes if store else []}
     )
     attempt.status = "finished"
+
+
+def _fork_into(forks: dict[str, Fork], environment: Environment) -> None:
+    """Fork, and have it known at once: a cancelled rollout discards what is known."""
+    forks[environment.name] = environment.fork()
 
 
 def _output_channels(graph: Graph) -> Sequence[str]:

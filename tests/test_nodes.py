@@ -1,0 +1,392 @@
+"""Rollouts and selection in a graph: what is committed, what is invisible, what is refused."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from pathlib import Path
+
+import numpy as np
+import pytest
+from entcent_agents.effects import READ, WRITE
+from entcent_agents.environments import DirectoryEnvironment, SqliteEnvironment
+from entcent_agents.errors import ConfigurationError, EffectError, LogprobsMissingError, RolloutsFailedError
+from entcent_agents.nodes import EntropyCentroidSelector, ParallelRollouts, RolloutsState
+from entcent_agents.prebuilt import entropy_centroid_graph
+from entcent_agents.selection import First, LowestCentroid
+from entcent_agents.testing import ScriptedChat, ScriptedTurn
+from langchain.agents import create_agent
+from langchain_core.messages import HumanMessage
+from langchain_core.tools import tool
+from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.graph import END, START, MessagesState, StateGraph
+from langgraph.prebuilt import ToolNode, ToolRuntime
+from langgraph.store.memory import InMemoryStore
+from tools.sql import sql_tools
+from tools.workspace import workspace_tools
+
+ASK = {"messages": [HumanMessage("go")]}
+BEST = 2
+
+
+def entropy(early: bool, tokens: int = 150) -> np.ndarray:
+    """Two phases, at the beginning or at the end, on a quiet floor."""
+    noise = np.random.default_rng(0).uniform(0.0, 0.05, tokens)
+    for start in (5, 25) if early else (tokens - 40, tokens - 15):
+        noise[start : start + 8] = 1.5
+    return noise
+
+
+def turns(index: int, *calls: tuple[str, dict], early: bool = False) -> list[ScriptedTurn]:
+    """A script of one turn a call and an answer."""
+    thinking = [ScriptedTurn(text=f"secret{index} thinks", tool_calls=[call], entropy=entropy(early)) for call in calls]
+    return [*thinking, ScriptedTurn(text=f"answer {index}", entropy=entropy(early))]
+
+
+@tool
+def look(x: int) -> str:
+    """Look at something."""
+    return f"secret{x} seen"
+
+
+@tool
+async def remember(note: str, runtime: ToolRuntime) -> str:
+    """Write to the store."""
+    await runtime.store.aput(("notes",), note, {"note": note})
+    return "noted"
+
+
+def scripts_of_looks() -> list[list[ScriptedTurn]]:
+    return [turns(i, ("look", {"x": i}), early=i == BEST) for i in range(4)]
+
+
+def looking_agent(scripts=None):
+    return create_agent(ScriptedChat(scripts=scripts or scripts_of_looks()), [look])
+
+
+def sqlite_agent(statements: list[list[str]]):
+    scripts = [
+        turns(i, *[("execute", {"sql": statement}) for statement in rollout], early=i == BEST)
+        for i, rollout in enumerate(statements)
+    ]
+    return create_agent(ScriptedChat(scripts=scripts), sql_tools())
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Path:
+    path = tmp_path / "world.db"
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE t (x INTEGER)")
+    connection.close()
+    return path
+
+
+def rows(path: Path) -> list[int]:
+    connection = sqlite3.connect(path)
+    try:
+        return [x for (x,) in connection.execute("SELECT x FROM t ORDER BY x")]
+    finally:
+        connection.close()
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+async def test_the_rollout_with_the_lowest_centroid_is_committed_with_all_its_messages():
+    state = await entropy_centroid_graph(looking_agent(), n=4, effects={"look": READ}).ainvoke(ASK)
+    assert [message.text for message in state["messages"]] == ["go", "secret2 thinks", "secret2 seen", "answer 2"]
+    assert state["selection"]["winner"] == BEST
+    assert state["selection"]["selector"] == "lowest centroid"
+    assert [candidate["rank"] for candidate in state["selection"]["candidates"]].index(1) == BEST
+
+
+def test_sync_invoke_works_and_works_again():
+    graph = entropy_centroid_graph(looking_agent(), n=4, effects={"look": READ})
+    assert [graph.invoke(ASK)["messages"][-1].text for _ in range(2)] == ["answer 2", "answer 2"]
+
+
+async def test_the_two_nodes_work_in_a_graph_of_ones_own():
+    rollouts = ParallelRollouts(looking_agent(), n=4, effects={"look": READ})
+    builder = StateGraph(MessagesState)
+    builder.add_node("rollouts", rollouts)
+    builder.add_node("select", EntropyCentroidSelector(rollouts))
+    builder.add_edge(START, "rollouts")
+    builder.add_edge("rollouts", "select")
+    builder.add_edge("select", END)
+    state = await builder.compile().ainvoke(ASK)
+    assert state["messages"][-1].text == "answer 2"
+
+
+async def test_a_bare_selector_commits_the_messages():
+    builder = StateGraph(RolloutsState)
+    builder.add_node("rollouts", ParallelRollouts(looking_agent(), n=4, effects={"look": READ}))
+    builder.add_node("select", EntropyCentroidSelector())
+    builder.add_edge(START, "rollouts")
+    builder.add_edge("rollouts", "select")
+    state = await builder.compile().ainvoke(ASK)
+    assert state["messages"][-1].text == "answer 2"
+    assert state["rollouts"] == []
+
+
+async def test_while_it_streams_nothing_of_a_loser_appears():
+    saver, store = InMemorySaver(), InMemoryStore()
+    scripts = [
+        turns(i, ("look", {"x": i}), ("remember", {"note": f"secret{i}"}), early=i == BEST) for i in range(4)
+    ]
+    agent = create_agent(ScriptedChat(scripts=scripts), [look, remember])
+    graph = entropy_centroid_graph(
+        agent, n=4, effects={"look": READ, "remember": READ}, checkpointer=saver, store=store
+    )
+    config = {"configurable": {"thread_id": "parent"}}
+    events = [
+        event
+        async for event in graph.astream(
+            ASK, config, stream_mode=["messages", "updates", "custom", "values"], subgraphs=True
+        )
+    ]
+    streamed = repr(events)
+    assert {mode for _, mode, _ in events} == {"messages", "updates", "custom", "values"}
+    assert "secret2" in streamed and "answer 2" in streamed
+    for loser in (0, 1, 3):
+        assert f"secret{loser}" not in streamed
+        assert f"answer {loser}" not in streamed
+    kept = [checkpoint async for checkpoint in saver.alist(None)]
+    assert {checkpoint.config["configurable"]["thread_id"] for checkpoint in kept} == {"parent"}
+    assert {checkpoint.config["configurable"]["checkpoint_ns"] for checkpoint in kept} == {""}
+    assert "secret0" not in repr(kept)
+    assert [item.key for item in await store.asearch(("notes",))] == ["secret2"]
+
+
+async def test_events_of_losers_reach_no_event_stream():
+    graph = entropy_centroid_graph(looking_agent(), n=4, effects={"look": READ})
+    seen = repr([event async for event in graph.astream_events(ASK, version="v2")])
+    assert "answer 2" in seen
+    assert "secret0" not in seen and "answer 0" not in seen
+
+
+async def test_no_thread_of_a_rollout_is_left_behind():
+    saver = InMemorySaver()
+    await entropy_centroid_graph(
+        looking_agent(), n=4, effects={"look": READ}, rollout_checkpointer=saver
+    ).ainvoke(ASK)
+    assert [checkpoint async for checkpoint in saver.alist(None)] == []
+
+
+async def test_a_rollout_whose_model_fails_is_data_and_the_others_go_on():
+    scripts = scripts_of_looks()
+    scripts[1] = [ScriptedTurn(error=ConnectionError("the line is dead"))]
+    graph = entropy_centroid_graph(looking_agent(scripts), n=4, effects={"look": READ})
+    records = []
+    async for update in graph.astream(ASK, stream_mode="updates"):
+        records = update.get("rollouts", {}).get("rollouts", records)
+        answer = update.get("select", {}).get("messages", [])
+    assert answer[-1].text == "answer 2"
+    assert [record["status"] for record in records] == ["finished", "failed", "finished", "finished"]
+    assert records[1]["error"] == "ConnectionError: the line is dead"
+
+
+async def test_when_all_fail_there_is_one_error_and_the_world_is_untouched(database: Path):
+    before = database.read_bytes()
+    write = ScriptedTurn(tool_calls=[("execute", {"sql": "INSERT INTO t VALUES (1)"})], entropy=entropy(False))
+    scripts = [[write, ScriptedTurn(error=ConnectionError("dead"))]]
+    agent = create_agent(ScriptedChat(scripts=scripts), sql_tools())
+    graph = entropy_centroid_graph(agent, n=3, environments=[SqliteEnvironment(database)])
+    with pytest.raises(RolloutsFailedError, match="0 of 3 rollouts finished, 1 needed.*ConnectionError: dead"):
+        await graph.ainvoke(ASK)
+    assert database.read_bytes() == before
+    assert files(database.parent) == ["world.db"]
+
+
+async def test_fewer_than_the_quorum_is_an_error():
+    scripts = scripts_of_looks()
+    scripts[1] = [ScriptedTurn(error=ConnectionError("dead"))]
+    graph = entropy_centroid_graph(looking_agent(scripts), n=4, effects={"look": READ}, min_finished=4)
+    with pytest.raises(RolloutsFailedError, match="3 of 4 rollouts finished, 4 needed"):
+        await graph.ainvoke(ASK)
+
+
+async def test_the_winners_fork_becomes_real_and_losers_leave_nothing(database: Path, tmp_path: Path):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    scripts = [
+        turns(
+            i,
+            ("execute", {"sql": f"INSERT INTO t VALUES ({i})"}),
+            ("write_file", {"path": f"{i}.txt", "content": str(i)}),
+            early=i == BEST,
+        )
+        for i in range(4)
+    ]
+    agent = create_agent(ScriptedChat(scripts=scripts), [*sql_tools(), *workspace_tools()])
+    environments = [SqliteEnvironment(database), DirectoryEnvironment(folder)]
+    state = await entropy_centroid_graph(agent, n=4, environments=environments).ainvoke(ASK)
+    assert rows(database) == [BEST]
+    assert files(tmp_path) == ["folder/2.txt", "world.db"]
+    assert {change["subject"] for change in state["selection"]["changes"]} == {"t", "2.txt"}
+
+
+async def test_cancelling_leaves_the_world_untouched(database: Path):
+    before = database.read_bytes()
+    slow = [
+        ScriptedTurn(tool_calls=[("execute", {"sql": "INSERT INTO t VALUES (1)"})], entropy=entropy(False)),
+        ScriptedTurn(text="late", entropy=entropy(False), delay_seconds=30.0),
+    ]
+    agent = create_agent(ScriptedChat(scripts=[slow]), sql_tools())
+    graph = entropy_centroid_graph(agent, n=3, environments=[SqliteEnvironment(database)])
+    run = asyncio.create_task(graph.ainvoke(ASK))
+    await asyncio.sleep(0.5)
+    run.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await run
+    assert database.read_bytes() == before
+    assert files(database.parent) == ["world.db"]
+
+
+async def test_a_conflicting_change_of_the_real_world_stops_the_commit(database: Path):
+    class Meddler:
+        name = "meddler"
+
+        def select(self, rollouts):
+            with sqlite3.connect(database) as connection:
+                connection.execute("INSERT INTO t VALUES (99)")
+            connection.close()
+            return First().select(rollouts)
+
+    agent = sqlite_agent([["INSERT INTO t VALUES (1)"]])
+    graph = entropy_centroid_graph(agent, n=2, environments=[SqliteEnvironment(database)], selector=Meddler())
+    with pytest.raises(Exception, match="changed"):
+        await graph.ainvoke(ASK)
+    assert rows(database) == [99]
+    assert files(database.parent) == ["world.db"]
+
+
+def test_an_undeclared_tool_is_refused_with_the_way_to_declare_it():
+    with pytest.raises(EffectError, match=r"'look' may touch the real world.*effects=\{'look': READ\}"):
+        entropy_centroid_graph(looking_agent(), n=4)
+
+
+def test_a_tool_of_a_subgraph_is_seen_too():
+    builder = StateGraph(MessagesState)
+    builder.add_node("inner", looking_agent())
+    builder.add_edge(START, "inner")
+    with pytest.raises(EffectError, match="'look'"):
+        entropy_centroid_graph(builder.compile(), n=2)
+
+
+def test_a_declared_write_needs_an_environment_and_a_bound_tool_needs_its_own(tmp_path: Path):
+    with pytest.raises(EffectError, match="no environment to fork"):
+        entropy_centroid_graph(looking_agent(), effects={"look": WRITE})
+    with pytest.raises(EffectError, match="acts on the environment 'database'"):
+        entropy_centroid_graph(sqlite_agent([[]]), environments=[DirectoryEnvironment(tmp_path)])
+
+
+def test_a_declaration_for_a_tool_that_is_not_there_is_refused():
+    with pytest.raises(EffectError, match="'lok' that the agent does not have; it has look"):
+        entropy_centroid_graph(looking_agent(), effects={"lok": READ, "look": READ})
+    with pytest.raises(EffectError, match="must be READ, WRITE or EXTERNAL"):
+        entropy_centroid_graph(looking_agent(), effects={"look": "SAFE"})
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [({"n": 0}, "n=0"), ({"n": 2, "min_finished": 3}, "min_finished=3"), ({"max_concurrency": 0}, "max_concurrency=0")],
+)
+def test_settings_that_cannot_work_are_refused(settings, said):
+    with pytest.raises(ConfigurationError, match=said):
+        ParallelRollouts(looking_agent(), effects={"look": READ}, **settings)
+
+
+async def test_rollouts_with_environments_and_no_selector_are_refused_before_a_model_call(database: Path):
+    agent = create_agent(ScriptedChat(scripts=[[ScriptedTurn(error=AssertionError("asked"))]]), sql_tools())
+    builder = StateGraph(RolloutsState)
+    builder.add_node("rollouts", ParallelRollouts(agent, environments=[SqliteEnvironment(database)]))
+    builder.add_edge(START, "rollouts")
+    with pytest.raises(EffectError, match="add EntropyCentroidSelector"):
+        await builder.compile().ainvoke(ASK)
+
+
+async def test_without_log_probabilities_there_is_an_error_or_the_declared_fallback():
+    scripts = [[ScriptedTurn(text=f"answer {i}", generated_tokens=50)] for i in range(3)]
+    agent = create_agent(ScriptedChat(scripts=scripts), [])
+    with pytest.raises(LogprobsMissingError, match="none of 3 rollouts carries log-probabilities"):
+        await entropy_centroid_graph(agent, n=3).ainvoke(ASK)
+    state = await entropy_centroid_graph(agent, n=3, on_unscorable="fallback").ainvoke(ASK)
+    assert state["selection"]["selector"] == "first"
+    assert [abstained["selector"] for abstained in state["selection"]["abstained"]][0] == "lowest centroid"
+
+
+async def test_at_most_max_concurrency_rollouts_run_at_once():
+    running, most = 0, 0
+
+    @tool
+    async def busy() -> str:
+        """Count who else is here."""
+        nonlocal running, most
+        running, most = running + 1, max(most, running + 1)
+        await asyncio.sleep(0.02)
+        running -= 1
+        return "done"
+
+    agent = create_agent(ScriptedChat(scripts=[turns(0, ("busy", {}))]), [busy])
+    await entropy_centroid_graph(agent, n=6, effects={"busy": READ}, max_concurrency=2).ainvoke(ASK)
+    assert most == 2
+
+
+async def test_an_interrupt_in_the_agent_makes_a_rollout_unfinished():
+    agent = create_agent(
+        ScriptedChat(scripts=[turns(0, ("look", {"x": 0}))]), [look], interrupt_before=["tools"], name="held"
+    )
+    with pytest.raises(RolloutsFailedError, match="stopped before tools"):
+        await entropy_centroid_graph(agent, n=2, effects={"look": READ}).ainvoke(ASK)
+
+
+async def test_a_programming_error_is_not_swallowed():
+    def broken(state: MessagesState) -> dict:
+        return undefined_name  # type: ignore[name-defined]  # noqa: F821
+
+    builder = StateGraph(MessagesState)
+    builder.add_node("broken", broken)
+    builder.add_edge(START, "broken")
+    with pytest.raises(NameError):
+        await entropy_centroid_graph(builder.compile(), n=2).ainvoke(ASK)
+
+
+async def test_history_stays_and_the_next_request_goes_on_from_it():
+    graph = entropy_centroid_graph(
+        looking_agent([[*turns(i, early=i == BEST), *turns(i + 10, early=i == BEST)] for i in range(4)]),
+        n=4,
+        effects={"look": READ},
+        checkpointer=InMemorySaver(),
+        selector=LowestCentroid(min_scored_tokens=0),
+    )
+    config = {"configurable": {"thread_id": "one"}}
+    await graph.ainvoke(ASK, config)
+    state = await graph.ainvoke({"messages": [HumanMessage("again")]}, config)
+    assert [message.text for message in state["messages"]] == ["go", "answer 2", "again", "answer 12"]
+
+
+async def test_tools_that_write_through_the_current_environment_see_their_own_fork_only(database: Path):
+    statements = [[f"INSERT INTO t VALUES ({i})", f"INSERT INTO t SELECT count(*) * 100 FROM t"] for i in range(4)]
+    graph = entropy_centroid_graph(sqlite_agent(statements), n=4, environments=[SqliteEnvironment(database)])
+    await graph.ainvoke(ASK)
+    assert rows(database) == [BEST, 100]
+
+
+def test_a_tool_node_of_ones_own_works_as_well(database: Path):
+    model = ScriptedChat(scripts=[turns(i, ("execute", {"sql": f"INSERT INTO t VALUES ({i})"})) for i in range(2)])
+
+    async def think(state: MessagesState) -> dict:
+        return {"messages": [await model.ainvoke(state["messages"])]}
+
+    builder = StateGraph(MessagesState)
+    builder.add_node("think", think)
+    builder.add_node("tools", ToolNode(sql_tools()))
+    builder.add_edge(START, "think")
+    builder.add_conditional_edges("think", lambda state: "tools" if state["messages"][-1].tool_calls else END)
+    builder.add_edge("tools", "think")
+    graph = entropy_centroid_graph(
+        builder.compile(), n=2, environments=[SqliteEnvironment(database)], selector=First()
+    )
+    graph.invoke(ASK)
+    assert rows(database) == [0]
