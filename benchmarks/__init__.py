@@ -1,0 +1,1 @@
+"""Measurements: what it costs and how often it is right. Never part of the tests."""

@@ -20,6 +20,10 @@ from typing import Annotated, Any, Final
 
 import numpy as np
 import typer
+from rich.console import Console
+from rich.table import Table
+from scipy.stats import bootstrap
+
 from entcent_agents.chat.embedded import open_embedded
 from entcent_agents.chat.model import ChatLogprobs
 from entcent_agents.environments import SqliteEnvironment
@@ -39,9 +43,6 @@ from entcent_agents.selection import (
 from entcent_agents.trajectory import Rollout
 from evals.penguins import TASK, is_right
 from graphs.analyst import make_agent
-from rich.console import Console
-from rich.table import Table
-from scipy.stats import bootstrap
 from tools.penguins import build
 
 SELECTORS: Final[dict[str, Selector]] = {
@@ -86,7 +87,9 @@ class Judge:
             "mean_entropy": trajectory.mean_entropy,
             "vote_key": rollout.vote_key,
             "turns": len(trajectory.turns),
-            "said": [f"{message.type}: {message.text}" for message in unpack(rollout.output or "")["state"]["messages"]],
+            "said": [
+                f"{message.type}: {message.text}" for message in unpack(rollout.output or "")["state"]["messages"]
+            ],
         }
 
 

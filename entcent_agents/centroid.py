@@ -45,9 +45,7 @@ def centroid_raw(entropy: ArrayLike) -> float | None:
     return float(np.dot(scored, np.arange(len(scored)))) / (len(scored) * mass)
 
 
-def _phase_moment(
-    entropy: ArrayLike, config: PhaseConfig | None, *, midpoint: float, normalised: bool
-) -> float | None:
+def _phase_moment(entropy: ArrayLike, config: PhaseConfig | None, *, midpoint: float, normalised: bool) -> float | None:
     scored = scored_entropy(entropy)
     phases = np.array(high_entropy_phases(scored, config), dtype=np.float64).reshape(-1, 2)
     if not len(phases):

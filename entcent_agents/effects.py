@@ -1,4 +1,4 @@
-"""What running a tool does to the world, and how that is known: the user's word, else the tool's metadata, else EXTERNAL."""
+"""What running a tool does to the world: the user's word, else the tool's metadata, else EXTERNAL."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from entcent_agents.errors import LogprobsMalformedError
 FloatArray = NDArray[np.float64]
 
 ABSENT_BELOW: Final = -9999.0
-"""Servers write "no such entry" as −9999 (vLLM) or the lowest float (llama.cpp); all of these are absent."""
+"""Servers write "no such entry" as -9999 (vLLM) or the lowest float (llama.cpp); all of these are absent."""
 ROUNDING: Final = 1e-4
 """A log-probability may exceed 0 by this much through a server's float rounding; it is then read as 0."""
 
@@ -36,7 +36,7 @@ def token_entropy(top_logprobs: ArrayLike) -> FloatArray:
 
     Args:
         top_logprobs: Natural-log probabilities, shape `(T, K)`, in any order; NaN and anything at or
-            below −9999 is an absent entry.
+            below -9999 is an absent entry.
 
     Returns:
         Shape `(T,)`, each in `[0, ln K]`; NaN where a row has no entry.
@@ -66,7 +66,7 @@ def token_distribution(top_logprobs: ArrayLike) -> TokenDistribution:
     top = np.where(present, rows, -np.inf).max(axis=1)
     scored = np.isfinite(top)
     shift = np.where(scored, top, 0.0)
-    mass = np.exp(np.where(present, rows - shift[:, None], -np.inf))  # e^(l − top), 0 where absent
+    mass = np.exp(np.where(present, rows - shift[:, None], -np.inf))  # e^(l - top), 0 where absent
     total = np.where(scored, mass.sum(axis=1), 1.0)
     weighted = (mass * np.where(present, rows - shift[:, None], 0.0)).sum(axis=1)
     entropy = np.maximum(np.log(total) - weighted / total, 0.0)

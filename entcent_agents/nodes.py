@@ -1,5 +1,7 @@
 """The two LangGraph nodes: `ParallelRollouts` speculates, `EntropyCentroidSelector` selects and commits.
 
+In a graph of one's own:
+
     rollouts = ParallelRollouts(agent, n=8, effects={"search": READ})
     builder.add_node("rollouts", rollouts)
     builder.add_node("select", EntropyCentroidSelector(rollouts))
@@ -12,7 +14,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
-from typing import Any, Final, Literal, TypedDict
+from typing import Any, Final, Literal, TypedDict, cast
 from uuid import uuid4
 
 from langchain_core.messages import AnyMessage
@@ -88,9 +90,11 @@ class ParallelRollouts(Runnable[RolloutsState, dict[str, Any]]):
         names = [environment.name for environment in environments]
         if len(set(names)) < len(names):
             raise ConfigurationError(f"environments share a name: {', '.join(names)}; give each its own")
-        if "messages" not in agent.channels:
-            raise ConfigurationError(f"the agent's state has no `messages`; it has {', '.join(agent.channels)}")
+        channels = tuple(cast("Mapping[str, Any]", agent.channels))
+        if "messages" not in channels:
+            raise ConfigurationError(f"the agent's state has no `messages`; it has {', '.join(channels)}")
         self.agent = agent
+        self.channels = channels
         self.n = n
         self.environments = {environment.name: environment for environment in environments}
         self.effects = effects_of(tools_of(agent), effects or {}, names)
@@ -110,7 +114,9 @@ class ParallelRollouts(Runnable[RolloutsState, dict[str, Any]]):
         """As `ainvoke`, from synchronous code."""
         return run_sync(self.ainvoke(input, config, **kwargs))
 
-    async def ainvoke(self, input: RolloutsState, config: RunnableConfig | None = None, **kwargs: Any) -> dict[str, Any]:
+    async def ainvoke(
+        self, input: RolloutsState, config: RunnableConfig | None = None, **kwargs: Any
+    ) -> dict[str, Any]:
         """Run the rollouts; their records go to the `rollouts` channel."""
         if self.environments and not self.has_selector:
             raise EffectError(
@@ -131,7 +137,7 @@ class ParallelRollouts(Runnable[RolloutsState, dict[str, Any]]):
         thread = config.get("configurable", {}).get("thread_id") or uuid4().hex
         task = runtime.execution_info.task_id if runtime.execution_info else uuid4().hex
         inputs = self.agent.input_channels
-        accepted = set(self.agent.channels if inputs == "__start__" else inputs)
+        accepted = {"messages", *(self.channels if inputs == "__start__" else inputs)}
         return RolloutRequest(
             agent=self.agent,
             state={key: value for key, value in state.items() if key in accepted},
@@ -221,7 +227,9 @@ class EntropyCentroidSelector(Runnable[RolloutsState, dict[str, Any]]):
         """As `ainvoke`, from synchronous code."""
         return run_sync(self.ainvoke(input, config, **kwargs))
 
-    async def ainvoke(self, input: RolloutsState, config: RunnableConfig | None = None, **kwargs: Any) -> dict[str, Any]:
+    async def ainvoke(
+        self, input: RolloutsState, config: RunnableConfig | None = None, **kwargs: Any
+    ) -> dict[str, Any]:
         """Select and commit; the `rollouts` channel is emptied, the result goes to `selection`."""
         rollouts = [Rollout.from_dict(record) for record in input.get("rollouts") or ()]
         finished = [rollout for rollout in rollouts if rollout.status == "finished"]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from entcent_agents.entropy import FloatArray
 from entcent_agents.errors import ConfigurationError, LogprobsMalformedError
@@ -120,7 +120,7 @@ def _percentiles(scored: FloatArray, config: PhaseConfig) -> tuple[float, float]
     return float(high), float(low)
 
 
-def _phase_ends(low: np.ndarray[tuple[int], np.dtype[np.bool_]], consecutive: int) -> np.ndarray[tuple[int], np.dtype[np.intp]]:
+def _phase_ends(low: NDArray[np.bool_], consecutive: int) -> NDArray[np.intp]:
     """Positions where `consecutive` low tokens in a row begin, ascending."""
     if len(low) < consecutive:
         return np.empty(0, np.intp)

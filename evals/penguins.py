@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sqlite3
+import sys
 from contextlib import closing
 from pathlib import Path
 from typing import Final
@@ -32,3 +33,21 @@ def is_right(database: Path | str) -> bool:
         island in truth and isinstance(mean, int | float) and math.isclose(mean, truth[island], abs_tol=0.1)
         for island, mean in rows
     )
+
+
+def main(argv: list[str]) -> int:
+    """`task` prints the task; `check DATABASE` says whether what was stored is right, and exits with 0 either way."""
+    match argv:
+        case ["task"]:
+            sys.stdout.write(f"{TASK}\n")
+        case ["check", database]:
+            verdict = "right" if is_right(database) else "wrong (a small model errs; see docs/demo.md for how often)"
+            sys.stdout.write(f"checked against the data: what was committed is {verdict}\n")
+        case _:
+            sys.stderr.write("usage: python -m evals.penguins task | check DATABASE\n")
+            return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

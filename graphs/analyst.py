@@ -1,7 +1,8 @@
 """An agent that answers questions on a database or a folder of files and stores what it found.
 
-It looks around first, then thinks aloud and calls one tool a turn until it says FINISHED. `make_agent` is the agent
-alone; `make_graph` is the application that `langgraph dev` serves: the same agent as parallel rollouts.
+It looks around first, then thinks aloud and calls one tool a turn; an answer before anything is stored, or before
+what is stored was checked, is sent back. `make_agent` is the agent alone; `make_graph` is the application that
+`langgraph dev` serves: the same agent as parallel rollouts.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
 from langchain_core.messages.tool import tool_call
 from langchain_core.runnables import RunnableLambda
-from langgraph.graph import END, START, MessagesState, StateGraph
+from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.prebuilt import ToolNode
 
@@ -27,13 +28,17 @@ from tools.workspace import workspace_tools
 
 PROMPT: Final = """You are a careful data analyst. You work step by step with tools, one call in each turn.
 In every turn first write two or three sentences: what you know so far, and what you do next and why. Then call a tool.
-Look at the values you need before you store anything, and check afterwards what you stored.
-When all is stored and checked, write FINISHED and the answer."""
+Look at the values you need before you store anything, and check with another call what you stored.
+When everything is stored and checked, give the answer in plain words, without a call."""
 
-DONE: Final = "FINISHED"
-MAX_TURNS: Final = 6
+FIRST_WORDS: Final = (
+    "I know what is asked, but I have not seen the data yet, so I cannot tell what anything is called there. "
+    "Next I look at what there is, because what I write later has to use the names and values that really exist."
+)
+"""The turn that the agent puts into the model's mouth; models write on in the same manner."""
+MAX_TURNS: Final = 7
 """Most generations of one rollout."""
-_MAX_NUDGES: Final = 2
+_MAX_NUDGES: Final = 3
 _WRITES: Final = ("execute", "write_file")
 _TOOL_SETS: Final = {"database": sql_tools, "workspace": workspace_tools}
 _FIRST_LOOK: Final = {"database": "schema", "workspace": "list_files"}
@@ -58,7 +63,7 @@ def make_agent(model: BaseChatModel, environments: Collection[str]) -> CompiledS
     def look(state: MessagesState) -> dict[str, Any]:
         """Look around, as the first call of the conversation; the model is not asked."""
         calls = [tool_call(name=name, args={}, id=f"look_{name}") for name in looks]
-        return {"messages": [AIMessage("First I look at what there is.", tool_calls=calls)]}
+        return {"messages": [AIMessage(FIRST_WORDS, tool_calls=calls)]}
 
     async def think(state: MessagesState) -> dict[str, Any]:
         """One turn of the model."""
@@ -109,26 +114,23 @@ def _next(state: MessagesState) -> Literal["tools", "nudge", "__end__"]:
     said = state["messages"][-1]
     turns = sum(isinstance(message, AIMessage) for message in state["messages"]) - 1
     if isinstance(said, AIMessage) and said.tool_calls:
-        return "tools" if turns < MAX_TURNS else END
+        return "tools" if turns < MAX_TURNS else "__end__"
     nudges = sum(message.name == "nudge" for message in state["messages"])
     if turns >= MAX_TURNS or nudges >= _MAX_NUDGES or not _missing(state):
-        return END
+        return "__end__"
     return "nudge"
 
 
 def _missing(state: MessagesState) -> str:
-    """What the last turn lacks, in words for the model; empty where it lacks nothing."""
+    """What the conversation lacks for an answer, in words for the model; empty where it lacks nothing."""
     said = state["messages"][-1]
     if isinstance(said, AIMessage) and said.invalid_tool_calls:
         return f"The call could not be read: {said.invalid_tool_calls[0]['error']}. Write it again."
-    wrote = any(
-        call["name"] in _WRITES
-        for message in state["messages"]
-        if isinstance(message, AIMessage)
-        for call in message.tool_calls
-    )
-    if DONE not in str(said.text):
-        return f"You called no tool. Call the next one, or write {DONE} and the answer if all is stored and checked."
-    if not wrote and not any(message.name == "nudge" for message in state["messages"]):
-        return f"Nothing is stored yet. If the task asks for it, store it now; else write {DONE} and the answer again."
+    calls = [
+        call["name"] for message in state["messages"] if isinstance(message, AIMessage) for call in message.tool_calls
+    ]
+    if not any(name in _WRITES for name in calls):
+        return "Nothing is stored yet. Write in two sentences what has to be stored and how, then call the tool for it."
+    if calls[-1] in _WRITES:
+        return "Check with a call what you stored: is it all that the task asks for? If not, mend it; if so, answer."
     return ""

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
 from entcent_agents.centroid import centroid_from_starts, centroid_moment, centroid_raw, entropy_centroid
 from entcent_agents.entropy import token_distribution, token_entropy
 from entcent_agents.errors import ConfigurationError, LogprobsMalformedError
 from entcent_agents.phases import PhaseConfig, high_entropy_phases
-from hypothesis import given
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
 
 DATA = Path(__file__).parent / "data"
 GOLDEN_PHASES = [json.loads(line) for line in (DATA / "phases.jsonl").read_text().splitlines()]
@@ -139,7 +140,11 @@ def test_fixed_thresholds_replace_the_percentiles():
 
 @pytest.mark.parametrize(
     ("settings", "said"),
-    [({"top_percent": 30, "bottom_percent": 80}, "overlap"), ({"top_percent": -1}, "percentage"), ({"consecutive_low": 0}, "at least 1")],
+    [
+        ({"top_percent": 30, "bottom_percent": 80}, "overlap"),
+        ({"top_percent": -1}, "percentage"),
+        ({"consecutive_low": 0}, "at least 1"),
+    ],
 )
 def test_a_configuration_that_cannot_work_is_refused(settings, said):
     with pytest.raises(ConfigurationError, match=said):

@@ -8,13 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from entcent_agents.effects import READ, WRITE
-from entcent_agents.environments import DirectoryEnvironment, SqliteEnvironment
-from entcent_agents.errors import ConfigurationError, EffectError, LogprobsMissingError, RolloutsFailedError
-from entcent_agents.nodes import EntropyCentroidSelector, ParallelRollouts, RolloutsState
-from entcent_agents.prebuilt import entropy_centroid_graph
-from entcent_agents.selection import First, LowestCentroid
-from entcent_agents.testing import ScriptedChat, ScriptedTurn
 from langchain.agents import create_agent
 from langchain_core.messages import HumanMessage
 from langchain_core.tools import tool
@@ -22,6 +15,14 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.prebuilt import ToolNode, ToolRuntime
 from langgraph.store.memory import InMemoryStore
+
+from entcent_agents.effects import READ, WRITE
+from entcent_agents.environments import DirectoryEnvironment, SqliteEnvironment
+from entcent_agents.errors import ConfigurationError, EffectError, LogprobsMissingError, RolloutsFailedError
+from entcent_agents.nodes import EntropyCentroidSelector, ParallelRollouts, RolloutsState
+from entcent_agents.prebuilt import entropy_centroid_graph
+from entcent_agents.selection import First, LowestCentroid
+from entcent_agents.testing import ScriptedChat, ScriptedTurn
 from tools.sql import sql_tools
 from tools.workspace import workspace_tools
 
@@ -131,9 +132,7 @@ async def test_a_bare_selector_commits_the_messages():
 
 async def test_while_it_streams_nothing_of_a_loser_appears():
     saver, store = InMemorySaver(), InMemoryStore()
-    scripts = [
-        turns(i, ("look", {"x": i}), ("remember", {"note": f"secret{i}"}), early=i == BEST) for i in range(4)
-    ]
+    scripts = [turns(i, ("look", {"x": i}), ("remember", {"note": f"secret{i}"}), early=i == BEST) for i in range(4)]
     agent = create_agent(ScriptedChat(scripts=scripts), [look, remember])
     graph = entropy_centroid_graph(
         agent, n=4, effects={"look": READ, "remember": READ}, checkpointer=saver, store=store
@@ -167,9 +166,7 @@ async def test_events_of_losers_reach_no_event_stream():
 
 async def test_no_thread_of_a_rollout_is_left_behind():
     saver = InMemorySaver()
-    await entropy_centroid_graph(
-        looking_agent(), n=4, effects={"look": READ}, rollout_checkpointer=saver
-    ).ainvoke(ASK)
+    await entropy_centroid_graph(looking_agent(), n=4, effects={"look": READ}, rollout_checkpointer=saver).ainvoke(ASK)
     assert [checkpoint async for checkpoint in saver.alist(None)] == []
 
 
@@ -313,7 +310,7 @@ async def test_without_log_probabilities_there_is_an_error_or_the_declared_fallb
         await entropy_centroid_graph(agent, n=3).ainvoke(ASK)
     state = await entropy_centroid_graph(agent, n=3, on_unscorable="fallback").ainvoke(ASK)
     assert state["selection"]["selector"] == "first"
-    assert [abstained["selector"] for abstained in state["selection"]["abstained"]][0] == "lowest centroid"
+    assert state["selection"]["abstained"][0]["selector"] == "lowest centroid"
 
 
 async def test_at_most_max_concurrency_rollouts_run_at_once():
@@ -367,7 +364,7 @@ async def test_history_stays_and_the_next_request_goes_on_from_it():
 
 
 async def test_tools_that_write_through_the_current_environment_see_their_own_fork_only(database: Path):
-    statements = [[f"INSERT INTO t VALUES ({i})", f"INSERT INTO t SELECT count(*) * 100 FROM t"] for i in range(4)]
+    statements = [[f"INSERT INTO t VALUES ({i})", "INSERT INTO t SELECT count(*) * 100 FROM t"] for i in range(4)]
     graph = entropy_centroid_graph(sqlite_agent(statements), n=4, environments=[SqliteEnvironment(database)])
     await graph.ainvoke(ASK)
     assert rows(database) == [BEST, 100]
@@ -385,8 +382,6 @@ def test_a_tool_node_of_ones_own_works_as_well(database: Path):
     builder.add_edge(START, "think")
     builder.add_conditional_edges("think", lambda state: "tools" if state["messages"][-1].tool_calls else END)
     builder.add_edge("tools", "think")
-    graph = entropy_centroid_graph(
-        builder.compile(), n=2, environments=[SqliteEnvironment(database)], selector=First()
-    )
+    graph = entropy_centroid_graph(builder.compile(), n=2, environments=[SqliteEnvironment(database)], selector=First())
     graph.invoke(ASK)
     assert rows(database) == [0]

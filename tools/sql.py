@@ -56,7 +56,7 @@ def query(sql: str) -> str:
 
 
 def execute(sql: str) -> str:
-    """Change the database with one statement (INSERT, UPDATE, DELETE, CREATE …; SQLite dialect).
+    """Change the database with one statement (CREATE TABLE … AS SELECT …, INSERT, UPDATE, DELETE; SQLite dialect).
 
     Args:
         sql: One statement.

@@ -119,7 +119,7 @@ def _table(result: RunResult) -> Table:
 
 
 def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.4f}"
+    return "-" if value is None else f"{value:.4f}"
 
 
 def _reason(selection: dict[str, Any]) -> Text:

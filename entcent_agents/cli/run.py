@@ -93,9 +93,7 @@ async def _stream(graph: Any, settings: RunSettings, view: RolloutView) -> RunRe
     started = time.perf_counter()
     rollouts: list[Rollout] = []
     update: dict[str, Any] = {}
-    async for mode, event in graph.astream(
-        {"messages": [("user", settings.task)]}, stream_mode=["custom", "updates"]
-    ):
+    async for mode, event in graph.astream({"messages": [("user", settings.task)]}, stream_mode=["custom", "updates"]):
         if mode == "custom":
             view.show(event)
         elif "rollouts" in event:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import NamedTuple
 from urllib.parse import urlsplit
@@ -43,7 +43,7 @@ def address_of(model: str) -> Served | None:
 
 
 @asynccontextmanager
-async def serve(model: str, n: int) -> AsyncIterator[Served]:
+async def serve(model: str, n: int) -> AsyncGenerator[Served]:
     """Have the model answer while the block runs.
 
     Args:

@@ -61,7 +61,8 @@ class RolloutView:
             self.say("first token")
         if event["state"] in _STYLES and event["state"] != before.get("state"):
             detail = f" {event['tool']}" if event["tool"] else ""
-            self.say(f"rollout {event['rollout']}: {event['state']}{detail} (turn {event['turns']}, {event['tokens']} tokens)")
+            where = f"(turn {event['turns']}, {event['tokens']} tokens)"
+            self.say(f"rollout {event['rollout']}: {event['state']}{detail} {where}")
 
     def _seconds(self) -> float:
         return time.perf_counter() - self._started

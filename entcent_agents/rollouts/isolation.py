@@ -7,9 +7,9 @@ handlers, the `tap_output_aiter` method of streaming handlers, the `__pregel_` a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from langchain_core.callbacks import BaseCallbackHandler, BaseCallbackManager, UsageMetadataCallbackHandler
 from langchain_core.runnables import RunnableConfig
@@ -56,7 +56,7 @@ def isolated_config(
 
 
 @contextmanager
-def no_ambient_config() -> Iterator[None]:
+def no_ambient_config() -> Generator[None]:
     """Forget the configuration that LangChain hands down through a context variable."""
     token = var_child_runnable_config.set(None)
     try:
@@ -67,11 +67,9 @@ def no_ambient_config() -> Iterator[None]:
 
 def tools_of(agent: Graph) -> dict[str, BaseTool]:
     """The tools that the agent's tool nodes run, those of its subgraphs included, by name."""
-    graphs = [agent, *(graph for _, graph in agent.get_subgraphs(recurse=True))]
-    nodes = [node.bound for graph in graphs for node in graph.nodes.values()]
-    return {
-        name: tool for node in nodes if isinstance(node, ToolNode) for name, tool in node.tools_by_name.items()
-    }
+    graphs = [agent, *dict(cast("Iterable[tuple[str, Graph]]", agent.get_subgraphs(recurse=True))).values()]
+    nodes: list[Any] = [node.bound for graph in graphs for node in graph.nodes.values()]
+    return {name: tool for node in nodes if isinstance(node, ToolNode) for name, tool in node.tools_by_name.items()}
 
 
 def _forwarded(callbacks: Any, handlers: list[BaseCallbackHandler]) -> Any:

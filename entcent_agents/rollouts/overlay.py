@@ -55,7 +55,7 @@ class OverlayStore(BaseStore):
         if isinstance(op, GetOp):
             return await self._get(op)
         if isinstance(op, PutOp):
-            self._written[op.namespace, op.key] = op.value
+            self._written[op.namespace, op.key] = None if op.value is None else dict(op.value)
             return (await self._own.abatch([op]))[0]
         if isinstance(op, SearchOp):
             return await self._search(op)

@@ -117,9 +117,7 @@ async def _attempt(
         await to_the_end(asyncio.to_thread(_fork_into, attempt.forks, environment))
     store = OverlayStore(request.store) if request.store else None
     graph = isolated_graph(request.agent, request.saver, store)
-    config = isolated_config(
-        request.config, request.thread_id(index), request.recursion_limit, [recorder, reporter]
-    )
+    config = isolated_config(request.config, request.thread_id(index), request.recursion_limit, [recorder, reporter])
     listening = token_listener.set(reporter.on_tokens)
     try:
         with no_ambient_config(), use_environments(attempt.forks):
@@ -134,9 +132,7 @@ async def _attempt(
     for fork in attempt.forks.values():
         attempt.changes += await asyncio.to_thread(fork.diff)
     outputs = {key: value for key, value in snapshot.values.items() if key in _output_channels(graph)}
-    attempt.output = pack(
-        {"state": state_difference(request.state, outputs), "store": store.writes if store else []}
-    )
+    attempt.output = pack({"state": state_difference(request.state, outputs), "store": store.writes if store else []})
     attempt.status = "finished"
 
 

@@ -1,0 +1,41 @@
+# Two commands do everything on a fresh machine with Python 3.11+, pip, make and git:
+#   make demo    environment, dependencies, model, the main job
+#   make test    environment, dependencies, tests
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+MODEL ?= qwen2.5-coder-1.5b
+DEMO = build/demo
+SEED ?= 7
+
+.PHONY: demo test check bench clean
+
+demo: $(VENV)/.local
+	$(BIN)/entcent models pull $(MODEL)
+	$(BIN)/python -m tools.penguins $(DEMO)/penguins.db
+	$(BIN)/entcent run "$$($(BIN)/python -m evals.penguins task)" --db $(DEMO)/penguins.db --model $(MODEL) -n 4 --seed $(SEED)
+	$(BIN)/python -m evals.penguins check $(DEMO)/penguins.db
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.dev
+	VENV=$(VENV) scripts/check
+
+bench: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.demo_selection
+
+clean:
+	rm -rf $(VENV) build dist
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+
+$(VENV)/.local: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --editable '.[local]'
+	touch $@
+
+$(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --editable '.[local,dev]'
+	touch $@ $(VENV)/.local
