@@ -163,23 +163,30 @@ def main(
     seeds: Annotated[int, typer.Option(help="How many requests.")] = 20,
     n: Annotated[int, typer.Option("-n", help="Rollouts of each.")] = 4,
     model: Annotated[str, typer.Option(help="A model of the store.")] = "qwen2.5-coder-1.5b",
+    at_once: Annotated[int, typer.Option(help="Requests at the same time.")] = 2,
     results: Annotated[Path, typer.Option(help="Where results are kept.")] = Path("build/demo-selection.jsonl"),
 ) -> None:
     """Run the seeds that are not there yet, then report on all."""
     results.parent.mkdir(parents=True, exist_ok=True)
     done = [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
     console = Console(width=110)
+    room = asyncio.Semaphore(at_once)
 
     async def missing() -> None:
-        async with open_embedded(model, slots=n) as server:
-            chat = ChatLogprobs(model=server.model, base_url=server.base_url, tool_calling="text", max_tokens=400)
-            for seed in sorted(set(range(seeds)) - {result["seed"] for result in done}):
-                result = await one_request(chat, seed, n)
+        async with open_embedded(model, slots=n * at_once, context_tokens=3072) as server:
+            chat = ChatLogprobs(model=server.model, base_url=server.base_url, tool_calling="text", max_tokens=250)
+
+            async def one(seed: int) -> None:
+                async with room:
+                    result = await one_request(chat, seed, n)
                 done.append(result)
                 with results.open("a") as file:
                     file.write(json.dumps(result) + "\n")
                 marks = "".join("+" if row["right"] else "-" for row in result["rollouts"])
                 console.print(f"seed {seed}: [{marks}] {result['decided_by']}, {result['seconds']:.0f} s", markup=False)
+
+            todo = sorted(set(range(seeds)) - {result["seed"] for result in done})
+            await asyncio.gather(*(one(seed) for seed in todo))
 
     asyncio.run(missing())
     report(sorted(done, key=lambda result: result["seed"])[:seeds], console)

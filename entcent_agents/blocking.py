@@ -7,47 +7,61 @@ second call; one long-lived loop does not.
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import threading
 from collections.abc import Coroutine
-from functools import cache
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 T = TypeVar("T")
+
+CLEAN_UP_SECONDS: Final = 10.0
+"""How long an interrupted call waits at most for what it cancelled."""
+
+_THREAD: Final = "entcent-event-loop"
 
 
 def run_sync(coroutine: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine to its end from synchronous code, with the caller's context variables.
 
     An interrupt (Ctrl-C) cancels the coroutine, waits for its clean-up and is raised again.
+
+    Raises:
+        RuntimeError: On a call from inside the background loop, which would wait for itself.
     """
-    loop = _background_loop()
     if threading.current_thread().name == _THREAD:
+        coroutine.close()
         raise RuntimeError("a synchronous call from inside the library's own event loop: call the async form instead")
-    future = asyncio.run_coroutine_threadsafe(_settled(coroutine), loop)
+    loop = _background.loop()
+    ended: concurrent.futures.Future[asyncio.Task[T]] = concurrent.futures.Future()
+    tasks: list[asyncio.Task[T]] = []
+
+    def start() -> None:  # runs in a copy of the caller's context, which the task inherits
+        tasks.append(loop.create_task(coroutine))
+        tasks[0].add_done_callback(ended.set_result)
+
+    loop.call_soon_threadsafe(start)
     try:
-        return future.result()
+        task = ended.result()
     except BaseException:
-        if not future.done():
-            future.cancel()
-            threading.Event().wait(0)  # let the loop thread take the cancellation
-            _drain(loop)
+        loop.call_soon_threadsafe(lambda: tasks[0].cancel())
+        concurrent.futures.wait([ended], CLEAN_UP_SECONDS)
         raise
+    return task.result()
 
 
-_THREAD = "entcent-event-loop"
+class _Background:
+    """The loop and its thread, started at first use."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def loop(self) -> asyncio.AbstractEventLoop:
+        with self._lock:
+            if self._loop is None:
+                self._loop = asyncio.new_event_loop()
+                threading.Thread(target=self._loop.run_forever, name=_THREAD, daemon=True).start()
+            return self._loop
 
 
-async def _settled(coroutine: Coroutine[Any, Any, T]) -> T:
-    return await coroutine
-
-
-def _drain(loop: asyncio.AbstractEventLoop) -> None:
-    """Wait, for a second at most, until cancelled tasks have cleaned up."""
-    asyncio.run_coroutine_threadsafe(asyncio.sleep(0.05), loop).result(1.0)
-
-
-@cache
-def _background_loop() -> asyncio.AbstractEventLoop:
-    loop = asyncio.new_event_loop()
-    threading.Thread(target=loop.run_forever, name=_THREAD, daemon=True).start()
-    return loop
+_background = _Background()

@@ -49,17 +49,18 @@ def effects_of(
         EffectError: On a declaration for a tool that is not there or that is no effect, a tool that would touch the
             real world, or one whose environment is missing; the message says how to declare it.
     """
-    for name, effect in declared.items():
+    for name in declared:
         if tools and name not in tools:
             raise EffectError(f"effects name a tool {name!r} that the agent does not have; it has {', '.join(tools)}")
-        if effect not in Effect.__members__:
-            raise EffectError(f"effects[{name!r}] is {effect!r}; it must be READ, WRITE or EXTERNAL")
     return {name: _runnable(tool, declared.get(name), environments) for name, tool in tools.items()}
 
 
 def _runnable(tool: Tool, declared: Effect | str | None, environments: Collection[str]) -> Effect:
     metadata = tool.metadata or {}
-    effect = Effect(declared or metadata.get("effect", EXTERNAL))
+    said = declared or metadata.get("effect", EXTERNAL)
+    if said not in Effect.__members__:
+        raise EffectError(f"tool {tool.name!r} declares the effect {said!r}; it must be READ, WRITE or EXTERNAL")
+    effect = Effect(said)
     needs = metadata.get("environment")
     if needs is not None and needs not in environments:
         raise EffectError(

@@ -100,13 +100,17 @@ class TokenLogprobs:
             raise LogprobsMalformedError(
                 f"token log-probabilities of version {record.get('version')!r}; this release reads {RECORD_VERSION}"
             )
-        columns = {name: _decode(record[name], "<f4").astype(np.float32) for name in _COLUMNS}
-        text = base64.b64decode(record["text"]) if "text" in record else b""
-        if "offsets" in record:
-            offsets = _decode(record["offsets"], "<i4").astype(np.int32)
-        else:
-            offsets = np.zeros(len(columns["entropy"]) + 1, np.int32)
-        return cls(text=text, offsets=offsets, top_k=int(record["top_k"]), **columns)
+        try:
+            columns = {name: _decode(record[name], "<f4").astype(np.float32) for name in _COLUMNS}
+            text = base64.b64decode(record["text"]) if "text" in record else b""
+            if "offsets" in record:
+                offsets = _decode(record["offsets"], "<i4").astype(np.int32)
+            else:
+                offsets = np.zeros(len(columns["entropy"]) + 1, np.int32)
+            top_k = int(record["top_k"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise LogprobsMalformedError(f"token log-probabilities that cannot be read: {error!r}") from error
+        return cls(text=text, offsets=offsets, top_k=top_k, **columns)
 
 
 def token_offsets(tokens: list[bytes]) -> NDArray[np.int32]:

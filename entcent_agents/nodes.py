@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, Final, Literal, TypedDict, cast
 from uuid import uuid4
 
@@ -240,9 +240,13 @@ class EntropyCentroidSelector(Runnable[RolloutsState, dict[str, Any]]):
             winner = next(rollout for rollout in finished if rollout.index == selection.winner)
             output = unpack(winner.output or "")
             changes = await to_the_end(self._commit(winner, output["store"]))
-        finally:
+        except BaseException:
             if self.rollouts is not None:
                 await to_the_end(self.rollouts.forget(rollouts))
+            raise
+        if self.rollouts is not None:
+            losers = [rollout for rollout in rollouts if rollout is not winner]
+            await to_the_end(self.rollouts.forget([*losers, replace(winner, forks={})]))
         return {**output["state"], "rollouts": [], "selection": {**selection.to_dict(), "changes": changes}}
 
     def _select(self, finished: Sequence[Rollout]) -> Selection:

@@ -95,7 +95,7 @@ def rank(
         value: A number to compare, or in words why the rollout has none.
         what: What the number is, for the reason.
     """
-    values = [value(rollout) for rollout in rollouts]
+    values = [_finite(value(rollout)) for rollout in rollouts]
     order = sorted(
         (i for i, found in enumerate(values) if not isinstance(found, str)),
         key=lambda i: (values[i], _mean_entropy_or_inf(rollouts[i]), i),
@@ -109,7 +109,10 @@ def rank(
     )
     if not order:
         return Selection(
-            winner=None, selector=name, reason=candidates[0].reason if candidates else "no rollouts", candidates=candidates
+            winner=None,
+            selector=name,
+            reason=candidates[0].reason if candidates else "no rollouts",
+            candidates=candidates,
         )
     best = order[0]
     return Selection(
@@ -154,8 +157,9 @@ class LowestCentroid:
             why = f"{len(valid)} of {len(rollouts)} rollouts are within its validity, {needed} are needed"
             missing = next((candidate.reason for candidate in selection.candidates if not candidate.rank), "")
             return replace(selection, winner=None, tied=(), reason=f"{why} ({missing})")
-        if len({rollout.trajectory.top_k for rollout in rollouts if rollout.index in valid}) > 1:
-            return replace(selection, winner=None, tied=(), reason="rollouts differ in top-k: they do not compare")
+        found = {rollout.trajectory.top_k for rollout in rollouts if rollout.index in valid}
+        if (len(found) > 1 or 0 in found) and self.min_scored_tokens:
+            return replace(selection, winner=None, tied=(), reason="turns differ in top-k: they do not compare")
         return selection
 
     def _value(self, rollout: Rollout) -> Value:
@@ -203,7 +207,7 @@ class Vote:
     Abstains where no two rollouts came to the same outcome: a vote without agreement elects the first, not the best.
 
     Attributes:
-        entropy_weighted: Weight a vote by exp(−mean entropy) instead of 1; rollouts below the coverage floor
+        entropy_weighted: Weight a vote by exp(-mean entropy) instead of 1; rollouts below the coverage floor
             then have no vote.
         min_coverage: That floor: scored over generated tokens, in [0, 1].
     """
@@ -241,7 +245,8 @@ class Vote:
         winner = next(rollout for rollout in rollouts if rollout.index == selection.winner)
         key = winner.vote_key or ""
         return replace(
-            selection, reason=f"{voters[key]} of {len(rollouts)} rollouts came to this outcome (weight {votes[key]:.3g})"
+            selection,
+            reason=f"{voters[key]} of {len(rollouts)} rollouts came to this outcome (weight {votes[key]:.3g})",
         )
 
     def _weight(self, rollout: Rollout) -> Value:
@@ -292,9 +297,11 @@ class Chain:
         selection = Selection(winner=None, selector=self.name, reason="the chain is empty")
         for selector in self.selectors:
             selection = selector.select(rollouts)
+            abstained += selection.abstained  # of a chain in the chain
             if selection.winner is not None:
                 break
-            abstained.append((selection.selector, selection.reason))
+            if not selection.abstained:
+                abstained.append((selection.selector, selection.reason))
         return replace(selection, abstained=tuple(abstained))
 
 
@@ -315,6 +322,10 @@ def require_scorable(rollouts: Sequence[Rollout]) -> None:
             "(ChatLogprobs always does; ChatOpenAI needs logprobs=True, top_logprobs=10), use a server that gives "
             "them, or pass on_unscorable='fallback' to select without"
         )
+
+
+def _finite(value: Value) -> Value:
+    return value if isinstance(value, str) or math.isfinite(value) else f"its value is {value}"
 
 
 def _covered_mean_entropy(rollout: Rollout, floor: float) -> Value:

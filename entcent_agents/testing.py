@@ -18,7 +18,7 @@ from langchain_core.runnables import Runnable
 from pydantic import ConfigDict, Field
 
 from entcent_agents.blocking import run_sync
-from entcent_agents.capture.recorder import LogprobsGeneration
+from entcent_agents.capture.recorder import LogprobsGeneration, LogprobsGenerationChunk
 from entcent_agents.logprobs import TokenLogprobs, token_offsets
 
 
@@ -86,14 +86,15 @@ class ScriptedChat(BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
-        message = (await self._play(messages, run_manager)).generations[0].message
-        chunk = ChatGenerationChunk(message=AIMessageChunk(**message.model_dump(exclude={"type"})))
-        if run_manager:
-            await run_manager.on_llm_new_token(str(message.text), chunk=chunk)
-        yield chunk
+        played = (await self._play(messages, run_manager)).generations[0]
+        yield LogprobsGenerationChunk(
+            message=AIMessageChunk(**played.message.model_dump(exclude={"type"})),
+            token_logprobs=getattr(played, "token_logprobs", None),
+        )
 
     async def _play(self, messages: Sequence[BaseMessage], run_manager: Any) -> ChatResult:
-        thread = str((run_manager.metadata if run_manager else {}).get("thread_id", ""))
+        metadata: dict[str, Any] = run_manager.metadata if run_manager else {}
+        thread = str(metadata.get("thread_id", ""))
         index = int(thread.rpartition(":")[2]) if thread.rpartition(":")[2].isdigit() else 0
         said = sum(isinstance(message, AIMessage) for message in messages)
         script = self.scripts[index % len(self.scripts)]

@@ -1,8 +1,8 @@
 """An agent that answers questions on a database or a folder of files and stores what it found.
 
-It looks around first, then thinks aloud and calls one tool a turn; an answer before anything is stored, or before
-what is stored was checked, is sent back. `make_agent` is the agent alone; `make_graph` is the application that
-`langgraph dev` serves: the same agent as parallel rollouts.
+It looks around, writes a plan, then thinks aloud and calls one tool a turn; an answer before anything is stored, or
+before what is stored was checked, is sent back once. `make_agent` is the agent alone; `make_graph` is the application
+that `langgraph dev` serves: the same agent as parallel rollouts.
 """
 
 from __future__ import annotations
@@ -26,19 +26,20 @@ from entcent_agents.prebuilt import entropy_centroid_graph
 from tools.sql import sql_tools
 from tools.workspace import workspace_tools
 
-PROMPT: Final = """You are a careful data analyst. You work step by step with tools, one call in each turn.
-In every turn first write two or three sentences: what you know so far, and what you do next and why. Then call a tool.
-Look at the values you need before you store anything, and check with another call what you stored.
-When everything is stored and checked, give the answer in plain words, without a call."""
+PROMPT: Final = """\
+You are a careful data analyst who works step by step with tools, one call in each turn.
+Before every call write one or two sentences: what you know now, and what you do next and why.
+Look at the values first, with every condition that the task names. To store a result in a new table, use one
+statement: CREATE TABLE name AS SELECT ... Then read what you stored, and answer in one sentence, without a call."""
 
-FIRST_WORDS: Final = (
-    "I know what is asked, but I have not seen the data yet, so I cannot tell what anything is called there. "
-    "Next I look at what there is, because what I write later has to use the names and values that really exist."
-)
-"""The turn that the agent puts into the model's mouth; models write on in the same manner."""
+PLAN: Final = "Write a plan of three short steps, and then make the first call."
+STORE: Final = "Nothing is stored yet. Say what has to be stored, and then write the JSON block that stores it."
+CHECK: Final = "Now write the JSON block of a call that reads what you stored, to check it."
+"""What the agent says between the turns, each once."""
+
 MAX_TURNS: Final = 7
 """Most generations of one rollout."""
-_MAX_NUDGES: Final = 3
+_LOOK: Final = "look_"
 _WRITES: Final = ("execute", "write_file")
 _TOOL_SETS: Final = {"database": sql_tools, "workspace": workspace_tools}
 _FIRST_LOOK: Final = {"database": "schema", "workspace": "list_files"}
@@ -62,8 +63,8 @@ def make_agent(model: BaseChatModel, environments: Collection[str]) -> CompiledS
 
     def look(state: MessagesState) -> dict[str, Any]:
         """Look around, as the first call of the conversation; the model is not asked."""
-        calls = [tool_call(name=name, args={}, id=f"look_{name}") for name in looks]
-        return {"messages": [AIMessage(FIRST_WORDS, tool_calls=calls)]}
+        calls = [tool_call(name=name, args={}, id=f"{_LOOK}{name}") for name in looks]
+        return {"messages": [AIMessage("First I look at what there is.", tool_calls=calls)]}
 
     async def think(state: MessagesState) -> dict[str, Any]:
         """One turn of the model."""
@@ -73,20 +74,20 @@ def make_agent(model: BaseChatModel, environments: Collection[str]) -> CompiledS
         """As `think`, from synchronous code."""
         return {"messages": [bound.invoke([SystemMessage(PROMPT), *state["messages"]])]}
 
-    def nudge(state: MessagesState) -> dict[str, Any]:
-        """Say what is missing."""
-        return {"messages": [HumanMessage(_missing(state), name="nudge")]}
+    def guide(state: MessagesState) -> dict[str, Any]:
+        """Say what comes next."""
+        return {"messages": [HumanMessage(_guidance(state), name="guide")]}
 
     builder = StateGraph(MessagesState)
     builder.add_node("look", look)
     builder.add_node("think", RunnableLambda(think_sync, think))
     builder.add_node("tools", ToolNode(tools))
-    builder.add_node("nudge", nudge)
+    builder.add_node("guide", guide)
     builder.add_edge(START, "look")
     builder.add_edge("look", "tools")
-    builder.add_edge("tools", "think")
-    builder.add_conditional_edges("think", _next)
-    builder.add_edge("nudge", "think")
+    builder.add_conditional_edges("tools", _after_tools)
+    builder.add_conditional_edges("think", _after_thinking)
+    builder.add_edge("guide", "think")
     return builder.compile(name="analyst")
 
 
@@ -109,28 +110,40 @@ def make_graph() -> CompiledStateGraph[Any, Any, Any, Any]:
     )
 
 
-def _next(state: MessagesState) -> Literal["tools", "nudge", "__end__"]:
-    """Where to go after a turn: the tools it called, a nudge where something is missing, or the end."""
-    said = state["messages"][-1]
-    turns = sum(isinstance(message, AIMessage) for message in state["messages"]) - 1
-    if isinstance(said, AIMessage) and said.tool_calls:
-        return "tools" if turns < MAX_TURNS else "__end__"
-    nudges = sum(message.name == "nudge" for message in state["messages"])
-    if turns >= MAX_TURNS or nudges >= _MAX_NUDGES or not _missing(state):
+def _after_tools(state: MessagesState) -> Literal["guide", "think"]:
+    """After the first look the plan is asked for; otherwise the model goes on."""
+    return "think" if _said(state) else "guide"
+
+
+def _after_thinking(state: MessagesState) -> Literal["tools", "guide", "__end__"]:
+    """The tools that the turn called, guidance where something is missing, or the end."""
+    last = state["messages"][-1]
+    if sum(isinstance(message, AIMessage) for message in state["messages"]) > MAX_TURNS:
         return "__end__"
-    return "nudge"
+    if isinstance(last, AIMessage) and last.tool_calls:
+        return "tools"
+    return "guide" if _guidance(state) else "__end__"
 
 
-def _missing(state: MessagesState) -> str:
-    """What the conversation lacks for an answer, in words for the model; empty where it lacks nothing."""
-    said = state["messages"][-1]
-    if isinstance(said, AIMessage) and said.invalid_tool_calls:
-        return f"The call could not be read: {said.invalid_tool_calls[0]['error']}. Write it again."
-    calls = [
-        call["name"] for message in state["messages"] if isinstance(message, AIMessage) for call in message.tool_calls
+def _guidance(state: MessagesState) -> str:
+    """What comes next, in words for the model; empty where an answer may stand."""
+    said, last = _said(state), state["messages"][-1]
+    if not said:
+        return PLAN
+    if isinstance(last, AIMessage) and last.invalid_tool_calls:
+        return f"The call could not be read: {last.invalid_tool_calls[0]['error']}. Write it again."
+    own = [
+        call["name"] in _WRITES
+        for message in state["messages"]
+        if isinstance(message, AIMessage)
+        for call in message.tool_calls
+        if not str(call["id"]).startswith(_LOOK)
     ]
-    if not any(name in _WRITES for name in calls):
-        return "Nothing is stored yet. Write in two sentences what has to be stored and how, then call the tool for it."
-    if calls[-1] in _WRITES:
-        return "Check with a call what you stored: is it all that the task asks for? If not, mend it; if so, answer."
-    return ""
+    if not any(own):
+        return "" if STORE in said else STORE
+    return CHECK if own[-1] and CHECK not in said else ""
+
+
+def _said(state: MessagesState) -> list[str]:
+    """The guidance given so far."""
+    return [str(message.text) for message in state["messages"] if message.name == "guide"]

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import operator
 import sqlite3
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import pytest
 from langchain.agents import create_agent
-from langchain_core.messages import HumanMessage
+from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.tools import tool
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import END, START, MessagesState, StateGraph
@@ -21,7 +23,7 @@ from entcent_agents.environments import DirectoryEnvironment, SqliteEnvironment
 from entcent_agents.errors import ConfigurationError, EffectError, LogprobsMissingError, RolloutsFailedError
 from entcent_agents.nodes import EntropyCentroidSelector, ParallelRollouts, RolloutsState
 from entcent_agents.prebuilt import entropy_centroid_graph
-from entcent_agents.selection import First, LowestCentroid
+from entcent_agents.selection import First, LowestCentroid, LowestMeanEntropy
 from entcent_agents.testing import ScriptedChat, ScriptedTurn
 from tools.sql import sql_tools
 from tools.workspace import workspace_tools
@@ -385,3 +387,59 @@ def test_a_tool_node_of_ones_own_works_as_well(database: Path):
     graph = entropy_centroid_graph(builder.compile(), n=2, environments=[SqliteEnvironment(database)], selector=First())
     graph.invoke(ASK)
     assert rows(database) == [0]
+
+
+async def test_a_reducer_is_not_applied_twice():
+    class Counting(MessagesState):
+        log: Annotated[list[str], operator.add]
+        total: Annotated[int, operator.add]
+
+    async def think(state: Counting) -> dict:
+        message = await ScriptedChat(scripts=[[ScriptedTurn(text="hi", entropy=[0.1])]]).ainvoke(state["messages"])
+        return {"messages": [message], "log": ["new"], "total": 5}
+
+    builder = StateGraph(Counting)
+    builder.add_node("think", think)
+    builder.add_edge(START, "think")
+    plain = builder.compile()
+    asked = {**ASK, "log": ["old"], "total": 1}
+    alone = await plain.ainvoke(asked)
+    ours = await entropy_centroid_graph(plain, n=2).ainvoke(asked)
+    assert (ours["log"], ours["total"]) == (alone["log"], alone["total"]) == (["old", "new"], 6)
+
+
+async def test_a_message_that_a_node_rebuilds_keeps_its_log_probabilities():
+    model = ScriptedChat(scripts=[[ScriptedTurn(text="hi there", entropy=[0.1, 0.2])]])
+
+    async def think(state: MessagesState) -> dict:
+        said = await model.ainvoke(state["messages"])
+        return {"messages": [AIMessage(content=said.content)]}
+
+    builder = StateGraph(MessagesState)
+    builder.add_node("think", think)
+    builder.add_edge(START, "think")
+    graph = entropy_centroid_graph(builder.compile(), n=2, selector=LowestMeanEntropy())
+    state = await graph.ainvoke(ASK)
+    assert state["selection"]["candidates"][0]["value"] == pytest.approx(0.15)
+
+
+@pytest.mark.parametrize("winner", range(3))
+async def test_nothing_stays_beside_the_database_whoever_wins(database: Path, winner: int):
+    class Chosen:
+        name = "chosen"
+
+        def select(self, rollouts):
+            return First().select([rollouts[winner]])
+
+    agent = sqlite_agent([[f"INSERT INTO t VALUES ({i})"] for i in range(3)])
+    graph = entropy_centroid_graph(agent, n=3, environments=[SqliteEnvironment(database)], selector=Chosen())
+    await graph.ainvoke(ASK)
+    assert rows(database) == [winner]
+    assert [path.name for path in database.parent.iterdir()] == ["world.db"]
+
+
+def test_an_effect_in_metadata_that_is_none_is_refused_by_name():
+    labelled = look.model_copy(update={"metadata": {"effect": "read"}})
+    agent = create_agent(ScriptedChat(scripts=[]), [labelled])
+    with pytest.raises(EffectError, match="'look' declares the effect 'read'; it must be READ"):
+        entropy_centroid_graph(agent)

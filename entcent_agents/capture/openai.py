@@ -6,7 +6,7 @@ vLLM, llama.cpp, SGLang, DeepSeek and most gateways speak it too.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
@@ -27,7 +27,7 @@ class LogprobEntry(msgspec.Struct):
 
     token: str = ""
     logprob: float | None = None
-    bytes: list[int] | None = None
+    bytes: list[Annotated[int, msgspec.Meta(ge=0, le=255)]] | None = None
     top_logprobs: list[TopLogprob] | None = None
 
 
@@ -70,9 +70,11 @@ def logprobs_of_metadata(metadata: Mapping[str, Any]) -> TokenLogprobs | None:
     if raw is None:
         return None
     try:
-        content = msgspec.convert(raw, ChoiceLogprobs).content
+        content = msgspec.convert(raw, ChoiceLogprobs, from_attributes=True).content
     except msgspec.ValidationError as error:
-        raise LogprobsMalformedError(f"logprobs in an unknown shape ({error}); expected the OpenAI chat shape") from None
+        raise LogprobsMalformedError(
+            f"logprobs in an unknown shape ({error}); expected the OpenAI chat shape"
+        ) from None
     return token_logprobs(content or ())
 
 
@@ -81,7 +83,7 @@ def _token_bytes(entry: LogprobEntry) -> bytes:
 
 
 def _top_rows(entries: Sequence[LogprobEntry]) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
-    """Shape `(T, K)`, K the longest list, absent entries −inf."""
+    """Shape `(T, K)`, K the longest list, absent entries -inf."""
     lists = [entry.top_logprobs or () for entry in entries]
     lengths = np.fromiter(map(len, lists), np.intp, len(lists))
     rows = np.full((len(lists), int(lengths.max(initial=0))), -np.inf)

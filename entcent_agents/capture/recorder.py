@@ -28,10 +28,21 @@ class LogprobsGeneration(ChatGeneration):
 
 
 class LogprobsGenerationChunk(ChatGenerationChunk):
-    """The last chunk of a streamed generation, which carries the arrays of the whole."""
+    """A chunk of a streamed generation; the last carries the arrays of the whole, and so does a sum of chunks."""
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
     token_logprobs: TokenLogprobs | None = Field(default=None, exclude=True, repr=False)
+
+    def __add__(self, other: ChatGenerationChunk | list[ChatGenerationChunk]) -> ChatGenerationChunk:
+        """Concatenate, and keep the arrays."""
+        total = super().__add__(other)
+        chunks = (self, *(other if isinstance(other, list) else (other,)))
+        found = (getattr(chunk, "token_logprobs", None) for chunk in chunks)
+        return LogprobsGenerationChunk(
+            message=total.message,
+            generation_info=total.generation_info,
+            token_logprobs=next((logprobs for logprobs in found if logprobs is not None), None),
+        )
 
 
 class TurnRecorder(BaseCallbackHandler):
@@ -49,10 +60,16 @@ class TurnRecorder(BaseCallbackHandler):
     def __init__(self, on_turn: TurnListener | None = None) -> None:
         self.turns: dict[str, Turn] = {}
         self.usage = Usage()
+        self._ids_by_words: dict[str, str] = {}
         self._on_turn = on_turn
+
+    def turn_of(self, message: AIMessage) -> Turn | None:
+        """The turn of a message that the agent kept, also where a node rebuilt it under another id."""
+        return self.turns.get(str(message.id)) or self.turns.get(self._ids_by_words.get(_said(message), ""))
 
     def on_llm_end(self, response: LLMResult, *, run_id: UUID, **kwargs: Any) -> None:
         """Record each generation and strip its raw log-probabilities."""
+        self.usage += Usage(model_calls=len(response.generations))
         for generation in (generation for batch in response.generations for generation in batch):
             message = getattr(generation, "message", None)
             if isinstance(message, AIMessage):
@@ -68,8 +85,9 @@ class TurnRecorder(BaseCallbackHandler):
         message_id = message.id or run_id
         turn = Turn(message_id=message_id, generated_tokens=_generated(message, logprobs), logprobs=logprobs)
         self.turns[message_id] = turn
+        self._ids_by_words[_said(message)] = message_id
         prompt = message.usage_metadata["input_tokens"] if message.usage_metadata else 0
-        self.usage += Usage(prompt_tokens=prompt, generated_tokens=turn.generated_tokens, model_calls=1)
+        self.usage += Usage(prompt_tokens=prompt, generated_tokens=turn.generated_tokens)
         if self._on_turn:
             self._on_turn(turn)
 

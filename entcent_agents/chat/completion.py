@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple, cast
+from typing import Any, Final, cast
+from uuid import uuid4
 
+import httpx2
 import msgspec
 from openai import APIConnectionError, APIStatusError, APITimeoutError, AsyncOpenAI
 
@@ -47,17 +49,17 @@ class _Usage(msgspec.Struct):
 class _Payload(msgspec.Struct):
     """One event of a stream, or a whole body: they differ in `delta` and `message` only."""
 
-    id: str = ""
-    model: str = ""
+    model: str | None = None
     choices: list[_Choice] = []
     usage: _Usage | None = None
-    error: msgspec.Raw | None = None
+    error: Any = None
 
 
 _DECODER: Final = msgspec.json.Decoder(_Payload)
 
 
-class Delta(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Delta:
     """What one event added to one choice."""
 
     index: int
@@ -115,26 +117,26 @@ class CompletionRequest:
         self._parts: dict[int, _ChoiceParts] = {}
         self._usage: _Usage | None = None
         self._model = ""
+        self._base_url = str(client.base_url)
 
     async def events(self) -> AsyncIterator[Delta]:
         """Send the request and yield what arrives, event by event (one for all where it does not stream).
 
         Raises:
-            ModelServerError: Where the server cannot be reached or answers with an error.
+            ModelServerError: Where the server cannot be reached, answers with an error or breaks off.
         """
-        create = self._client.chat.completions.with_streaming_response.create
+        create = cast(Any, self._client.chat.completions.with_streaming_response.create)
         try:
-            async with create(**cast(Any, self._payload)) as response:
-                if self._payload.get("stream"):
-                    async for line in response.iter_lines():
-                        if line.startswith("data:") and (data := line[5:].strip()) != "[DONE]":
-                            for delta in self._take(data.encode()):
-                                yield delta
-                else:
-                    for delta in self._take(await response.read()):
+            async with create(**self._payload) as response:
+                body: AsyncIterator[bytes] = response.iter_bytes()
+                async for data in _event_data(body) if self._payload.get("stream") else _whole(body):
+                    for delta in self._take(data):
                         yield delta
-        except (APIStatusError, APIConnectionError) as error:
-            raise server_error(error, str(self._client.base_url)) from error
+            failure = self._incomplete()
+        except (APIStatusError, APIConnectionError, httpx2.HTTPError) as error:
+            failure = server_error(error, self._base_url)
+        if failure:  # raised out here, unchained: what the SDK's errors quote may hold the key
+            raise self._without_key(failure)
 
     async def completions(self) -> list[Completion]:
         """Send the request and wait for all choices."""
@@ -145,23 +147,32 @@ class CompletionRequest:
     def result(self) -> list[Completion]:
         """The choices, after the last event, by index."""
         if not self._parts:
-            raise ModelServerError(f"{self._client.base_url} answered without a single choice")
+            raise ModelServerError(f"{self._base_url} answered without a single choice")
         usage = self._usage or _Usage()
-        share, rest = divmod(usage.prompt_tokens, len(self._parts))
+        choices = [parts for _, parts in sorted(self._parts.items())]
+        unlisted = max(0, usage.completion_tokens - sum(len(parts.entries) for parts in choices))
+        shares = zip(_shares(usage.prompt_tokens, len(choices)), _shares(unlisted, len(choices)), strict=True)
         return [
-            self._completion(parts, share + rest * (i == 0), usage.completion_tokens if len(self._parts) == 1 else 0)
-            for i, (_, parts) in enumerate(sorted(self._parts.items()))
+            self._completion(parts, prompt, len(parts.entries) + more)
+            for parts, (prompt, more) in zip(choices, shares, strict=True)
         ]
+
+    def _incomplete(self) -> ModelServerError | None:
+        """A connection that is closed early looks like an end, but no choice says why it finished."""
+        if all(parts.finish_reason for parts in self._parts.values()) or not self._payload.get("stream"):
+            return None
+        return ModelServerError(f"{self._base_url} broke off in the middle of its answer: see the server's log")
+
+    def _without_key(self, error: ModelServerError) -> ModelServerError:
+        return ModelServerError(str(error).replace(self._client.api_key, "***"))
 
     def _take(self, data: bytes) -> list[Delta]:
         try:
             payload = _DECODER.decode(data)
         except msgspec.DecodeError as error:
-            raise ModelServerError(
-                f"{self._client.base_url} does not answer as an OpenAI chat API does: {error}"
-            ) from error
+            raise ModelServerError(f"{self._base_url} does not answer as an OpenAI chat API does: {error}") from error
         if payload.error is not None:
-            raise ModelServerError(f"{self._client.base_url} broke off: {bytes(payload.error).decode()[:300]}")
+            raise self._without_key(ModelServerError(f"{self._base_url} broke off: {_said(payload.error)}"))
         self._model = payload.model or self._model
         self._usage = payload.usage or self._usage
         return [self._add(choice) for choice in payload.choices]
@@ -188,23 +199,54 @@ class CompletionRequest:
             text="".join(parts.text),
             reasoning="".join(parts.reasoning),
             tool_calls=tuple(
-                (call.id or f"call_{key}", call.function.name or "", call.function.arguments or "")
-                for key, call in sorted(parts.calls.items())
+                (call.id or f"call_{uuid4().hex[:24]}", call.function.name or "", call.function.arguments or "")
+                for _, call in sorted(parts.calls.items())
             ),
             logprobs=token_logprobs(parts.entries),
             finish_reason=parts.finish_reason,
             prompt_tokens=prompt_tokens,
-            generated_tokens=max(generated, len(parts.entries)),
+            generated_tokens=generated,
             model=self._model,
         )
 
 
-def server_error(error: APIStatusError | APIConnectionError, base_url: str) -> ModelServerError:
-    """Our error for one of the SDK's: what was asked, what was seen, what to do; never a key."""
-    if isinstance(error, APITimeoutError):
+def server_error(error: APIStatusError | APIConnectionError | httpx2.HTTPError, base_url: str) -> ModelServerError:
+    """Our error for one of the SDK's or the wire's: what was asked, what was seen, what to do."""
+    if isinstance(error, APITimeoutError | httpx2.TimeoutException):
         return ModelServerError(f"{base_url} did not answer in time: raise timeout_seconds, or ask for fewer tokens")
     if isinstance(error, APIConnectionError):
-        return ModelServerError(f"no model server answers at {base_url}: start one, or correct the address")
-    body = error.body if isinstance(error.body, Mapping) else {}
-    said = cast(Mapping[str, Any], body).get("message") or error.message
-    return ModelServerError(f"{base_url} answered {error.status_code}: {' '.join(str(said).split())[:300]}")
+        why = _line(str(error.__cause__ or error))
+        return ModelServerError(f"no model server answers at {base_url} ({why}): start one, or correct the address")
+    if isinstance(error, httpx2.HTTPError):
+        return ModelServerError(f"{base_url} broke off in the middle of its answer ({_line(str(error))})")
+    return ModelServerError(f"{base_url} answered {error.status_code}: {_said(error.body) or _line(error.message)}")
+
+
+def _said(error: Any) -> str:
+    """What an error object of the API says."""
+    said = cast(dict[str, Any], error).get("message") if isinstance(error, dict) else error
+    return _line(str(said or ""))
+
+
+def _line(said: str) -> str:
+    return " ".join(said.split())[:300]
+
+
+def _shares(total: int, parts: int) -> list[int]:
+    """`total` in `parts` nearly equal whole numbers that add up to it."""
+    share, rest = divmod(total, parts)
+    return [share + rest, *[share] * (parts - 1)]
+
+
+async def _event_data(body: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """The data of each server-sent event; split as bytes: JSON may hold what text calls line breaks (U+2028)."""
+    rest = b""
+    async for chunk in body:
+        *lines, rest = (rest + chunk).split(b"\n")
+        for line in lines:
+            if line.startswith(b"data:") and (data := line[5:].strip()) != b"[DONE]":
+                yield data
+
+
+async def _whole(body: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    yield b"".join([chunk async for chunk in body])

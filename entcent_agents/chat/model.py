@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import replace
+from functools import partial
 from hashlib import blake2b
 from typing import Any, Literal, cast
-from weakref import WeakKeyDictionary
 
 import msgspec
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel, LanguageModelInput
-from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, convert_to_openai_messages
-from langchain_core.messages.ai import UsageMetadata
-from langchain_core.messages.tool import InvalidToolCall, ToolCall, invalid_tool_call, tool_call, tool_call_chunk
+from langchain_core.messages import AIMessage, BaseMessage, convert_to_openai_messages
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable
 from langchain_core.tools import BaseTool
@@ -24,14 +20,14 @@ from openai import AsyncOpenAI
 from pydantic import Field, SecretStr
 
 from entcent_agents.blocking import run_sync
-from entcent_agents.capture.recorder import LogprobsGeneration, LogprobsGenerationChunk
+from entcent_agents.chat.clients import aclose_clients, client_of_loop
 from entcent_agents.chat.completion import Completion, CompletionRequest
-from entcent_agents.chat.sampling import TokenListener, current_pool, token_listener
-from entcent_agents.chat.text_tools import STOP, as_text, read_calls
+from entcent_agents.chat.messages import generation, last_chunk, native_tool_choice, text_chunk
+from entcent_agents.chat.sampling import Outcome, TokenListener, current_pool, token_listener
+from entcent_agents.chat.text_tools import STOP, as_text
 from entcent_agents.errors import ConfigurationError, LogprobsMissingError, ModelServerError
 
-NO_KEY = "none"
-"""Sent where no key is given: local servers want none, and the SDK refuses an empty one."""
+__all__ = ["ChatLogprobs", "aclose_clients"]
 
 
 class ChatLogprobs(BaseChatModel):
@@ -109,7 +105,7 @@ class ChatLogprobs(BaseChatModel):
                 )
             return cast(Any, self.bind(text_tools=specifications, **kwargs))
         if tool_choice:
-            kwargs["tool_choice"] = _tool_choice(tool_choice, specifications)
+            kwargs["tool_choice"] = native_tool_choice(tool_choice)
         return cast(Any, self.bind(tools=specifications, **kwargs))
 
     async def acheck(self) -> None:
@@ -120,7 +116,7 @@ class ChatLogprobs(BaseChatModel):
             LogprobsMissingError: Where it gives no log-probabilities; the message says what to change.
         """
         payload = self._payload([], None, {}) | {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1}
-        completion = (await CompletionRequest(_client(self), payload).completions())[0]
+        completion = (await CompletionRequest(self._client(), payload).completions())[0]
         logprobs = completion.logprobs
         if logprobs is None or not logprobs.scored_tokens:
             raise LogprobsMissingError(
@@ -137,24 +133,9 @@ class ChatLogprobs(BaseChatModel):
         **kwargs: Any,
     ) -> ChatResult:
         n = int(kwargs.pop("n", self.n))
-        payload = self._payload(messages, stop, kwargs)
-        pool = current_pool()
-        if pool and self.coalesce and n == 1:
-            completions = [await pool.sample(self._digest(payload), self._sender(payload))]
-        else:
-            listener = token_listener.get()
-            completions = await self._send(payload, n, self.seed, [listener] * n if listener else [])
+        completions = await self._sample(self._payload(messages, stop, kwargs), n)
         known = _names(kwargs)
-        return ChatResult(
-            generations=[
-                LogprobsGeneration(
-                    message=_message(completion, self.tool_calling, known),
-                    generation_info={"finish_reason": completion.finish_reason, "model_name": completion.model},
-                    token_logprobs=completion.logprobs,
-                )
-                for completion in completions
-            ]
-        )
+        return ChatResult(generations=[generation(completion, known) for completion in completions])
 
     def _generate(
         self,
@@ -164,6 +145,10 @@ class ChatLogprobs(BaseChatModel):
         **kwargs: Any,
     ) -> ChatResult:
         return run_sync(self._agenerate(messages, stop, None, **kwargs))
+
+    def _should_stream(self, **kwargs: Any) -> bool:
+        """Not inside rollouts: nobody sees their tokens, and only whole calls share a request and the pool's seeds."""
+        return current_pool() is None and super()._should_stream(**kwargs)
 
     async def _astream(
         self,
@@ -176,21 +161,30 @@ class ChatLogprobs(BaseChatModel):
         payload = self._payload(messages, stop, kwargs)
         if self.seed is not None:
             payload["seed"] = self.seed
-        request = CompletionRequest(_client(self), payload)
+        request = CompletionRequest(self._client(), payload)
         async for delta in request.events():
             if delta.text and payload["stream"]:
-                chunk = ChatGenerationChunk(message=AIMessageChunk(delta.text))
-                if run_manager:
-                    await run_manager.on_llm_new_token(delta.text, chunk=chunk)
-                yield chunk
-        completion = request.result()[0]
-        yield LogprobsGenerationChunk(
-            message=_last_chunk(_message(completion, self.tool_calling, _names(kwargs)), streamed=payload["stream"]),
-            generation_info={"finish_reason": completion.finish_reason, "model_name": completion.model},
-            token_logprobs=completion.logprobs,
-        )
+                yield text_chunk(delta.text)
+        yield last_chunk(request.result()[0], _names(kwargs), streamed=payload["stream"])
 
-    def _payload(self, messages: Sequence[BaseMessage], stop: list[str] | None, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    async def _sample(self, payload: Mapping[str, Any], n: int) -> list[Completion]:
+        pool, seed = current_pool(), self.seed
+        if pool is not None:
+            digest = self._digest(payload)
+            if self.coalesce and n == 1:
+                return [await pool.sample(digest, partial(self._send, payload))]
+            seed = pool.next_seed(digest)
+        listener = token_listener.get()
+        completions: list[Completion] = []
+        for outcome in await self._send(payload, n, seed, [listener] * n if listener else []):
+            if isinstance(outcome, Exception):
+                raise outcome
+            completions.append(outcome)
+        return completions
+
+    def _payload(
+        self, messages: Sequence[BaseMessage], stop: list[str] | None, kwargs: Mapping[str, Any]
+    ) -> dict[str, Any]:
         """The body of the request, without seed and number of choices."""
         text_tools: Sequence[Mapping[str, Any]] = kwargs.get("text_tools") or ()
         if self.tool_calling == "text":
@@ -218,48 +212,54 @@ class ChatLogprobs(BaseChatModel):
 
     def _digest(self, payload: Mapping[str, Any]) -> str:
         """Equal for calls that may share a request: same server, same caller, same body."""
-        key = self.api_key.get_secret_value() if self.api_key else ""
-        body = msgspec.json.encode((self.base_url, key, payload), order="deterministic")
+        body = msgspec.json.encode((self.base_url, self._key(), payload), order="deterministic")
         return blake2b(body, digest_size=16).hexdigest()
-
-    def _sender(self, payload: Mapping[str, Any]) -> Any:
-        async def send(n: int, seed: int | None, listeners: list[TokenListener]) -> list[Completion]:
-            return await self._send(payload, n, seed, listeners)
-
-        return send
 
     async def _send(
         self, payload: Mapping[str, Any], n: int, seed: int | None, listeners: Sequence[TokenListener]
-    ) -> list[Completion]:
-        """n completions in one request; one by one where the server takes no such n, topped up where it gives fewer."""
+    ) -> list[Outcome]:
+        """N outcomes of one request; one by one where the server takes no such n, topped up where it gives fewer."""
+        outcomes: list[Outcome] = []
         try:
-            completions = await self._request(payload, n, seed, listeners)
+            outcomes += (await self._request(payload, n, seed, listeners))[:n]
         except ModelServerError as error:
             if n == 1 or not _refuses_n(error):
                 raise
-            completions = []
-        if missing := n - len(completions):
-            start = n - missing
-            completions += [
-                completion
-                for one in await asyncio.gather(
-                    *(
-                        self._request(payload, 1, None if seed is None else seed + i, listeners[i : i + 1])
-                        for i in range(start, n)
-                    )
-                )
-                for completion in one
-            ]
-        return completions
+        more = await asyncio.gather(
+            *(
+                self._request(payload, 1, None if seed is None else seed + i, listeners[i : i + 1])
+                for i in range(len(outcomes), n)
+            ),
+            return_exceptions=True,
+        )
+        for outcome in more:
+            if isinstance(outcome, list):
+                outcomes.append(outcome[0])
+            elif isinstance(outcome, Exception):
+                outcomes.append(outcome)
+            else:
+                raise outcome
+        return outcomes
 
     async def _request(
         self, payload: Mapping[str, Any], n: int, seed: int | None, listeners: Sequence[TokenListener]
     ) -> list[Completion]:
-        request = CompletionRequest(_client(self), payload if seed is None else {**payload, "seed": seed}, n)
+        request = CompletionRequest(self._client(), payload if seed is None else {**payload, "seed": seed}, n)
         async for delta in request.events():
             if delta.tokens and delta.index < len(listeners):
                 listeners[delta.index](delta.tokens)
         return request.result()
+
+    def _client(self) -> AsyncOpenAI:
+        return client_of_loop(
+            base_url=self.base_url,
+            api_key=self._key(),
+            timeout_seconds=self.timeout_seconds,
+            max_retries=self.max_retries,
+        )
+
+    def _key(self) -> str:
+        return self.api_key.get_secret_value() if self.api_key else ""
 
 
 def _refuses_n(error: ModelServerError) -> bool:
@@ -267,79 +267,5 @@ def _refuses_n(error: ModelServerError) -> bool:
     return "answered 400" in said and ("'n'" in said or "n >" in said or "n must" in said or "choices" in said)
 
 
-def _tool_choice(choice: str | Mapping[str, Any] | bool, tools: Sequence[Mapping[str, Any]]) -> Any:
-    if choice in (True, "any"):
-        return "required"
-    if isinstance(choice, str) and choice not in ("auto", "none", "required"):
-        return {"type": "function", "function": {"name": choice}}
-    return choice
-
-
 def _names(kwargs: Mapping[str, Any]) -> list[str]:
     return [tool["function"]["name"] for tool in kwargs.get("text_tools") or ()]
-
-
-def _message(completion: Completion, tool_calling: str, known: Sequence[str]) -> AIMessage:
-    valid, invalid = read_calls(completion.text, known) if tool_calling == "text" and known else ([], [])
-    for call_id, name, arguments in completion.tool_calls:
-        call = _native_call(call_id, name, arguments)
-        (valid if call["type"] == "tool_call" else invalid).append(cast(Any, call))
-    extra = {"reasoning_content": completion.reasoning} if completion.reasoning else {}
-    return AIMessage(
-        content=completion.text,
-        tool_calls=valid,
-        invalid_tool_calls=invalid,
-        additional_kwargs=extra,
-        usage_metadata=UsageMetadata(
-            input_tokens=completion.prompt_tokens,
-            output_tokens=completion.generated_tokens,
-            total_tokens=completion.prompt_tokens + completion.generated_tokens,
-        ),
-    )
-
-
-def _native_call(call_id: str, name: str, arguments: str) -> ToolCall | InvalidToolCall:
-    try:
-        parsed = json.loads(arguments or "{}", strict=False)
-        if isinstance(parsed, dict):
-            return tool_call(name=name, args=cast(dict[str, Any], parsed), id=call_id)
-        error = f"arguments are {type(parsed).__name__}, not an object"
-    except ValueError as problem:
-        error = str(problem)
-    return invalid_tool_call(name=name, args=arguments, id=call_id, error=error)
-
-
-def _last_chunk(message: AIMessage, *, streamed: bool) -> AIMessageChunk:
-    return AIMessageChunk(
-        content="" if streamed else message.content,
-        additional_kwargs=message.additional_kwargs,
-        tool_call_chunks=[
-            tool_call_chunk(name=call["name"], args=json.dumps(call["args"]), id=call["id"], index=i)
-            for i, call in enumerate(message.tool_calls)
-        ],
-        usage_metadata=message.usage_metadata,
-        chunk_position="last",
-    )
-
-
-_clients: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, AsyncOpenAI]] = WeakKeyDictionary()
-
-
-def _client(model: ChatLogprobs) -> AsyncOpenAI:
-    """The SDK's client of the running loop: its connections belong to the loop they were opened on."""
-    key = model.api_key.get_secret_value() if model.api_key else NO_KEY
-    settings = blake2b(
-        repr((model.base_url, key, model.timeout_seconds, model.max_retries)).encode(), digest_size=16
-    ).hexdigest()
-    clients = _clients.setdefault(asyncio.get_running_loop(), {})
-    if settings not in clients:
-        clients[settings] = AsyncOpenAI(
-            base_url=model.base_url, api_key=key, timeout=model.timeout_seconds, max_retries=model.max_retries
-        )
-    return clients[settings]
-
-
-async def aclose_clients() -> None:
-    """Close the connections that chat models opened on the running loop."""
-    for client in _clients.pop(asyncio.get_running_loop(), {}).values():
-        await client.close()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Generator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -19,8 +19,11 @@ from entcent_agents.chat.completion import Completion
 TokenListener = Callable[[int], None]
 """Called with the number of tokens that just arrived for one turn."""
 
-Send = Callable[[int, int | None, list[TokenListener]], Awaitable[list[Completion]]]
-"""Sends one request: (choices, seed, one listener a choice) → completions."""
+Outcome = Completion | Exception
+"""What became of one choice."""
+
+Send = Callable[[int, int | None, Sequence[TokenListener]], Awaitable[Sequence[Outcome]]]
+"""Sends one request: (choices, seed, one listener a choice) → as many outcomes."""
 
 QUIET_SECONDS: Final = 0.005
 """A group is sent when no further call has joined it for this long."""
@@ -46,7 +49,8 @@ class SamplingPool:
 
     def __init__(self, seed: int | None = None) -> None:
         self._seed = seed
-        self._open: dict[str, _Group] = {}
+        # By loop too: synchronous nodes call from the background loop, and futures do not cross loops.
+        self._open: dict[tuple[asyncio.AbstractEventLoop, str], _Group] = {}
         self._occurrences: Counter[str] = Counter()
 
     async def sample(self, key: str, send: Send) -> Completion:
@@ -55,36 +59,27 @@ class SamplingPool:
         Args:
             key: Digest of everything that makes two calls the same call: caller, address, body.
             send: How to send it; called once for the group.
+
+        Raises:
+            Exception: What became of this choice, or of the whole request, where it failed.
         """
         loop = asyncio.get_running_loop()
-        group = self._open.setdefault(key, _Group(send))
+        slot = (loop, key)
+        group = self._open.setdefault(slot, _Group(send))
         waiter: asyncio.Future[Completion] = loop.create_future()
         group.waiters.append(waiter)
         group.listeners.append(token_listener.get() or _deaf)
         if group.timer:
             group.timer.cancel()
-        group.timer = loop.call_later(QUIET_SECONDS, self._flush, key)
+        group.timer = loop.call_later(QUIET_SECONDS, self._flush, slot)
         try:
             return await waiter
         finally:
             if all(other.done() for other in group.waiters):
-                self._abandon(key, group)
+                self._abandon(slot, group)
 
-    def _abandon(self, key: str, group: _Group) -> None:
-        """Nobody waits any more: an unsent group is dropped, one under way is cancelled."""
-        if self._open.get(key) is group:
-            del self._open[key]
-        if group.timer:
-            group.timer.cancel()
-        if group.task and not group.task.done():
-            group.task.cancel()
-
-    def _flush(self, key: str) -> None:
-        group = self._open.pop(key)
-        seed = self._next_seed(key)
-        group.task = asyncio.get_running_loop().create_task(self._run(group, seed))
-
-    def _next_seed(self, key: str) -> int | None:
+    def next_seed(self, key: str) -> int | None:
+        """The seed of the next request with this key; None where sampling is left to the server."""
         occurrence = self._occurrences[key]
         self._occurrences[key] += 1
         if self._seed is None:
@@ -92,22 +87,41 @@ class SamplingPool:
         digest = blake2b(f"{self._seed}:{key}:{occurrence}".encode(), digest_size=4).digest()
         return int.from_bytes(digest) >> 1
 
+    def _abandon(self, slot: tuple[asyncio.AbstractEventLoop, str], group: _Group) -> None:
+        """Nobody waits any more: an unsent group is dropped, one under way is cancelled."""
+        if self._open.get(slot) is group:
+            del self._open[slot]
+        if group.timer:
+            group.timer.cancel()
+        if group.task and not group.task.done():
+            group.task.cancel()
+
+    def _flush(self, slot: tuple[asyncio.AbstractEventLoop, str]) -> None:
+        group = self._open.pop(slot)
+        waiting = [i for i, waiter in enumerate(group.waiters) if not waiter.done()]  # the rest gave up meanwhile
+        group.waiters = [group.waiters[i] for i in waiting]
+        group.listeners = [group.listeners[i] for i in waiting]
+        loop, key = slot
+        group.task = loop.create_task(self._run(group, self.next_seed(key)))
+
     @staticmethod
     async def _run(group: _Group, seed: int | None) -> None:
         try:
-            completions = await group.send(len(group.waiters), seed, group.listeners)
+            outcomes = await group.send(len(group.waiters), seed, group.listeners)
+            pairs = list(zip(group.waiters, outcomes, strict=True))
         except asyncio.CancelledError:
             for waiter in group.waiters:
                 waiter.cancel()
             raise
         except Exception as error:  # delivered to every waiter
-            for waiter in group.waiters:
-                if not waiter.done():
-                    waiter.set_exception(error)
-            return
-        for waiter, completion in zip(group.waiters, completions, strict=True):
-            if not waiter.done():
-                waiter.set_result(completion)
+            pairs = [(waiter, error) for waiter in group.waiters]
+        for waiter, outcome in pairs:
+            if waiter.done():
+                continue
+            if isinstance(outcome, Exception):
+                waiter.set_exception(outcome)
+            else:
+                waiter.set_result(outcome)
 
 
 _pool: ContextVar[SamplingPool | None] = ContextVar("sampling_pool", default=None)
@@ -119,7 +133,7 @@ def current_pool() -> SamplingPool | None:
 
 
 @contextmanager
-def use_pool(pool: SamplingPool) -> Iterator[SamplingPool]:
+def use_pool(pool: SamplingPool) -> Generator[SamplingPool]:
     """Coalesce the calls made inside, in tasks started inside included."""
     token = _pool.set(pool)
     try:

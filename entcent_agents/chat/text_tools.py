@@ -6,15 +6,23 @@ JSON in a code block more readily than a provider's own markup.
 
 from __future__ import annotations
 
-import ast
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, cast
 from uuid import uuid4
 
-from langchain_core.messages import AIMessage, AnyMessage, BaseMessage, HumanMessage, SystemMessage, ToolMessage
-from langchain_core.messages.tool import InvalidToolCall, ToolCall, invalid_tool_call, tool_call
+from langchain_core.messages import (
+    AIMessage,
+    AnyMessage,
+    BaseMessage,
+    HumanMessage,
+    InvalidToolCall,
+    SystemMessage,
+    ToolCall,
+    ToolMessage,
+)
+from langchain_core.messages.tool import invalid_tool_call, tool_call
 
 STOP: Final = "\n```\n"
 """Generation ends with the code block of the call: whatever would follow is an invented result."""
@@ -56,15 +64,15 @@ def as_text(messages: Sequence[BaseMessage], tools: Sequence[Mapping[str, Any]])
         messages = messages[1:] if first else messages
     for message in messages:
         if isinstance(message, ToolMessage):
-            result = f"Result of {message.name or 'the tool'}:\n{message.text}"
+            result = f"<tool_response>\n{message.text}\n</tool_response>"
             if texts and isinstance(texts[-1], HumanMessage) and texts[-1].additional_kwargs.get("results"):
-                texts[-1] = _results(f"{texts[-1].text}\n\n{result}")
+                texts[-1] = _results(f"{texts[-1].text}\n{result}")
             else:
                 texts.append(_results(result))
         elif isinstance(message, AIMessage):
             texts.append(AIMessage(_call_text(message)))
         else:
-            texts.append(message)  # type: ignore[arg-type]
+            texts.append(cast(AnyMessage, message))
     return texts
 
 
@@ -76,15 +84,13 @@ def read_calls(text: str, known: Sequence[str] = ()) -> TextCalls:
         known: Tool names; an object whose name is none of them is a call only where it has arguments too.
     """
     valid: list[ToolCall] = []
-    invalid: list[InvalidToolCall] = []
     for value in _objects(text):
-        for item in value if isinstance(value, list) else [value]:
+        for item in cast(list[Any], value) if isinstance(value, list) else [value]:
             call = _as_call(item, known)
             if call:
                 valid.append(call)
-    if not valid and (broken := _broken_call(text, known)):
-        invalid.append(broken)
-    return TextCalls(valid, invalid)
+    broken = None if valid else _broken_call(text, known)
+    return TextCalls(valid, [broken] if broken else [])
 
 
 def _signature(function: Mapping[str, Any]) -> str:
@@ -105,7 +111,8 @@ def _type(schema: Mapping[str, Any]) -> str:
         return f"array of {_type(schema.get('items', {}))}"
     if "anyOf" in schema:
         return " | ".join(_type(option) for option in schema["anyOf"])
-    return str(schema.get("type", "any"))
+    kind = schema.get("type", "any")
+    return " | ".join(cast(list[str], kind)) if isinstance(kind, list) else str(kind)
 
 
 def _example(function: Mapping[str, Any]) -> dict[str, str]:
@@ -130,95 +137,115 @@ def _call_text(message: AIMessage) -> str:
     return f"{text}\n{calls}".lstrip()
 
 
+_OPENING: Final = re.compile(r"""\{\{?\s*["']|\[\s*\{""")
+"""Where an object with a key, or a list of objects, may begin: most braces in prose and code cannot."""
+
+_TOKEN: Final = re.compile(
+    r'"""(?P<triple>.*?)"""|"(?P<double>(?:\\.|[^"\\])*)"|'
+    r"'(?P<single>(?:\\.|[^'\\])*)'|"
+    r"(?P<comma>,\s*(?=[}\]]))|\b(?P<word>True|False|None)\b",
+    re.DOTALL,
+)
+_BRACKET: Final = re.compile(r"""[][{}]|"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'|["']""", re.DOTALL)
+_WORDS: Final = {"True": "true", "False": "false", "None": "null"}
+
+
 def _objects(text: str) -> Iterator[Any]:
     """Every outermost JSON object or list of objects in the text, leniently decoded."""
     position = 0
-    while (match := re.compile(r"[\[{]").search(text, position)) is not None:
-        decoded = _decode(text[match.start() :])
+    while (match := _OPENING.search(text, position)) is not None:
+        decoded = _decode(text, match.start())
         if decoded is None:
             position = match.start() + 1
             continue
-        value, length = decoded
-        position = match.start() + length
+        value, position = decoded
         yield value
 
 
-def _decode(text: str) -> tuple[Any, int] | None:
+def _decode(text: str, start: int) -> tuple[Any, int] | None:
+    """The value that begins at `start` and where it ends; repaired where it is almost JSON."""
     try:
-        return json.JSONDecoder(strict=False).raw_decode(text)
-    except ValueError:
-        pass
-    if text.startswith("{{") and (inner := _decode(text[1:])) is not None:
-        return inner[0], inner[1] + 1  # the closing brace that is left over is skipped by the search
-    length = _balanced(text)
-    if length is None:
+        return json.JSONDecoder(strict=False).raw_decode(text, start)
+    except (ValueError, RecursionError):
+        end = _balanced(text, start)
+    if end is None:
         return None
-    candidate = text[:length]
-    repaired = re.sub(r",\s*([}\]])", r"\1", candidate)
-    try:
-        return json.loads(repaired, strict=False), length
-    except ValueError:
-        pass
-    try:
-        value = ast.literal_eval(candidate)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
-        return None
-    return (value, length) if isinstance(value, dict | list) else None
+    candidate = text[start:end]
+    attempts = [candidate, candidate[1:-1], candidate.replace("{{", "{").replace("}}", "}")]
+    for attempt in attempts if candidate.startswith("{{") else attempts[:1]:
+        try:
+            return json.loads(_TOKEN.sub(_repaired, attempt), strict=False), end
+        except (ValueError, RecursionError):
+            continue
+    return None
 
 
-def _balanced(text: str) -> int | None:
-    """Length of the bracketed expression that `text` starts with, quotes respected; None where it never closes."""
-    depth, quote, escaped = 0, "", False
-    for i, character in enumerate(text):
-        if quote:
-            if escaped:
-                escaped = False
-            elif character == "\\":
-                escaped = True
-            elif character == quote:
-                quote = ""
-        elif character in "\"'":
-            quote = character
-        elif character in "{[":
+def _repaired(token: re.Match[str]) -> str:
+    """One token as JSON has it: quotes, Python's words, backslashes that escape nothing, commas before a bracket."""
+    kind, said = token.lastgroup, token[token.lastgroup or 0]
+    if kind == "comma":
+        return ""
+    if kind == "word":
+        return _WORDS[said]
+    if kind == "triple":
+        return json.dumps(said)
+    if kind == "single":
+        said = said.replace("\\'", "'")
+        said = re.sub(r'(\\.)|"', lambda found: found[1] or r"\"", said, flags=re.DOTALL)
+    return '"' + re.sub(r'\\(["\\/bfnrtu])|\\', lambda found: found[0] if found[1] else r"\\", said) + '"'
+
+
+def _balanced(text: str, start: int) -> int | None:
+    """Where the bracketed expression that begins at `start` ends, quotes respected; None where it never closes."""
+    depth = 0
+    for part in _BRACKET.finditer(text, start):
+        if part[0] in "{[":
             depth += 1
-        elif character in "}]":
+        elif part[0] in "}]":
             depth -= 1
             if not depth:
-                return i + 1
+                return part.end()
+        elif len(part[0]) == 1:
+            return None  # a quote that never closes
     return None
 
 
 def _as_call(item: Any, known: Sequence[str]) -> ToolCall | None:
     if not isinstance(item, dict):
         return None
-    name: Any = next((item[key] for key in _NAME_KEYS if key in item), None)
-    if isinstance(name, dict):  # {"function": {"name": …, "arguments": …}}
-        return _as_call(name, known)
+    fields = cast(dict[str, Any], item)
+    name = _first(fields, _NAME_KEYS)
+    if isinstance(name, dict):  # {"function": {"name": ..., "arguments": ...}}
+        return _as_call(cast(Any, name), known)
     if not isinstance(name, str) or not name:
         return None
-    arguments: Any = next((item[key] for key in _ARGUMENT_KEYS if key in item), None)
+    arguments = _first(fields, _ARGUMENT_KEYS)
     if isinstance(arguments, str):
         try:
-            arguments = json.loads(arguments, strict=False)
-        except ValueError:
+            arguments = json.loads(arguments or "{}", strict=False)
+        except (ValueError, RecursionError):
             return None
-    if arguments is None:
-        if name not in known:
-            return None
+    if arguments is None and name in known:
         arguments = {}
     if not isinstance(arguments, dict):
         return None
-    return tool_call(name=name, args=arguments, id=f"call_{uuid4().hex[:24]}")
+    return tool_call(name=name, args=cast(dict[str, Any], arguments), id=_new_id())
+
+
+def _first(fields: Mapping[str, Any], keys: Sequence[str]) -> Any:
+    return next((fields[key] for key in keys if key in fields), None)
 
 
 def _broken_call(text: str, known: Sequence[str]) -> InvalidToolCall | None:
-    """A block that was meant as a call and cannot be read, so that an agent can say so to its model."""
-    match = re.search(r'[{]\s*"(?:name|tool|function)"\s*:\s*"([^"]+)"', text)
-    if match is None or (known and match.group(1) not in known):
+    """What was meant as a call and cannot be read as one, so that an agent can say so to its model."""
+    match = re.search(r"""\{\s*["'](?:name|tool|function)["']\s*:\s*["']([^"']+)["']""", text)
+    if match is None or (known and match[1] not in known):
         return None
-    return invalid_tool_call(
-        name=match.group(1),
-        args=text[match.start() :],
-        id=f"call_{uuid4().hex[:24]}",
-        error="not valid JSON: close every brace and quote, and escape quotes and line breaks inside strings",
-    )
+    error = "not valid JSON: close every brace and quote, and escape quotes and line breaks inside strings"
+    if _decode(text, match.start()) is not None:
+        error = 'not a call: give the arguments as one JSON object, {"name": ..., "arguments": {...}}'
+    return invalid_tool_call(name=match[1], args=text[match.start() :], id=_new_id(), error=error)
+
+
+def _new_id() -> str:
+    return f"call_{uuid4().hex[:24]}"

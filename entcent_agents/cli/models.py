@@ -4,27 +4,19 @@ from __future__ import annotations
 
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-from rich.table import Table
 
 from entcent_agents.chat.downloads import Progress as PullProgress
 from entcent_agents.chat.store import ModelStore
 
 
 def show_models() -> None:
-    """Print a table of the catalogue."""
-    table = Table(box=None, pad_edge=False)
-    for name in ("name", "size", "licence", "here"):
-        table.add_column(name, no_wrap=True)
+    """Print the catalogue, two lines a model."""
+    console = Console(highlight=False, soft_wrap=True)
     for stored in ModelStore().list():
         model = stored.model
-        table.add_row(
-            model.name,
-            f"{model.size_bytes / 1e6:,.0f} MB",
-            model.licence,
-            "yes" if stored.installed else f"no: entcent models pull {model.name}",
-        )
-        table.add_row(f"  {model.description}", style="dim")
-    Console().print(table)
+        here = "[green]here[/]" if stored.installed else f"not here: entcent models pull {model.name}"
+        console.print(f"[bold]{model.name}[/]  {model.size_bytes / 1e6:,.0f} MB  {model.licence}  {here}")
+        console.print(f"  {model.description}", style="dim")
 
 
 def pull_model(name: str, *, force: bool) -> None:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import base64
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
 from langchain_core.messages import AIMessage, AnyMessage, BaseMessage, RemoveMessage, ToolMessage
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph.graph.message import REMOVE_ALL_MESSAGES
+from langgraph.types import Overwrite
 
 from entcent_agents.capture.recorder import strip_logprobs
 
@@ -33,9 +34,19 @@ def unpack(packed: str) -> dict[str, Any]:
     return _SERIALIZER.loads_typed((kind, zlib.decompress(base64.b64decode(data))))
 
 
-def state_difference(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
-    """What has to be written to go from one state to the other: new messages alone where history stands."""
-    difference = {key: value for key, value in after.items() if key != "messages" and before.get(key) != value}
+def state_difference(before: Mapping[str, Any], after: Mapping[str, Any], reduced: Collection[str]) -> dict[str, Any]:
+    """What has to be written to go from one state to the other: new messages alone where history stands.
+
+    Args:
+        before: State at the fork point.
+        after: State at the end.
+        reduced: Channels with a reducer, which is not to be applied a second time.
+    """
+    difference: dict[str, Any] = {
+        key: Overwrite(value) if key in reduced else value
+        for key, value in after.items()
+        if key != "messages" and (key not in before or before[key] != value)
+    }
     if "messages" in after:
         difference["messages"] = _new_messages(before.get("messages", ()), after["messages"])
     return difference

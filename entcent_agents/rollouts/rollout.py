@@ -8,10 +8,11 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from typing import Any
+from typing import Any, cast
 
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.runnables import RunnableConfig
+from langgraph.channels.binop import BinaryOperatorAggregate
 from langgraph.errors import GraphBubbleUp
 from langgraph.store.base import BaseStore
 
@@ -131,8 +132,9 @@ async def _attempt(
         return
     for fork in attempt.forks.values():
         attempt.changes += await asyncio.to_thread(fork.diff)
-    outputs = {key: value for key, value in snapshot.values.items() if key in _output_channels(graph)}
-    attempt.output = pack({"state": state_difference(request.state, outputs), "store": store.writes if store else []})
+    attempt.output = pack(
+        {"state": _written(graph, request.state, snapshot.values), "store": store.writes if store else []}
+    )
     attempt.status = "finished"
 
 
@@ -141,9 +143,13 @@ def _fork_into(forks: dict[str, Fork], environment: Environment) -> None:
     forks[environment.name] = environment.fork()
 
 
-def _output_channels(graph: Graph) -> Sequence[str]:
-    channels = graph.output_channels
-    return (channels,) if isinstance(channels, str) else channels
+def _written(graph: Graph, before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
+    """The difference in the channels that the agent gives out."""
+    given = graph.output_channels
+    outputs = {key: value for key, value in after.items() if key in ((given,) if isinstance(given, str) else given)}
+    channels = cast("Mapping[str, Any]", graph.channels)
+    reduced = [key for key in outputs if isinstance(channels.get(key), BinaryOperatorAggregate)]
+    return state_difference(before, outputs, reduced)
 
 
 def _why_unfinished(snapshot: Any) -> str:
@@ -158,7 +164,7 @@ def _trajectory(messages: Sequence[BaseMessage], recorder: TurnRecorder) -> Traj
     """The recorded turns whose message the agent kept; for a rollout that failed early, all it made."""
     if not messages:
         return Trajectory(turns=tuple(recorder.turns.values()))
-    kept = (recorder.turns.get(str(message.id)) for message in messages if isinstance(message, AIMessage))
+    kept = (recorder.turn_of(message) for message in messages if isinstance(message, AIMessage))
     return Trajectory(turns=tuple(turn for turn in kept if turn is not None))
 
 

@@ -1,0 +1,260 @@
+"""A scripted OpenAI-compatible server on 127.0.0.1: a real socket and real HTTP, and answers written by the test."""
+
+from __future__ import annotations
+
+import json
+import math
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import zip_longest
+from typing import Any, Self
+
+
+@dataclass(frozen=True, kw_only=True)
+class Token:
+    """One token on the wire: what it says, and the probabilities of the k alternatives, the sampled one's first."""
+
+    says: str | bytes
+    probabilities: Sequence[float] = (1.0,)
+
+    def entry(self) -> dict[str, Any]:
+        raw = self.says if isinstance(self.says, bytes) else self.says.encode()
+        top = [{"token": f"t{i}", "logprob": math.log(p), "bytes": None} for i, p in enumerate(self.probabilities)]
+        return {
+            "token": raw.decode(errors="replace"),
+            "logprob": top[0]["logprob"] if top else -9999.0,
+            "bytes": list(raw),
+            "top_logprobs": top,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reply:
+    """One choice of an answer, or an error.
+
+    `status` other than 200 answers with `error` instead; `breaks_after` ends the stream after that many tokens,
+    by closing the connection early ("close") or in the middle of a chunk ("cut").
+    """
+
+    tokens: Sequence[Token] = (Token(says="ok"),)
+    tool_calls: Sequence[tuple[str, str]] = ()
+    logprobs: bool = True
+    finish_reason: str = "stop"
+    status: int = 200
+    error: str = ""
+    headers: dict[str, str] = field(default_factory=dict)
+    breaks_after: int | None = None
+    breaks_how: str = "close"
+    raw: bytes | None = None
+    delay_seconds: float = 0.0
+
+    @property
+    def text(self) -> str:
+        return b"".join(t.says if isinstance(t.says, bytes) else t.says.encode() for t in self.tokens).decode()
+
+
+def says(text: str, **rest: Any) -> Reply:
+    """A reply of one token a word, each with two equally likely alternatives."""
+    words = [word if i == 0 else f" {word}" for i, word in enumerate(text.split(" "))]
+    return Reply(tokens=[Token(says=word, probabilities=(0.5, 0.5)) for word in words], **rest)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the server was asked."""
+
+    path: str
+    body: dict[str, Any]
+    headers: dict[str, str]
+
+    @property
+    def n(self) -> int:
+        return self.body.get("n", 1)
+
+
+Script = Sequence[Reply] | Callable[[Request], Sequence[Reply]]
+
+
+class ChatServer:
+    """Answers each request with the next replies of a list (one a choice, the last repeated), or those of a function.
+
+    Args:
+        replies: The script.
+        max_n: Refuse more choices, in llama.cpp's words.
+        gives: Give at most so many choices, whatever was asked for.
+        prompt_tokens: What usage says of every prompt.
+        ascii_json: False: characters go over the wire as they are, line separators included.
+    """
+
+    def __init__(
+        self,
+        replies: Script = (Reply(),),
+        *,
+        max_n: int | None = None,
+        gives: int | None = None,
+        prompt_tokens: int = 10,
+        ascii_json: bool = True,
+    ) -> None:
+        self.requests: list[Request] = []
+        self.asked = threading.Event()
+        self.hung_up = threading.Event()
+        self._script = replies
+        self._max_n, self._gives, self._prompt_tokens, self._ascii = max_n, gives, prompt_tokens, ascii_json
+        self._next = 0
+        self._lock = threading.Lock()
+        self._http = _Http(("127.0.0.1", 0), _Handler)
+        self._http.script = self
+        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.02,), daemon=True)
+
+    @property
+    def base_url(self) -> str:
+        return f"http://127.0.0.1:{self._http.server_port}/v1"
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._http.shutdown()
+        self._http.server_close()
+        self._thread.join()
+
+    def answer(self, request: Request) -> list[Reply]:
+        """The replies to a request, one a choice."""
+        with self._lock:
+            self.requests.append(request)
+            self.asked.set()
+            if self._max_n is not None and request.n > self._max_n:
+                words = f"Field 'n': Value must be between 1 <= value <= {self._max_n}, but got {request.n}"
+                return [Reply(status=400, error=words)]
+            if callable(self._script):
+                return list(self._script(request))
+            replies = []
+            for _ in range(min(request.n, self._gives or request.n)):
+                replies.append(self._script[min(self._next, len(self._script) - 1)])
+                self._next += 1
+                if replies[-1].status != 200:
+                    break
+            return replies
+
+    def body(self, replies: Sequence[Reply]) -> bytes:
+        """A whole answer."""
+        choices = [
+            {
+                "index": i,
+                "message": _message(reply),
+                "finish_reason": reply.finish_reason,
+                "logprobs": {"content": [token.entry() for token in reply.tokens]} if reply.logprobs else None,
+            }
+            for i, reply in enumerate(replies)
+        ]
+        return self._json({"model": "scripted", "choices": choices, "usage": self._usage(replies)})
+
+    def events(self, replies: Sequence[Reply]) -> Iterator[bytes]:
+        """A streamed answer: the tokens of the choices take turns."""
+        decoders = [_Pieces() for _ in replies]
+        for column in zip_longest(*(reply.tokens for reply in replies)):
+            for i, token in enumerate(column):
+                if token is not None:
+                    logprobs = {"content": [token.entry()]} if replies[i].logprobs else None
+                    yield self._event(i, {"content": decoders[i].add(token.says)}, logprobs, None)
+        for i, reply in enumerate(replies):
+            yield self._event(i, {}, None, reply.finish_reason)
+        yield b"data: " + self._json({"model": "scripted", "choices": [], "usage": self._usage(replies)}) + b"\n\n"
+        yield b"data: [DONE]\n\n"
+
+    def _event(self, index: int, delta: dict[str, Any], logprobs: Any, finish_reason: str | None) -> bytes:
+        choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}
+        return b"data: " + self._json({"model": "scripted", "choices": [choice]}) + b"\n\n"
+
+    def _usage(self, replies: Sequence[Reply]) -> dict[str, int]:
+        generated = sum(len(reply.tokens) for reply in replies)
+        return {"prompt_tokens": self._prompt_tokens, "completion_tokens": generated}
+
+    def _json(self, value: Any) -> bytes:
+        return json.dumps(value, ensure_ascii=self._ascii).encode()
+
+
+class _Pieces:
+    """Gives text when characters are whole, as servers do."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def add(self, piece: str | bytes) -> str:
+        self._rest += piece if isinstance(piece, bytes) else piece.encode()
+        try:
+            whole = self._rest.decode()
+        except UnicodeDecodeError:
+            return ""
+        self._rest = b""
+        return whole
+
+
+def _message(reply: Reply) -> dict[str, Any]:
+    calls = [
+        {"id": f"call_{i}", "type": "function", "function": {"name": name, "arguments": arguments}}
+        for i, (name, arguments) in enumerate(reply.tool_calls)
+    ]
+    return {"role": "assistant", "content": reply.text, **({"tool_calls": calls} if calls else {})}
+
+
+class _Http(ThreadingHTTPServer):
+    daemon_threads = True
+    script: ChatServer
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: _Http
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Nothing."""
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        replies = self.server.script.answer(Request(self.path, body, headers))
+        time.sleep(replies[0].delay_seconds)
+        failed = next((reply for reply in replies if reply.status != 200), None)
+        try:
+            if failed:
+                self._send(failed.status, json.dumps({"error": {"message": failed.error}}).encode(), failed.headers)
+            elif replies[0].raw is not None:
+                self._send(200, replies[0].raw, {})
+            elif body.get("stream"):
+                self._stream(replies)
+            else:
+                self._send(200, self.server.script.body(replies), {})
+        except (BrokenPipeError, ConnectionResetError):
+            self.server.script.hung_up.set()
+
+    def _send(self, status: int, content: bytes, headers: dict[str, str]) -> None:
+        self.send_response(status)
+        for name, value in {"Content-Type": "application/json", "Content-Length": len(content), **headers}.items():
+            self.send_header(name, str(value))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def _stream(self, replies: Sequence[Reply]) -> None:
+        breaks = replies[0].breaks_after
+        chunked = breaks is None or replies[0].breaks_how == "cut"
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.send_header(*(("Transfer-Encoding", "chunked") if chunked else ("Connection", "close")))
+        self.end_headers()
+        for i, event in enumerate(self.server.script.events(replies)):
+            if i == breaks:
+                self.close_connection = True
+                return
+            self.wfile.write(b"%x\r\n%s\r\n" % (len(event), event) if chunked else event)
+            self.wfile.flush()
+        self.wfile.write(b"0\r\n\r\n")
+
+
+def numbered(request: Request, text: str = "answer") -> list[Reply]:
+    """As many different replies as there are choices."""
+    return [replace(says(f"{text} {i}"), finish_reason="stop") for i in range(request.n)]

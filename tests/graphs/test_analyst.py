@@ -1,0 +1,93 @@
+"""The demonstration's agent, on a scripted model."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path
+
+import pytest
+
+from entcent_agents.environments import SqliteEnvironment, fork_all, use_environments
+from entcent_agents.errors import ConfigurationError
+from entcent_agents.testing import ScriptedChat, ScriptedTurn
+from evals.penguins import TASK, is_right, main
+from graphs import analyst
+from graphs.analyst import make_agent
+from tools.penguins import build
+
+ROOT = Path(__file__).parents[2]
+RIGHT = (
+    "CREATE TABLE adelie_males AS SELECT island, AVG(flipper_length_mm) AS mean_flipper_mm FROM penguins "
+    "WHERE species = 'Adelie' AND sex = 'male' GROUP BY island"
+)
+
+
+def call(name: str, sql: str) -> ScriptedTurn:
+    return ScriptedTurn(text="thinking", tool_calls=[(name, {"sql": sql})], entropy=[0.1])
+
+
+def says(text: str) -> ScriptedTurn:
+    return ScriptedTurn(text=text, entropy=[0.1])
+
+
+# The agent's own first look is an AI message too: scripts begin at their second turn.
+LOOK = says("never asked")
+
+
+async def conversation(tmp_path: Path, *turns: ScriptedTurn) -> tuple[list[str], bool]:
+    environment = SqliteEnvironment(build(tmp_path / "penguins.db"))
+    forks = fork_all([environment])
+    agent = make_agent(ScriptedChat(scripts=[[LOOK, *turns]]), ["database"])
+    with use_environments(forks):
+        state = await agent.ainvoke({"messages": [("user", TASK)]})
+    right = is_right(forks["database"].path)
+    forks["database"].discard()
+    return [f"{message.name or message.type}: {message.text}" for message in state["messages"]], right
+
+
+PLAN = call("query", "SELECT 1")
+
+
+async def test_it_looks_plans_works_and_answers(tmp_path: Path):
+    said, right = await conversation(
+        tmp_path, PLAN, call("execute", RIGHT), call("query", "SELECT * FROM adelie_males"), says("Torgersen.")
+    )
+    assert said[2].startswith("schema: table penguins (344 rows)")
+    assert [line for line in said if line.startswith("guide")] == [f"guide: {analyst.PLAN}"]
+    assert said[-1] == "ai: Torgersen." and right
+
+
+async def test_an_answer_before_anything_is_stored_is_sent_back_once(tmp_path: Path):
+    said, right = await conversation(tmp_path, PLAN, says("It is Dream."), says("It is Dream, I said."))
+    assert said[-2:] == [f"guide: {analyst.STORE}", "ai: It is Dream, I said."] and not right
+
+
+async def test_an_answer_before_a_check_is_sent_back_once(tmp_path: Path):
+    said, _ = await conversation(tmp_path, PLAN, call("execute", RIGHT), says("Done."), says("Torgersen."))
+    assert said[-2:] == [f"guide: {analyst.CHECK}", "ai: Torgersen."]
+
+
+async def test_a_model_that_never_stops_is_stopped(tmp_path: Path):
+    said, _ = await conversation(tmp_path, *[call("query", "SELECT 1")] * 20)
+    assert len([line for line in said if line.startswith("ai")]) == analyst.MAX_TURNS + 1
+
+
+def test_without_an_environment_there_is_no_agent():
+    with pytest.raises(ConfigurationError, match="no tools"):
+        make_agent(ScriptedChat(scripts=[]), [])
+
+
+def test_langgraph_json_names_a_factory_that_makes_a_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path, _, name = json.loads((ROOT / "langgraph.json").read_text())["graphs"]["analyst"].partition(":")
+    monkeypatch.setenv("ENTCENT_DB", str(build(tmp_path / "penguins.db")))
+    module = importlib.import_module(path.removeprefix("./").removesuffix(".py").replace("/", "."))
+    graph = getattr(module, name)()
+    assert graph.checkpointer is None and graph.store is None  # the server brings its own
+    assert set(graph.nodes) >= {"rollouts", "select"}
+
+
+def test_the_checker_knows_right_from_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    path = build(tmp_path / "penguins.db")
+    assert not is_right(path)
+    assert main(["check", str(path)]) == 0 and "wrong" in capsys.readouterr().out

@@ -1,0 +1,187 @@
+"""The command line as a user meets it: in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SCRIPTED_AGENT = '''
+"""An agent on a scripted model: it needs no server to answer, only to be checked."""
+from entcent_agents.effects import READ
+from entcent_agents.testing import ScriptedChat, ScriptedTurn
+from langchain.agents import create_agent
+from langchain_core.tools import tool
+from tools.sql import sql_tools
+
+EARLY, LATE = [1.5] * 20 + [0.01] * 230, [0.01] * 230 + [1.5] * 20
+
+def make_agent(model, environments):
+    scripts = [
+        [
+            ScriptedTurn(text="plan", tool_calls=[("execute", {"sql": f"CREATE TABLE made AS SELECT {i} AS x"})],
+                         entropy=EARLY if i == 1 else LATE),
+            ScriptedTurn(text=f"answer {i}", entropy=EARLY if i == 1 else LATE),
+        ]
+        for i in range(3)
+    ]
+    return create_agent(ScriptedChat(scripts=scripts), sql_tools())
+
+@tool
+def send(text: str) -> str:
+    """Send it."""
+    return "sent"
+
+def unsafe_agent(model):
+    return create_agent(ScriptedChat(scripts=[[ScriptedTurn(text="hi", entropy=EARLY)]]), [send])
+
+def not_a_graph(model):
+    return "graph"
+'''
+
+
+def entcent(*arguments: str, home: Path | None = None, timeout: float = 60.0) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "120"}
+    if home is not None:
+        environment["ENTCENT_HOME"] = str(home)
+    command = [sys.executable, "-c", "from entcent_agents.cli import main; main()", *arguments]
+    return subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=timeout, check=False
+    )
+
+
+def refused(ran: subprocess.CompletedProcess[str], *said: str) -> None:
+    assert ran.returncode == 2, ran.stderr
+    assert "Traceback" not in ran.stderr
+    lines = [line for line in ran.stderr.splitlines() if "error:" in line]
+    assert len(lines) == 1, ran.stderr
+    for words in said:
+        assert words in lines[0]
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Path:
+    path = tmp_path / "world.db"
+    connection = sqlite3.connect(path)
+    connection.execute("CREATE TABLE t (x INTEGER)")
+    connection.commit()
+    connection.close()
+    return path
+
+
+@pytest.fixture
+def agent(tmp_path: Path) -> Path:
+    path = tmp_path / "agent.py"
+    path.write_text(SCRIPTED_AGENT)
+    return path
+
+
+def test_an_unknown_model_is_named_with_the_known_ones(database: Path):
+    refused(entcent("run", "task", "--db", str(database), "--model", "gpt-17"), "gpt-17", "qwen2.5-coder-1.5b")
+
+
+def test_a_model_that_is_not_here_is_answered_with_the_command_that_brings_it(database: Path, tmp_path: Path):
+    refused(entcent("run", "task", "--db", str(database), home=tmp_path / "home"), "entcent models pull")
+
+
+def test_no_server_at_the_address(database: Path):
+    ran = entcent("run", "task", "--db", str(database), "--model", "http://127.0.0.1:9/v1#m")
+    refused(ran, "no model server answers at http://127.0.0.1:9/v1", "start one")
+
+
+def test_an_address_without_a_model(database: Path):
+    refused(entcent("run", "task", "--db", str(database), "--model", "http://127.0.0.1:9/v1"), "#NAME")
+
+
+def test_no_tools():
+    refused(entcent("run", "task"), "no tools", "--db FILE or --workspace DIR")
+
+
+def test_a_corrupt_model_file(database: Path, tmp_path: Path):
+    file = tmp_path / "broken.gguf"
+    file.write_bytes(b"not a model at all")
+    refused(entcent("run", "task", "--db", str(database), "--model", str(file)), "broken.gguf", "GGUF")
+
+
+def test_a_corrupt_model_of_the_store(database: Path, tmp_path: Path):
+    folder = tmp_path / "home" / "models"
+    folder.mkdir(parents=True)
+    (folder / "qwen2.5-coder-1.5b-instruct-q4_k_m.gguf").write_bytes(b"GGUF but cut off")
+    refused(entcent("run", "task", "--db", str(database), home=tmp_path / "home"), "entcent models pull")
+
+
+def test_a_database_that_is_not_sqlite(tmp_path: Path):
+    file = tmp_path / "notes.txt"
+    file.write_text("these are only notes, and there are quite a few of them" * 20)
+    refused(entcent("run", "task", "--db", str(file)), "notes.txt", "not a SQLite database")
+    refused(entcent("run", "task", "--db", str(tmp_path / "absent.db")), "absent.db")
+    refused(entcent("run", "task", "--workspace", str(tmp_path / "absent")), "absent")
+
+
+def test_no_rollouts(database: Path):
+    refused(entcent("run", "task", "--db", str(database), "-n", "0"), "-n 0", "at least one")
+
+
+def test_a_model_without_log_probabilities(database: Path, chat_server):
+    server = chat_server(logprobs=False)
+    ran = entcent("run", "task", "--db", str(database), "--model", f"{server.base_url}#m")
+    refused(ran, "gives no log-probabilities", "llama.cpp, vLLM")
+
+
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [("agent.py", "FILE:FACTORY"), ("absent.py:make", "no file"), ("{agent}:absent", "no function 'absent'")],
+)
+def test_an_agent_that_cannot_be_loaded(agent: Path, spec: str, said: str):
+    refused(entcent("run", "task", "--agent", spec.format(agent=agent)), said)
+
+
+def test_an_undeclared_tool_and_a_factory_of_something_else(agent: Path, chat_server):
+    model = f"{chat_server().base_url}#m"
+    refused(entcent("run", "task", "--model", model, "--agent", f"{agent}:unsafe_agent"), "'send'", "READ")
+    refused(entcent("run", "task", "--model", model, "--agent", f"{agent}:not_a_graph"), "returned str")
+    ran = entcent("run", "task", "--model", model, "--agent", f"{agent}:unsafe_agent", "--read", "send", "-n", "1")
+    assert ran.returncode == 0, ran.stderr
+
+
+def test_a_run_prints_every_rollout_the_winner_and_what_was_committed(agent: Path, database: Path, chat_server):
+    model = f"{chat_server().base_url}#m"
+    arguments = ["run", "make it", "--db", str(database), "--agent", f"{agent}:make_agent", "--model", model, "-n", "3"]
+    ran = entcent(*arguments)
+    assert ran.returncode == 0, ran.stderr
+    assert "selected rollout 1 by lowest centroid" in ran.stdout
+    assert "answer 1" in ran.stdout and "answer 0" not in ran.stdout
+    assert "committed: table made in database created" in ran.stdout
+    assert "first token" in ran.stderr
+    connection = sqlite3.connect(database)
+    assert connection.execute("SELECT x FROM made").fetchall() == [(1,)]
+    connection.close()
+
+
+def test_json_is_one_object_on_standard_output(agent: Path, database: Path, chat_server):
+    model = f"{chat_server().base_url}#m"
+    arguments = ["run", "make it", "--db", str(database), "--agent", f"{agent}:make_agent", "--model", model, "-n", "3"]
+    ran = entcent(*arguments, "--json")
+    result = json.loads(ran.stdout)
+    assert result["selection"]["winner"] == 1
+    assert [rollout["status"] for rollout in result["rollouts"]] == ["finished"] * 3
+    assert result["rollouts"][0]["scored_tokens"] == 500
+    assert result["usage"]["generated_tokens"] == 1500
+
+
+def test_models_list_shows_what_is_here(tmp_path: Path):
+    ran = entcent("models", "list", home=tmp_path)
+    assert ran.returncode == 0
+    assert "qwen2.5-coder-1.5b" in ran.stdout and "entcent models pull smollm2-135m" in ran.stdout
+
+
+def test_help_names_every_option():
+    ran = entcent("run", "--help")
+    for option in ("--db", "--workspace", "--model", "--agent", "-n", "--temperature", "--seed", "--json"):
+        assert option in ran.stdout

@@ -1,0 +1,23 @@
+"""The surface: names, weight of the import, order."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import entcent_agents
+from entcent_agents import environments
+
+
+def test_public_names_are_sorted_and_there():
+    for module in (entcent_agents, environments):
+        assert module.__all__ == sorted(module.__all__)
+        assert [name for name in module.__all__ if not hasattr(module, name)] == []
+
+
+def test_importing_the_package_loads_numpy_and_nothing_heavier():
+    code = "import sys, entcent_agents; print(*sorted({name.partition('.')[0] for name in sys.modules}))"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert "numpy" in loaded
+    heavy = {"langchain_core", "langgraph", "openai", "pydantic", "rich", "typer", "tiktoken", "msgspec", "httpx2"}
+    assert heavy.isdisjoint(loaded)
