@@ -39,11 +39,18 @@ def run_sync(coroutine: Coroutine[Any, Any, T]) -> T:
         tasks.append(loop.create_task(coroutine))
         tasks[0].add_done_callback(ended.set_result)
 
-    loop.call_soon_threadsafe(start)
+    def stop() -> None:
+        if tasks:
+            tasks[0].cancel()
+        else:  # interrupted before it began
+            coroutine.close()
+            ended.cancel()
+
     try:
+        loop.call_soon_threadsafe(start)
         task = ended.result()
     except BaseException:
-        loop.call_soon_threadsafe(lambda: tasks[0].cancel())
+        loop.call_soon_threadsafe(stop)
         concurrent.futures.wait([ended], CLEAN_UP_SECONDS)
         raise
     return task.result()

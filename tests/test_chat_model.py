@@ -169,7 +169,7 @@ async def test_a_call_that_gave_up_before_sending_is_not_asked_for():
         return [ModelServerError(str(i)) for i in range(n)]
 
     pool = SamplingPool(1)
-    tasks = [asyncio.create_task(pool.sample("key", send)) for _ in range(3)]
+    tasks = [asyncio.create_task(pool.sample("caller", "prompt", send)) for _ in range(3)]
     await asyncio.sleep(0)
     tasks[0].cancel()
     _, *failures = await asyncio.gather(*tasks, return_exceptions=True)
@@ -183,7 +183,7 @@ async def test_nothing_is_sent_where_every_call_gave_up_before():
         raise AssertionError("sent")
 
     pool = SamplingPool(1)
-    task = asyncio.create_task(pool.sample("key", send))
+    task = asyncio.create_task(pool.sample("caller", "prompt", send))
     await asyncio.sleep(0)
     task.cancel()
     await asyncio.sleep(0.02)
@@ -195,7 +195,7 @@ async def test_a_sender_that_gives_too_few_outcomes_leaves_nobody_waiting():
         return []
 
     with pytest.raises(ValueError):
-        await asyncio.wait_for(SamplingPool(1).sample("key", send), 5)
+        await asyncio.wait_for(SamplingPool(1).sample("caller", "prompt", send), 5)
 
 
 async def test_a_cancelled_call_does_not_cancel_the_others(serve):
@@ -231,32 +231,22 @@ async def test_an_error_reaches_every_waiting_call(serve):
     assert len(server.requests) == 1
 
 
-async def test_seeds_are_given_after_coalescing_and_repeat_for_the_same_user_seed(serve):
+async def test_seeds_are_given_after_coalescing_and_follow_from_the_user_seed_alone(serve):
     async def seeds(user_seed: int | None) -> list[int | None]:
-        server = serve(numbered)
-        model = chat(server, base_url=server.base_url.replace("127.0.0.1", "localhost"), seed=9)
-        same = model.model_copy(update={"base_url": server.base_url})
-        with use_pool(SamplingPool(user_seed)) as pool:
+        server = serve(numbered)  # on a port of its own, which the seeds must not depend on
+        model = chat(server, seed=9)
+        with use_pool(SamplingPool(user_seed)):
             for _ in range(2):
-                await asyncio.gather(same.ainvoke("Hi"), same.ainvoke("Hi"))
-            assert pool.next_seed("x") == (None if user_seed is None else SamplingPool(user_seed).next_seed("x"))
+                await asyncio.gather(model.ainvoke("Hi"), model.ainvoke("Hi"))
         assert [request.n for request in server.requests] == [2, 2]
         return [request.body.get("seed") for request in server.requests]
 
     first, second = await seeds(1)
-    assert first != second
     assert first is not None and 0 <= first < 2**31
+    assert first != second
+    assert await seeds(1) == [first, second]
+    assert not {first, second} & set(await seeds(2))
     assert await seeds(None) == [None, None]
-
-
-async def test_the_same_user_seed_gives_the_same_seeds_and_another_gives_others(serve):
-    server = serve(numbered)
-    model = chat(server)
-    for user_seed in (1, 1, 2):
-        with use_pool(SamplingPool(user_seed)):
-            await asyncio.gather(model.ainvoke("Hi"), model.ainvoke("Hi"))
-    one, again, other = (request.body["seed"] for request in server.requests)
-    assert one == again != other
 
 
 async def test_a_server_that_refuses_n_is_asked_one_by_one_with_seeds_of_their_own(serve):

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sqlite3
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests.chat_server import Reply
 
 ROOT = Path(__file__).parent.parent
 SCRIPTED_AGENT = '''
@@ -32,6 +35,11 @@ def make_agent(model, environments):
         for i in range(3)
     ]
     return create_agent(ScriptedChat(scripts=scripts), sql_tools())
+
+def slow_agent(model, environments):
+    turns = [ScriptedTurn(tool_calls=[("execute", {"sql": "CREATE TABLE made (x)"})], entropy=EARLY),
+             ScriptedTurn(text="late", entropy=EARLY, delay_seconds=60.0)]
+    return create_agent(ScriptedChat(scripts=[turns]), sql_tools())
 
 @tool
 def send(text: str) -> str:
@@ -128,8 +136,8 @@ def test_no_rollouts(database: Path):
     refused(entcent("run", "task", "--db", str(database), "-n", "0"), "-n 0", "at least one")
 
 
-def test_a_model_without_log_probabilities(database: Path, chat_server):
-    server = chat_server(logprobs=False)
+def test_a_model_without_log_probabilities(database: Path, serve):
+    server = serve([Reply(logprobs=False)])
     ran = entcent("run", "task", "--db", str(database), "--model", f"{server.base_url}#m")
     refused(ran, "gives no log-probabilities", "llama.cpp, vLLM")
 
@@ -142,16 +150,16 @@ def test_an_agent_that_cannot_be_loaded(agent: Path, spec: str, said: str):
     refused(entcent("run", "task", "--agent", spec.format(agent=agent)), said)
 
 
-def test_an_undeclared_tool_and_a_factory_of_something_else(agent: Path, chat_server):
-    model = f"{chat_server().base_url}#m"
+def test_an_undeclared_tool_and_a_factory_of_something_else(agent: Path, serve):
+    model = f"{serve().base_url}#m"
     refused(entcent("run", "task", "--model", model, "--agent", f"{agent}:unsafe_agent"), "'send'", "READ")
     refused(entcent("run", "task", "--model", model, "--agent", f"{agent}:not_a_graph"), "returned str")
     ran = entcent("run", "task", "--model", model, "--agent", f"{agent}:unsafe_agent", "--read", "send", "-n", "1")
     assert ran.returncode == 0, ran.stderr
 
 
-def test_a_run_prints_every_rollout_the_winner_and_what_was_committed(agent: Path, database: Path, chat_server):
-    model = f"{chat_server().base_url}#m"
+def test_a_run_prints_every_rollout_the_winner_and_what_was_committed(agent: Path, database: Path, serve):
+    model = f"{serve().base_url}#m"
     arguments = ["run", "make it", "--db", str(database), "--agent", f"{agent}:make_agent", "--model", model, "-n", "3"]
     ran = entcent(*arguments)
     assert ran.returncode == 0, ran.stderr
@@ -164,8 +172,8 @@ def test_a_run_prints_every_rollout_the_winner_and_what_was_committed(agent: Pat
     connection.close()
 
 
-def test_json_is_one_object_on_standard_output(agent: Path, database: Path, chat_server):
-    model = f"{chat_server().base_url}#m"
+def test_json_is_one_object_on_standard_output(agent: Path, database: Path, serve):
+    model = f"{serve().base_url}#m"
     arguments = ["run", "make it", "--db", str(database), "--agent", f"{agent}:make_agent", "--model", model, "-n", "3"]
     ran = entcent(*arguments, "--json")
     result = json.loads(ran.stdout)
@@ -173,6 +181,31 @@ def test_json_is_one_object_on_standard_output(agent: Path, database: Path, chat
     assert [rollout["status"] for rollout in result["rollouts"]] == ["finished"] * 3
     assert result["rollouts"][0]["scored_tokens"] == 500
     assert result["usage"]["generated_tokens"] == 1500
+
+
+def test_interrupting_leaves_the_world_untouched(agent: Path, database: Path, serve):
+    before = database.read_bytes()
+    code = "from entcent_agents.cli import main; main()"
+    options = ["--db", str(database), "--agent", f"{agent}:slow_agent", "--model", f"{serve().base_url}#m"]
+    running = subprocess.Popen(
+        [sys.executable, "-u", "-c", code, "run", "make it", *options],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+    )
+    assert running.stderr is not None
+    with running.stderr as lines:
+        for line in lines:
+            if "tool execute" in line:
+                running.send_signal(signal.SIGINT)
+                break
+        said = lines.read()
+    assert running.wait(30) == 130
+    assert "interrupted: nothing was changed" in said and "Traceback" not in said
+    assert database.read_bytes() == before
+    assert sorted(path.name for path in database.parent.iterdir()) == ["agent.py", "world.db"]
 
 
 def test_models_list_shows_what_is_here(tmp_path: Path):

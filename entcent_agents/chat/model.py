@@ -170,10 +170,10 @@ class ChatLogprobs(BaseChatModel):
     async def _sample(self, payload: Mapping[str, Any], n: int) -> list[Completion]:
         pool, seed = current_pool(), self.seed
         if pool is not None:
-            digest = self._digest(payload)
+            caller, prompt = _digest((self.base_url, self._key())), _digest(payload)
             if self.coalesce and n == 1:
-                return [await pool.sample(digest, partial(self._send, payload))]
-            seed = pool.next_seed(digest)
+                return [await pool.sample(caller, prompt, partial(self._send, payload))]
+            seed = pool.next_seed(prompt)
         listener = token_listener.get()
         completions: list[Completion] = []
         for outcome in await self._send(payload, n, seed, [listener] * n if listener else []):
@@ -209,11 +209,6 @@ class ChatLogprobs(BaseChatModel):
         if body["stream"]:
             body["stream_options"] = {"include_usage": True}
         return {key: value for key, value in body.items() if value is not None}
-
-    def _digest(self, payload: Mapping[str, Any]) -> str:
-        """Equal for calls that may share a request: same server, same caller, same body."""
-        body = msgspec.json.encode((self.base_url, self._key(), payload), order="deterministic")
-        return blake2b(body, digest_size=16).hexdigest()
 
     async def _send(
         self, payload: Mapping[str, Any], n: int, seed: int | None, listeners: Sequence[TokenListener]
@@ -260,6 +255,10 @@ class ChatLogprobs(BaseChatModel):
 
     def _key(self) -> str:
         return self.api_key.get_secret_value() if self.api_key else ""
+
+
+def _digest(value: Any) -> str:
+    return blake2b(msgspec.json.encode(value, order="deterministic"), digest_size=16).hexdigest()
 
 
 def _refuses_n(error: ModelServerError) -> bool:

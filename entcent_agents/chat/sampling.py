@@ -31,6 +31,9 @@ QUIET_SECONDS: Final = 0.005
 token_listener: ContextVar[TokenListener | None] = ContextVar("token_listener", default=None)
 
 
+_Slot = tuple[asyncio.AbstractEventLoop, str, str]
+
+
 @dataclass(slots=True)
 class _Group:
     send: Send
@@ -50,21 +53,22 @@ class SamplingPool:
     def __init__(self, seed: int | None = None) -> None:
         self._seed = seed
         # By loop too: synchronous nodes call from the background loop, and futures do not cross loops.
-        self._open: dict[tuple[asyncio.AbstractEventLoop, str], _Group] = {}
+        self._open: dict[_Slot, _Group] = {}
         self._occurrences: Counter[str] = Counter()
 
-    async def sample(self, key: str, send: Send) -> Completion:
-        """One completion; calls with an equal key that arrive together share a request.
+    async def sample(self, caller: str, prompt: str, send: Send) -> Completion:
+        """One completion; equal calls that arrive together share a request.
 
         Args:
-            key: Digest of everything that makes two calls the same call: caller, address, body.
+            caller: Digest of who asks whom: the address and the key.
+            prompt: Digest of the body; seeds follow from it, wherever it is sent.
             send: How to send it; called once for the group.
 
         Raises:
             Exception: What became of this choice, or of the whole request, where it failed.
         """
         loop = asyncio.get_running_loop()
-        slot = (loop, key)
+        slot = (loop, caller, prompt)
         group = self._open.setdefault(slot, _Group(send))
         waiter: asyncio.Future[Completion] = loop.create_future()
         group.waiters.append(waiter)
@@ -78,16 +82,16 @@ class SamplingPool:
             if all(other.done() for other in group.waiters):
                 self._abandon(slot, group)
 
-    def next_seed(self, key: str) -> int | None:
-        """The seed of the next request with this key; None where sampling is left to the server."""
-        occurrence = self._occurrences[key]
-        self._occurrences[key] += 1
+    def next_seed(self, prompt: str) -> int | None:
+        """The seed of the next request of this prompt; None where sampling is left to the server."""
+        occurrence = self._occurrences[prompt]
+        self._occurrences[prompt] += 1
         if self._seed is None:
             return None
-        digest = blake2b(f"{self._seed}:{key}:{occurrence}".encode(), digest_size=4).digest()
+        digest = blake2b(f"{self._seed}:{prompt}:{occurrence}".encode(), digest_size=4).digest()
         return int.from_bytes(digest) >> 1
 
-    def _abandon(self, slot: tuple[asyncio.AbstractEventLoop, str], group: _Group) -> None:
+    def _abandon(self, slot: _Slot, group: _Group) -> None:
         """Nobody waits any more: an unsent group is dropped, one under way is cancelled."""
         if self._open.get(slot) is group:
             del self._open[slot]
@@ -96,13 +100,13 @@ class SamplingPool:
         if group.task and not group.task.done():
             group.task.cancel()
 
-    def _flush(self, slot: tuple[asyncio.AbstractEventLoop, str]) -> None:
+    def _flush(self, slot: _Slot) -> None:
         group = self._open.pop(slot)
         waiting = [i for i, waiter in enumerate(group.waiters) if not waiter.done()]  # the rest gave up meanwhile
         group.waiters = [group.waiters[i] for i in waiting]
         group.listeners = [group.listeners[i] for i in waiting]
-        loop, key = slot
-        group.task = loop.create_task(self._run(group, self.next_seed(key)))
+        loop, _, prompt = slot
+        group.task = loop.create_task(self._run(group, self.next_seed(prompt)))
 
     @staticmethod
     async def _run(group: _Group, seed: int | None) -> None:

@@ -140,6 +140,9 @@ def _call_text(message: AIMessage) -> str:
 _OPENING: Final = re.compile(r"""\{\{?\s*["']|\[\s*\{""")
 """Where an object with a key, or a list of objects, may begin: most braces in prose and code cannot."""
 
+_MOST_FAILURES: Final = 100
+"""Openings tried in vain before a text is given up: each may read it to its end, and models do fall into loops."""
+
 _TOKEN: Final = re.compile(
     r'"""(?P<triple>.*?)"""|"(?P<double>(?:\\.|[^"\\])*)"|'
     r"'(?P<single>(?:\\.|[^'\\])*)'|"
@@ -152,10 +155,11 @@ _WORDS: Final = {"True": "true", "False": "false", "None": "null"}
 
 def _objects(text: str) -> Iterator[Any]:
     """Every outermost JSON object or list of objects in the text, leniently decoded."""
-    position = 0
-    while (match := _OPENING.search(text, position)) is not None:
+    position, failures = 0, 0
+    while failures < _MOST_FAILURES and (match := _OPENING.search(text, position)) is not None:
         decoded = _decode(text, match.start())
         if decoded is None:
+            failures += 1
             position = match.start() + 1
             continue
         value, position = decoded

@@ -23,9 +23,6 @@ def main() -> None:
     except EntcentError as error:
         errors.print(f"[bold red]error:[/] {_escaped(str(error))}", soft_wrap=True)
         sys.exit(2)
-    except KeyboardInterrupt:
-        errors.print("[bold]interrupted:[/] nothing was changed")
-        sys.exit(130)
 
 
 def _escaped(text: str) -> str:

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import typer
+from rich.console import Console
+
 from entcent_agents.cli import STARTED
 from entcent_agents.cli.agents import agent_factory, build_agent
 from entcent_agents.cli.result import RunResult, print_result
@@ -49,7 +52,12 @@ def run_task(settings: RunSettings) -> None:
     factory = agent_factory(settings.agent)
     if settings.agent is None and not environments:
         raise ConfigurationError("the agent has no tools: pass --db FILE or --workspace DIR")
-    print_result(asyncio.run(_run(settings, environments, factory)), as_json=settings.as_json)
+    try:
+        result = asyncio.run(_run(settings, environments, factory))
+    except KeyboardInterrupt:
+        Console(stderr=True).print("[bold]interrupted:[/] nothing was changed")
+        raise typer.Exit(130) from None
+    print_result(result, as_json=settings.as_json)
 
 
 async def _run(settings: RunSettings, environments: list[Environment], factory: Any) -> RunResult:

@@ -1,0 +1,97 @@
+"""Synchronous calls run their coroutine to its end, on one loop, and clean up."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import threading
+import time
+from contextvars import ContextVar
+
+import pytest
+
+from entcent_agents.blocking import run_sync
+
+who: ContextVar[str] = ContextVar("who", default="nobody")
+
+
+async def loop_of_call() -> asyncio.AbstractEventLoop:
+    await asyncio.sleep(0)
+    return asyncio.get_running_loop()
+
+
+def test_every_call_runs_on_the_same_loop_from_whatever_thread():
+    loops: list[asyncio.AbstractEventLoop] = [run_sync(loop_of_call()), run_sync(loop_of_call())]
+    threads = [threading.Thread(target=lambda: loops.append(run_sync(loop_of_call()))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(loops) == 6 and len(set(loops)) == 1
+
+
+def test_an_exception_reaches_the_caller_as_it_is():
+    failure = KeyError("x")
+
+    async def fails() -> None:
+        raise failure
+
+    with pytest.raises(KeyError) as caught:
+        run_sync(fails())
+    assert caught.value is failure
+
+
+def test_the_caller_s_context_variables_are_seen_and_its_own_stay_as_they_were():
+    async def changes() -> str:
+        seen = who.get()
+        who.set("inside")
+        return seen
+
+    token = who.set("caller")
+    try:
+        assert run_sync(changes()) == "caller"
+        assert who.get() == "caller"
+    finally:
+        who.reset(token)
+
+
+def test_an_interrupt_cancels_waits_for_the_clean_up_and_is_raised_again():
+    steps: list[str] = []
+
+    async def works() -> None:
+        try:
+            steps.append("started")
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+            await asyncio.sleep(30)
+        finally:
+            await asyncio.sleep(0.2)
+            steps.append("cleaned up")
+
+    started = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        run_sync(works())
+    assert steps == ["started", "cleaned up"]
+    assert time.monotonic() - started < 10
+
+
+def test_a_cancelled_coroutine_is_a_cancellation_for_the_caller():
+    async def cancels_itself() -> None:
+        task = asyncio.current_task()
+        assert task
+        task.cancel()
+        await asyncio.sleep(1)
+
+    with pytest.raises(asyncio.CancelledError):
+        run_sync(cancels_itself())
+
+
+def test_a_call_from_inside_the_background_loop_is_refused_and_leaves_nothing_unawaited():
+    async def calls_again() -> None:
+        run_sync(loop_of_call())
+
+    with pytest.raises(RuntimeError, match="call the async form"):
+        run_sync(calls_again())
+
+
+async def test_a_call_from_another_running_loop_works():
+    assert run_sync(loop_of_call()) is not asyncio.get_running_loop()

@@ -1,0 +1,207 @@
+"""Foreign payloads on arrival: what is scored, what is missing, what leaves the message."""
+
+from __future__ import annotations
+
+import json
+import math
+from uuid import uuid4
+
+import numpy as np
+import pytest
+from langchain_core.messages import AIMessage, AIMessageChunk
+from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, LLMResult
+from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
+from openai.types.chat.chat_completion import ChoiceLogprobs
+
+from entcent_agents.capture import tokens
+from entcent_agents.capture.openai import logprobs_of_metadata
+from entcent_agents.capture.recorder import LogprobsGeneration, LogprobsGenerationChunk, TurnRecorder
+from entcent_agents.capture.tokens import estimated_tokens
+from entcent_agents.errors import LogprobsMalformedError
+from entcent_agents.testing import ScriptedChat, ScriptedTurn, scripted_logprobs
+from entcent_agents.trajectory import Trajectory
+
+HALF, QUARTER = math.log(0.5), math.log(0.25)
+
+
+def entry(token: str, logprob: float | None, top: list[float | None] | None, raw: list[int] | None = None) -> dict:
+    alternatives = None if top is None else [{"token": "?", "bytes": None, "logprob": value} for value in top]
+    return {"token": token, "logprob": logprob, "bytes": raw, "top_logprobs": alternatives}
+
+
+def metadata(*entries: dict) -> dict:
+    """As ChatOpenAI leaves it in `response_metadata`."""
+    return {"model_name": "m", "logprobs": {"content": list(entries), "refusal": None}}
+
+
+def test_the_shape_of_chat_openai_becomes_arrays():
+    found = logprobs_of_metadata(metadata(entry("Hi", HALF, [HALF, HALF]), entry("!", 0.0, [0.0])))
+    np.testing.assert_allclose(found.entropy, [math.log(2), 0.0], atol=1e-6)
+    np.testing.assert_allclose(found.logprob, [HALF, 0.0], atol=1e-6)
+    assert (found.text, found.top_k) == (b"Hi!", 2)
+
+
+def test_objects_of_the_sdk_and_the_dicts_a_checkpoint_makes_of_them_give_the_same():
+    typed = ChoiceLogprobs.model_validate(metadata(entry("Hi", HALF, [HALF, HALF]))["logprobs"])
+    serializer = JsonPlusSerializer()
+    stored = serializer.loads_typed(serializer.dumps_typed(typed.model_dump()))
+    for shape in (typed, stored):
+        assert logprobs_of_metadata({"logprobs": shape}).entropy[0] == pytest.approx(math.log(2))
+
+
+@pytest.mark.parametrize("raw", [None, {"content": None}, {"content": []}, {"refusal": None}])
+def test_nothing_is_none(raw):
+    assert logprobs_of_metadata({"logprobs": raw}) is None
+
+
+@pytest.mark.parametrize("absent", [None, -9999.0, -3.4028234663852886e38, math.nan, -math.inf])
+def test_absent_entries_are_unscored_and_never_certain(absent):
+    found = logprobs_of_metadata(metadata(entry("a", absent, [absent, absent]), entry("b", HALF, [HALF, HALF, absent])))
+    assert found.scored.tolist() == [False, True]
+    assert np.isnan(found.entropy[0]) and np.isnan(found.logprob[0])
+    assert found.entropy[1] == pytest.approx(math.log(2))
+
+
+@pytest.mark.parametrize("top", [None, []])
+def test_a_token_without_alternatives_is_unscored(top):
+    found = logprobs_of_metadata(metadata(entry("a", -0.1, top), entry("b", HALF, [HALF, HALF])))
+    assert found.scored.tolist() == [False, True]
+    assert found.logprob[0] == pytest.approx(-0.1)
+
+
+def test_a_sampled_token_listed_first_outside_the_top_k_changes_nothing_but_its_own_mass():
+    unlikely = math.log(0.1)
+    first = logprobs_of_metadata(metadata(entry("a", unlikely, [unlikely, HALF, QUARTER])))
+    last = logprobs_of_metadata(metadata(entry("a", unlikely, [HALF, QUARTER, unlikely])))
+    assert first.entropy[0] == pytest.approx(last.entropy[0])
+    assert first.residual[0] == pytest.approx(0.15, abs=1e-6)
+    assert first.logprob[0] == pytest.approx(unlikely)
+
+
+def test_entries_with_fewer_alternatives_are_scored_on_what_they_have():
+    found = logprobs_of_metadata(metadata(entry("a", 0.0, [0.0]), entry("b", QUARTER, [QUARTER] * 4)))
+    np.testing.assert_allclose(found.entropy, [0.0, math.log(4)], atol=1e-6)
+    assert found.top_k == 4
+
+
+def test_tokens_inside_a_character_concatenate_to_the_text():
+    snowman = list("☃".encode())
+    found = logprobs_of_metadata(
+        metadata(
+            entry("\ufffd", HALF, [HALF], snowman[:2]), entry("\ufffd", HALF, [HALF], snowman[2:]), entry("é", 0, [0])
+        )
+    )
+    assert found.text.decode() == "☃é"
+    assert [found.token(i) for i in range(3)] == [bytes(snowman[:2]), bytes(snowman[2:]), "é".encode()]
+
+
+MALFORMED = {
+    "a list of rows": [[0.1, 0.2]],
+    "text": "none",
+    "content of another kind": {"content": {"tokens": ["a"]}},
+    "probabilities in words": {"content": [{"token": "a", "logprob": "high"}]},
+    "bytes that are none": {"content": [{"token": "a", "logprob": -1.0, "bytes": [300]}]},
+    "a positive logprob": {"content": [entry("a", 0.7, [0.7])]},
+}
+
+
+@pytest.mark.parametrize("raw", MALFORMED.values(), ids=MALFORMED)
+def test_a_malformed_shape_is_refused_by_the_reader(raw):
+    with pytest.raises(LogprobsMalformedError):
+        logprobs_of_metadata({"logprobs": raw})
+
+
+@pytest.mark.parametrize("raw", MALFORMED.values(), ids=MALFORMED)
+def test_a_malformed_shape_is_missing_to_the_recorder_as_coverage_says(raw):
+    recorder = TurnRecorder()
+    message = answer(raw=raw, output_tokens=5)
+    record(recorder, message)
+    trajectory = Trajectory(turns=tuple(recorder.turns.values()))
+    assert (trajectory.coverage, trajectory.generated_tokens) == (0.0, 5)
+    assert "logprobs" not in message.response_metadata
+
+
+def answer(text: str = "Hi", raw: object = None, output_tokens: int | None = None, message_id: str = "a") -> AIMessage:
+    usage = output_tokens and {"input_tokens": 3, "output_tokens": output_tokens, "total_tokens": 3 + output_tokens}
+    extra = {} if raw is None else {"logprobs": raw}
+    return AIMessage(
+        text, id=message_id, response_metadata={"finish_reason": "stop", **extra}, usage_metadata=usage or None
+    )
+
+
+def record(recorder: TurnRecorder, *messages: AIMessage) -> None:
+    """One model call with so many choices."""
+    result = LLMResult(generations=[[ChatGeneration(message=message) for message in messages]])
+    recorder.on_llm_end(result, run_id=uuid4())
+
+
+def test_raw_logprobs_leave_the_message_and_the_rest_stays():
+    heard = []
+    message = answer(raw=metadata(entry("Hi", HALF, [HALF, HALF]))["logprobs"], output_tokens=1)
+    record(TurnRecorder(on_turn=heard.append), message)
+    assert message.response_metadata == {"finish_reason": "stop"}
+    assert [turn.scored_tokens for turn in heard] == [1]
+
+
+def test_usage_counts_every_call_and_choices_of_one_call_once():
+    recorder = TurnRecorder()
+    record(recorder, answer(output_tokens=5, message_id="kept"))
+    record(recorder, answer(output_tokens=7, message_id="of a summariser"))
+    record(recorder, answer(output_tokens=1, message_id="b"), answer(output_tokens=1, message_id="c"))
+    assert (recorder.usage.generated_tokens, recorder.usage.model_calls) == (14, 3)
+    assert set(recorder.turns) == {"kept", "of a summariser", "b", "c"}
+
+
+def test_tokens_are_estimated_where_nobody_counted_them():
+    recorder = TurnRecorder()
+    call = {"name": "search", "args": {}, "id": "1"}
+    record(recorder, answer("x" * 40, message_id="text"))
+    record(recorder, AIMessage("", id="call", tool_calls=[call]))
+    assert recorder.turns["text"].generated_tokens == 10
+    assert recorder.turns["call"].generated_tokens == 2
+    assert recorder.turns["text"].scored_tokens == 0
+
+
+def test_more_tokens_than_entries_lower_the_coverage():
+    recorder = TurnRecorder()
+    record(recorder, answer(raw=metadata(entry("Hi", HALF, [HALF]))["logprobs"], output_tokens=4))
+    assert Trajectory(turns=tuple(recorder.turns.values())).coverage == 0.25
+
+
+@pytest.mark.parametrize("model", ["", "some-local-model", "gpt-4o"])
+def test_estimates_need_no_vocabulary(model, monkeypatch, tmp_path):
+    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path))
+    for variable in ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"):
+        monkeypatch.setenv(variable, "http://127.0.0.1:9")
+    tokens._encoding.cache_clear()
+    assert estimated_tokens("12345", model) == 2
+    assert estimated_tokens("", model) == 0
+    tokens._encoding.cache_clear()
+
+
+def test_chunks_add_up_to_one_that_keeps_the_arrays():
+    arrays = scripted_logprobs([1.0])
+    first = LogprobsGenerationChunk(message=AIMessageChunk(content="a"))
+    last = LogprobsGenerationChunk(message=AIMessageChunk(content="b"), token_logprobs=arrays)
+    plain = ChatGenerationChunk(message=AIMessageChunk(content="c"))
+    for total in (first + last, first.__add__([plain, last]), last + plain):
+        assert total.token_logprobs is arrays
+    assert first.__add__([last]).text == "ab"
+
+
+def test_arrays_beside_a_message_are_not_serialised():
+    generation = LogprobsGeneration(message=answer(), token_logprobs=scripted_logprobs([1.0]))
+    assert "token_logprobs" not in generation.model_dump()
+    json.dumps(generation.message.model_dump())
+
+
+@pytest.mark.parametrize("streams", [False, True])
+async def test_the_scripted_model_brings_its_arrays_streamed_or_not(streams):
+    model, recorder = ScriptedChat(scripts=[[ScriptedTurn(text="Hi", entropy=[0.5, 1.0])]]), TurnRecorder()
+    config = {"callbacks": [recorder]}
+    if streams:
+        assert "".join([chunk.text async for chunk in model.astream("Go", config)]) == "Hi"
+    else:
+        await model.ainvoke("Go", config)
+    (turn,) = recorder.turns.values()
+    assert turn.logprobs.entropy.tolist() == [0.5, 1.0]
