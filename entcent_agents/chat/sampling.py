@@ -25,7 +25,7 @@ Outcome = Completion | Exception
 Send = Callable[[int, int | None, Sequence[TokenListener]], Awaitable[Sequence[Outcome]]]
 """Sends one request: (choices, seed, one listener a choice) → as many outcomes."""
 
-QUIET_SECONDS: Final = 0.005
+QUIET_SECONDS: Final = 0.02
 """A group is sent when no further call has joined it for this long."""
 
 token_listener: ContextVar[TokenListener | None] = ContextVar("token_listener", default=None)
