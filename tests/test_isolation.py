@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import langgraph.pregel._messages as langgraph_messages
-from entcent_agents.rollouts.isolation import isolated_config, isolated_graph, no_ambient_config, tools_of
 from langchain.agents import create_agent
 from langchain_core.callbacks import AsyncCallbackManager, BaseCallbackHandler, UsageMetadataCallbackHandler
 from langchain_core.runnables import RunnableConfig, RunnableLambda
@@ -16,6 +15,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.store.memory import InMemoryStore
 
+from entcent_agents.rollouts.isolation import isolated_config, isolated_graph, no_ambient_config, tools_of
 from entcent_agents.testing import ScriptedChat
 
 

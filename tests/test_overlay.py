@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from entcent_agents.rollouts.overlay import OverlayStore, apply_writes
 from langgraph.store.memory import InMemoryStore
+
+from entcent_agents.rollouts.overlay import OverlayStore, apply_writes
 
 
 def filled() -> InMemoryStore:

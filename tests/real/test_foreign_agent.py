@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from langchain.agents import create_agent
+from langchain_core.messages import ToolMessage
+from langchain_openai import ChatOpenAI
+
 from entcent_agents.chat.embedded import EmbeddedServer, open_embedded
 from entcent_agents.chat.store import ModelStore
 from entcent_agents.effects import READ
 from entcent_agents.prebuilt import entropy_centroid_graph
-from langchain.agents import create_agent
-from langchain_core.messages import ToolMessage
-from langchain_openai import ChatOpenAI
 
 MODEL = "qwen2.5-coder-1.5b"
 pytestmark = [pytest.mark.real, pytest.mark.timeout(600)]
