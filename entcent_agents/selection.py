@@ -132,7 +132,7 @@ class LowestCentroid:
     of the rollouts valid (or fewer than two, of several) the selector abstains.
 
     Attributes:
-        min_scored_tokens: Floor of tokens with log-probabilities; 0 always ranks.
+        min_scored_tokens: Floor of tokens with log-probabilities; 0 ranks whatever has the coverage.
         min_phases: Floor of high-entropy phases.
         min_coverage: Floor of scored over generated tokens, in [0, 1].
         config: When phases start and end.
@@ -157,16 +157,13 @@ class LowestCentroid:
             why = f"{len(valid)} of {len(rollouts)} rollouts are within its validity, {needed} are needed"
             missing = next((candidate.reason for candidate in selection.candidates if not candidate.rank), "")
             return replace(selection, winner=None, tied=(), reason=f"{why} ({missing})")
-        found = {rollout.trajectory.top_k for rollout in rollouts if rollout.index in valid}
-        if (len(found) > 1 or 0 in found) and self.min_scored_tokens:
-            return replace(selection, winner=None, tied=(), reason="turns differ in top-k: they do not compare")
-        return selection
+        return selection if not self.min_scored_tokens else _of_one_k(selection, rollouts)
 
     def _value(self, rollout: Rollout) -> Value:
         trajectory = rollout.trajectory
         if not trajectory.scored_tokens:
             return "no log-probabilities"
-        if trajectory.coverage < self.min_coverage and self.min_scored_tokens:
+        if trajectory.coverage < self.min_coverage:
             return f"coverage {trajectory.coverage:.2f} below {self.min_coverage:.2f}"
         if trajectory.scored_tokens < self.min_scored_tokens:
             return f"{trajectory.scored_tokens} scored tokens below {self.min_scored_tokens}"
@@ -194,7 +191,7 @@ class LowestMeanEntropy:
 
     def select(self, rollouts: Sequence[Rollout]) -> Selection:
         """Choose the lowest mean entropy among the covered rollouts."""
-        return rank(self.name, rollouts, self._value, what="mean entropy")
+        return _of_one_k(rank(self.name, rollouts, self._value, what="mean entropy"), rollouts)
 
     def _value(self, rollout: Rollout) -> Value:
         return _covered_mean_entropy(rollout, self.min_coverage)
@@ -244,10 +241,11 @@ class Vote:
             return replace(selection, winner=None, tied=(), reason="no two rollouts came to the same outcome")
         winner = next(rollout for rollout in rollouts if rollout.index == selection.winner)
         key = winner.vote_key or ""
-        return replace(
+        elected = replace(
             selection,
             reason=f"{voters[key]} of {len(rollouts)} rollouts came to this outcome (weight {votes[key]:.3g})",
         )
+        return _of_one_k(elected, rollouts) if self.entropy_weighted else elected
 
     def _weight(self, rollout: Rollout) -> Value:
         if not self.entropy_weighted:
@@ -326,6 +324,15 @@ def require_scorable(rollouts: Sequence[Rollout]) -> None:
 
 def _finite(value: Value) -> Value:
     return value if isinstance(value, str) or math.isfinite(value) else f"its value is {value}"
+
+
+def _of_one_k(selection: Selection, rollouts: Sequence[Rollout]) -> Selection:
+    """The selection; an abstention where entropies of different top-k would have been compared."""
+    valued = {candidate.rollout for candidate in selection.candidates if candidate.rank}
+    found = {rollout.trajectory.top_k for rollout in rollouts if rollout.index in valued}
+    if selection.winner is not None and (len(found) > 1 or 0 in found):
+        return replace(selection, winner=None, tied=(), reason="turns differ in top-k: they do not compare")
+    return selection
 
 
 def _covered_mean_entropy(rollout: Rollout, floor: float) -> Value:

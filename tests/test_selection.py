@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -78,12 +79,22 @@ def test_lowest_centroid_needs_half_of_the_rollouts_to_be_valid_and_two_at_least
     assert [winner(1, 2), winner(1, 3), winner(1, 4), winner(2, 5)] == [None] * 4
 
 
-def test_asked_for_by_name_without_a_floor_it_always_ranks():
+def test_asked_for_by_name_without_a_floor_it_ranks_the_shortest_too():
     selector = LowestCentroid(min_scored_tokens=0)
-    short = [rollout(0, entropy(False, 100), generated=400), rollout(1, entropy(True, 100), generated=400)]
-    assert selector.select(short).winner == 1
+    assert selector.select([rollout(0, entropy(False, 100)), rollout(1, entropy(True, 100))]).winner == 1
     assert selector.select([rollout(0), rollout(1), rollout(2, LATE)]).winner == 2
     assert selector.select([rollout(0, LATE), rollout(1, EARLY, top_k=5)]).winner == 1
+
+
+def test_without_a_floor_of_tokens_missing_log_probabilities_still_never_win():
+    uncovered = [rollout(0, LATE), rollout(1, EARLY, generated=4000)]
+    assert LowestCentroid(min_scored_tokens=0).select(uncovered).winner == 0
+
+
+@pytest.mark.parametrize("selector", [LowestMeanEntropy(), Vote(entropy_weighted=True)], ids=lambda s: s.name)
+def test_entropies_of_different_k_do_not_compare(selector):
+    mixed = [replace(rollout(0, LATE), vote_key="a"), replace(rollout(1, EARLY, top_k=5), vote_key="a")]
+    assert selector.select(mixed).winner is None
 
 
 def test_centroids_of_different_k_do_not_compare():
