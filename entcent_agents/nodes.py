@@ -48,7 +48,19 @@ class RolloutsState(TypedDict, total=False):
     selection: dict[str, Any]
 
 
-class ParallelRollouts(Runnable[RolloutsState, dict[str, Any]]):
+class _Node(Runnable[RolloutsState, dict[str, Any]]):
+    """A node that awaits, and may be called from synchronous code all the same."""
+
+    def __call__(self, state: RolloutsState, config: RunnableConfig) -> dict[str, Any]:
+        """As `invoke`; LangGraph reads the node's channels from this signature."""
+        return self.invoke(state, config)
+
+    def invoke(self, input: RolloutsState, config: RunnableConfig | None = None, **kwargs: Any) -> dict[str, Any]:
+        """As `ainvoke`, from synchronous code."""
+        return run_sync(self.ainvoke(input, config, **kwargs))
+
+
+class ParallelRollouts(_Node):
     """Runs n rollouts of an agent at once, each on a thread and on environment forks of its own.
 
     Args:
@@ -105,14 +117,6 @@ class ParallelRollouts(Runnable[RolloutsState, dict[str, Any]]):
         self.saver = rollout_checkpointer or InMemorySaver()
         self.name = "ParallelRollouts"
         self.has_selector = False
-
-    def __call__(self, state: RolloutsState, config: RunnableConfig) -> dict[str, Any]:
-        """As `invoke`; LangGraph reads the node's channels from this signature."""
-        return self.invoke(state, config)
-
-    def invoke(self, input: RolloutsState, config: RunnableConfig | None = None, **kwargs: Any) -> dict[str, Any]:
-        """As `ainvoke`, from synchronous code."""
-        return run_sync(self.ainvoke(input, config, **kwargs))
 
     async def ainvoke(
         self, input: RolloutsState, config: RunnableConfig | None = None, **kwargs: Any
@@ -190,7 +194,7 @@ class ParallelRollouts(Runnable[RolloutsState, dict[str, Any]]):
             await self.saver.adelete_thread(rollout.thread_id)
 
 
-class EntropyCentroidSelector(Runnable[RolloutsState, dict[str, Any]]):
+class EntropyCentroidSelector(_Node):
     """Selects one rollout and commits it: its messages to the state, its forks and store writes to the world.
 
     Args:
@@ -218,14 +222,6 @@ class EntropyCentroidSelector(Runnable[RolloutsState, dict[str, Any]]):
         self.name = "EntropyCentroidSelector"
         if rollouts is not None:
             rollouts.has_selector = True
-
-    def __call__(self, state: RolloutsState, config: RunnableConfig) -> dict[str, Any]:
-        """As `invoke`; LangGraph reads the node's channels from this signature."""
-        return self.invoke(state, config)
-
-    def invoke(self, input: RolloutsState, config: RunnableConfig | None = None, **kwargs: Any) -> dict[str, Any]:
-        """As `ainvoke`, from synchronous code."""
-        return run_sync(self.ainvoke(input, config, **kwargs))
 
     async def ainvoke(
         self, input: RolloutsState, config: RunnableConfig | None = None, **kwargs: Any
