@@ -13,7 +13,7 @@ SEED ?= 7
 demo: $(VENV)/.local
 	$(BIN)/entcent models pull $(MODEL)
 	$(BIN)/python -m tools.penguins $(DEMO)/penguins.db
-	$(BIN)/entcent run "$$($(BIN)/python -m evals.penguins task)" --db $(DEMO)/penguins.db --model $(MODEL) -n 4 --max-tokens 140 --seed $(SEED)
+	$(BIN)/entcent run "$$($(BIN)/python -m evals.penguins task)" --db $(DEMO)/penguins.db --model $(MODEL) -n 4 --max-tokens 130 --seed $(SEED)
 	$(BIN)/python -m evals.penguins check $(DEMO)/penguins.db
 
 test: $(VENV)/.dev

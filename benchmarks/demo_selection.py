@@ -176,7 +176,7 @@ def main(
         async with open_embedded(model, slots=n * at_once, context_tokens=2048) as server:
             # Not coalesced: between seeds every slot of the server still holds the prompt that all seeds begin with.
             chat = ChatLogprobs(
-                model=server.model, base_url=server.base_url, tool_calling="text", max_tokens=140, coalesce=False
+                model=server.model, base_url=server.base_url, tool_calling="text", max_tokens=130, coalesce=False
             )
 
             async def one(seed: int) -> None:

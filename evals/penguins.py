@@ -10,19 +10,17 @@ from pathlib import Path
 from typing import Final
 
 TASK: Final = (
-    "On which island do male Adelie penguins have the longest flippers on average? "
-    "Store the mean flipper length of the male Adelie penguins of every island in a new table "
-    "adelie_males (island, mean_flipper_mm), one row per island, and then name the island."
+    "Of which species are the female penguins the heaviest on average? "
+    "Store the mean body mass of the female penguins of every species in a new table "
+    "female_mass (species, mean_mass_g), one row per species, and then name the species."
 )
 
-_TRUTH: Final = (
-    "SELECT island, AVG(flipper_length_mm) FROM penguins WHERE species = 'Adelie' AND sex = 'male' GROUP BY island"
-)
-_STORED: Final = "SELECT island, mean_flipper_mm FROM adelie_males"
+_TRUTH: Final = "SELECT species, AVG(body_mass_g) FROM penguins WHERE sex = 'female' GROUP BY species"
+_STORED: Final = "SELECT species, mean_mass_g FROM female_mass"
 
 
 def is_right(database: Path | str) -> bool:
-    """Whether the table holds one row for each island, with the true mean to a tenth of a millimetre."""
+    """Whether the table holds one row for each species, with the true mean to half a gram."""
     with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
         truth = dict(connection.execute(_TRUTH).fetchall())
         try:
@@ -30,8 +28,8 @@ def is_right(database: Path | str) -> bool:
         except sqlite3.Error:
             return False
     return len(rows) == len(truth) and all(
-        island in truth and isinstance(mean, int | float) and math.isclose(mean, truth[island], abs_tol=0.1)
-        for island, mean in rows
+        species in truth and isinstance(mean, int | float) and math.isclose(mean, truth[species], abs_tol=0.5)
+        for species, mean in rows
     )
 
 

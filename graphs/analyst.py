@@ -37,7 +37,7 @@ STORE: Final = "Nothing is stored yet. Say what has to be stored, and then write
 CHECK: Final = "Now write the JSON block of a call that reads what you stored, to check it."
 """What the agent says between the turns, each once."""
 
-MAX_TURNS: Final = 6
+MAX_TURNS: Final = 5
 """Most generations of one rollout."""
 _LOOK: Final = "look_"
 _WRITES: Final = ("execute", "write_file")

@@ -18,8 +18,8 @@ from tools.penguins import build
 
 ROOT = Path(__file__).parents[2]
 RIGHT = (
-    "CREATE TABLE adelie_males AS SELECT island, AVG(flipper_length_mm) AS mean_flipper_mm FROM penguins "
-    "WHERE species = 'Adelie' AND sex = 'male' GROUP BY island"
+    "CREATE TABLE female_mass AS SELECT species, AVG(body_mass_g) AS mean_mass_g FROM penguins "
+    "WHERE sex = 'female' GROUP BY species"
 )
 
 
@@ -51,21 +51,21 @@ PLAN = call("query", "SELECT 1")
 
 async def test_it_looks_plans_works_and_answers(tmp_path: Path):
     said, right = await conversation(
-        tmp_path, PLAN, call("execute", RIGHT), call("query", "SELECT * FROM adelie_males"), says("Torgersen.")
+        tmp_path, PLAN, call("execute", RIGHT), call("query", "SELECT * FROM female_mass"), says("Gentoo.")
     )
     assert said[2].startswith("schema: table penguins (344 rows)")
     assert [line for line in said if line.startswith("guide")] == [f"guide: {analyst.PLAN}"]
-    assert said[-1] == "ai: Torgersen." and right
+    assert said[-1] == "ai: Gentoo." and right
 
 
 async def test_an_answer_before_anything_is_stored_is_sent_back_once(tmp_path: Path):
-    said, right = await conversation(tmp_path, PLAN, says("It is Dream."), says("It is Dream, I said."))
-    assert said[-2:] == [f"guide: {analyst.STORE}", "ai: It is Dream, I said."] and not right
+    said, right = await conversation(tmp_path, PLAN, says("It is Adelie."), says("It is Adelie, I said."))
+    assert said[-2:] == [f"guide: {analyst.STORE}", "ai: It is Adelie, I said."] and not right
 
 
 async def test_an_answer_before_a_check_is_sent_back_once(tmp_path: Path):
-    said, _ = await conversation(tmp_path, PLAN, call("execute", RIGHT), says("Done."), says("Torgersen."))
-    assert said[-2:] == [f"guide: {analyst.CHECK}", "ai: Torgersen."]
+    said, _ = await conversation(tmp_path, PLAN, call("execute", RIGHT), says("Done."), says("Gentoo."))
+    assert said[-2:] == [f"guide: {analyst.CHECK}", "ai: Gentoo."]
 
 
 async def test_a_model_that_never_stops_is_stopped(tmp_path: Path):
