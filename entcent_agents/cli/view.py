@@ -49,8 +49,7 @@ class RolloutView:
     def say(self, stage: str) -> None:
         """What is being done now."""
         self._stage = stage
-        if not self._console.is_terminal:
-            self._console.print(f"{self._seconds():6.1f} s  {stage}", highlight=False)
+        self._log(stage)
 
     def show(self, event: dict[str, Any]) -> None:
         """Take a progress event."""
@@ -58,11 +57,15 @@ class RolloutView:
         self._events[event["rollout"]] = event
         if event["tokens"] and self.first_token is None:
             self.first_token = time.perf_counter()
-            self.say("first token")
+            self._log("first token")
         if event["state"] in _STYLES and event["state"] != before.get("state"):
             detail = f" {event['tool']}" if event["tool"] else ""
             where = f"(turn {event['turns']}, {event['tokens']} tokens)"
-            self.say(f"rollout {event['rollout']}: {event['state']}{detail} {where}")
+            self._log(f"rollout {event['rollout']}: {event['state']}{detail} {where}")
+
+    def _log(self, line: str) -> None:
+        if not self._console.is_terminal:
+            self._console.print(f"{self._seconds():6.1f} s  {line}", highlight=False)
 
     def _seconds(self) -> float:
         return time.perf_counter() - self._started
