@@ -18,6 +18,10 @@ CLEAN_UP_SECONDS: Final = 10.0
 """How long an interrupted call waits at most for what it cancelled."""
 
 _THREAD: Final = "entcent-event-loop"
+_WORKER: Final = "entcent-worker"
+"""Threads in which the loops run blocking code. What such code asks for synchronously runs on a loop of its own:
+waiting for the loop whose threads it occupies could be waiting for itself."""
+_WORKERS: Final = 64
 
 
 def run_sync(coroutine: Coroutine[Any, Any, T]) -> T:
@@ -31,7 +35,8 @@ def run_sync(coroutine: Coroutine[Any, Any, T]) -> T:
     if threading.current_thread().name == _THREAD:
         coroutine.close()
         raise RuntimeError("a synchronous call from inside the library's own event loop: call the async form instead")
-    loop = _background.loop()
+    nested = threading.current_thread().name.startswith(_WORKER)
+    loop = (_nested if nested else _background).loop()
     ended: concurrent.futures.Future[asyncio.Task[T]] = concurrent.futures.Future()
     tasks: list[asyncio.Task[T]] = []
 
@@ -59,7 +64,8 @@ def run_sync(coroutine: Coroutine[Any, Any, T]) -> T:
 class _Background:
     """The loop and its thread, started at first use."""
 
-    def __init__(self) -> None:
+    def __init__(self, prefix: str) -> None:
+        self._prefix = prefix
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -67,8 +73,10 @@ class _Background:
         with self._lock:
             if self._loop is None:
                 self._loop = asyncio.new_event_loop()
+                self._loop.set_default_executor(concurrent.futures.ThreadPoolExecutor(_WORKERS, self._prefix))
                 threading.Thread(target=self._loop.run_forever, name=_THREAD, daemon=True).start()
             return self._loop
 
 
-_background = _Background()
+_background = _Background(_WORKER)
+_nested = _Background("entcent-nested")

@@ -36,12 +36,12 @@ class Tool(Protocol):
 
 
 def effects_of(
-    tools: Mapping[str, Tool], declared: Mapping[str, Effect | str], environments: Collection[str]
+    tools: Collection[Tool], declared: Mapping[str, Effect | str], environments: Collection[str]
 ) -> dict[str, Effect]:
     """Every tool's effect, all of them safe to run in a rollout.
 
     Args:
-        tools: The agent's tools by name.
+        tools: The agent's tools; each of them is checked, those that share a name too.
         declared: The user's word, which counts most.
         environments: Names of the environments that rollouts get forks of.
 
@@ -49,10 +49,11 @@ def effects_of(
         EffectError: On a declaration for a tool that is not there or that is no effect, a tool that would touch the
             real world, or one whose environment is missing; the message says how to declare it.
     """
+    names = [tool.name for tool in tools]
     for name in declared:
-        if tools and name not in tools:
-            raise EffectError(f"effects name a tool {name!r} that the agent does not have; it has {', '.join(tools)}")
-    return {name: _runnable(tool, declared.get(name), environments) for name, tool in tools.items()}
+        if names and name not in names:
+            raise EffectError(f"effects name a tool {name!r} that the agent does not have; it has {', '.join(names)}")
+    return {tool.name: _runnable(tool, declared.get(tool.name), environments) for tool in tools}
 
 
 def _runnable(tool: Tool, declared: Effect | str | None, environments: Collection[str]) -> Effect:

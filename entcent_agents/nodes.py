@@ -11,6 +11,7 @@ In a graph of one's own:
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
@@ -32,10 +33,12 @@ from entcent_agents.rollouts.cleanup import discard, to_the_end
 from entcent_agents.rollouts.isolation import Graph, tools_of
 from entcent_agents.rollouts.output import unpack
 from entcent_agents.rollouts.overlay import apply_writes
+from entcent_agents.rollouts.progress import COMMIT_EVENT
 from entcent_agents.rollouts.rollout import RolloutRequest, run_rollout
 from entcent_agents.selection import Selection, Selector, default_selector, require_scorable
 from entcent_agents.trajectory import Rollout
 
+_LOGGER: Final = logging.getLogger(__name__)
 RECURSION_LIMIT: Final = 50
 """Most supersteps of a rollout, where nothing else is said: LangGraph's own default is about 10,000."""
 
@@ -148,7 +151,7 @@ class ParallelRollouts(_Node):
             config=config,
             context=runtime.context,
             saver=self.saver,
-            store=runtime.store,
+            store=runtime.store or self.agent.store,
             environments=tuple(self.environments.values()),
             thread_prefix=f"{thread}:{task}",
             recursion_limit=self.recursion_limit,
@@ -168,12 +171,14 @@ class ParallelRollouts(_Node):
         except BaseException:
             for task in tasks:
                 task.cancel()
-            await to_the_end(self._forget_ended(tasks))
+            await to_the_end(self._forget_ended(request, tasks))
             raise
 
-    async def _forget_ended(self, tasks: Sequence[asyncio.Task[Rollout]]) -> None:
+    async def _forget_ended(self, request: RolloutRequest, tasks: Sequence[asyncio.Task[Rollout]]) -> None:
         ended = await asyncio.gather(*tasks, return_exceptions=True)
         await self.forget([rollout for rollout in ended if isinstance(rollout, Rollout)])
+        for index in range(self.n):
+            await self.saver.adelete_thread(request.thread_id(index))
 
     async def _require_quorum(self, rollouts: Sequence[Rollout]) -> None:
         finished = [rollout for rollout in rollouts if rollout.status == "finished"]
@@ -235,6 +240,7 @@ class EntropyCentroidSelector(_Node):
             selection = self._select(finished)
             winner = next(rollout for rollout in finished if rollout.index == selection.winner)
             output = unpack(winner.output or "")
+            get_runtime().stream_writer({"type": COMMIT_EVENT})
             changes = await to_the_end(self._commit(winner, output["store"]))
         except BaseException:
             if self.rollouts is not None:
@@ -242,8 +248,17 @@ class EntropyCentroidSelector(_Node):
             raise
         if self.rollouts is not None:
             losers = [rollout for rollout in rollouts if rollout is not winner]
-            await to_the_end(self.rollouts.forget([*losers, replace(winner, forks={})]))
+            await to_the_end(self._forget_committed([*losers, replace(winner, forks={})]))
         return {**output["state"], "rollouts": [], "selection": {**selection.to_dict(), "changes": changes}}
+
+    async def _forget_committed(self, rollouts: Sequence[Rollout]) -> None:
+        """Clean up; the commit stands, so what fails here must not look like a failed request."""
+        assert self.rollouts is not None
+        for rollout in rollouts:
+            try:
+                await self.rollouts.forget([rollout])
+            except Exception:
+                _LOGGER.exception("rollout %d was not cleaned up after the commit", rollout.index)
 
     def _select(self, finished: Sequence[Rollout]) -> Selection:
         if self.on_unscorable == "error":
@@ -265,6 +280,8 @@ class EntropyCentroidSelector(_Node):
                 changes += [asdict(change) for change in await asyncio.to_thread(fork.diff)]
             await asyncio.to_thread(commit, forks)
         store = get_runtime().store
+        if store is None and self.rollouts is not None:
+            store = self.rollouts.agent.store
         if store is not None and store_writes:
             await apply_writes(store, store_writes)
         return changes

@@ -14,7 +14,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from entcent_agents.errors import LogprobsMissingError
 from entcent_agents.phases import PhaseConfig
@@ -80,6 +80,8 @@ class Selector(Protocol):
         ...
 
 
+MIN_COVERAGE: Final = 0.9
+"""Scored over generated tokens: below it a trajectory has no intrinsic score."""
 Value = float | str
 """A number to compare (low wins), or the reason why a rollout has none."""
 
@@ -140,7 +142,7 @@ class LowestCentroid:
 
     min_scored_tokens: int = 200
     min_phases: int = 2
-    min_coverage: float = 0.9
+    min_coverage: float = MIN_COVERAGE
     config: PhaseConfig = field(default_factory=PhaseConfig)
 
     @property
@@ -182,7 +184,7 @@ class LowestMeanEntropy:
         min_coverage: Floor of scored over generated tokens, in [0, 1].
     """
 
-    min_coverage: float = 0.9
+    min_coverage: float = MIN_COVERAGE
 
     @property
     def name(self) -> str:
@@ -210,7 +212,7 @@ class Vote:
     """
 
     entropy_weighted: bool = False
-    min_coverage: float = 0.9
+    min_coverage: float = MIN_COVERAGE
 
     @property
     def name(self) -> str:
@@ -345,5 +347,5 @@ def _covered_mean_entropy(rollout: Rollout, floor: float) -> Value:
 
 
 def _mean_entropy_or_inf(rollout: Rollout) -> float:
-    mean = rollout.trajectory.mean_entropy
-    return math.inf if mean is None else mean
+    mean = _covered_mean_entropy(rollout, MIN_COVERAGE)
+    return math.inf if isinstance(mean, str) else mean

@@ -10,6 +10,7 @@ from typing import Any, Final, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from entcent_agents import errors
 from entcent_agents.centroid import entropy_centroid
 from entcent_agents.logprobs import TokenLogprobs
 from entcent_agents.phases import PhaseConfig, high_entropy_phases
@@ -137,7 +138,8 @@ class Rollout:
         trajectory: Its turns.
         usage: Tokens of all its model calls, those outside the trajectory included.
         seconds: Wall-clock time it took.
-        error: What went wrong, in one line; None where nothing did.
+        error: What went wrong, in one line; None where nothing did. Records keep the name alone of an error that is
+            not this library's.
         vote_key: What it came to, in canonical form and digested: equal keys are equal outcomes; None: no outcome.
         forks: Where its forks of the environments are, by environment name.
         output: What it adds to the agent's state, packed; opened at commit only.
@@ -164,7 +166,7 @@ class Rollout:
             "turns": [turn.to_dict() for turn in self.trajectory.turns],
             "usage": asdict(self.usage),
             "seconds": self.seconds,
-            "error": self.error,
+            "error": _without_quotes(self.error),
             "vote_key": self.vote_key,
             "forks": dict(self.forks),
             "output": self.output,
@@ -193,3 +195,9 @@ class Rollout:
             forks=dict(record["forks"]),
             output=record["output"],
         )
+
+
+def _without_quotes(error: str | None) -> str | None:
+    """An error as records may have it: records are streamed, and other libraries' messages quote what was generated."""
+    name = (error or "").partition(":")[0]
+    return error if error is None or " " in name or hasattr(errors, name) else name

@@ -104,7 +104,8 @@ def test_no_server_at_the_address(database: Path):
 
 
 def test_an_address_without_a_model(database: Path):
-    refused(entcent("run", "task", "--db", str(database), "--model", "http://127.0.0.1:9/v1"), "#NAME")
+    for address in ("http://127.0.0.1:9/v1", "http://localhost:abc/v1#m", "http://[::1/v1#m", "ftp://here#m"):
+        refused(entcent("run", "task", "--db", str(database), "--model", address), "#NAME")
 
 
 def test_no_tools():

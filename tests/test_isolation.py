@@ -88,5 +88,5 @@ def test_tools_are_found_in_tool_nodes():
         """Look."""
         return ""
 
-    assert list(tools_of(create_agent(ScriptedChat(scripts=[]), [look]))) == ["look"]
-    assert tools_of(create_agent(ScriptedChat(scripts=[]), [])) == {}
+    assert [tool.name for tool in tools_of(create_agent(ScriptedChat(scripts=[]), [look]))] == ["look"]
+    assert tools_of(create_agent(ScriptedChat(scripts=[]), [])) == []

@@ -182,7 +182,7 @@ async def test_a_rollout_whose_model_fails_is_data_and_the_others_go_on():
         answer = update.get("select", {}).get("messages", [])
     assert answer[-1].text == "answer 2"
     assert [record["status"] for record in records] == ["finished", "failed", "finished", "finished"]
-    assert records[1]["error"] == "ConnectionError: the line is dead"
+    assert records[1]["error"] == "ConnectionError"  # its words may quote a loser
 
 
 async def test_when_all_fail_there_is_one_error_and_the_world_is_untouched(database: Path):

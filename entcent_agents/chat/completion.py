@@ -55,6 +55,8 @@ class _Payload(msgspec.Struct):
     error: Any = None
 
 
+_SAID: Final = 500
+"""Most characters of an error message; cut only after keys are masked."""
 _DECODER: Final = msgspec.json.Decoder(_Payload)
 
 
@@ -164,7 +166,7 @@ class CompletionRequest:
         return ModelServerError(f"{self._base_url} broke off in the middle of its answer: see the server's log")
 
     def _without_key(self, error: ModelServerError) -> ModelServerError:
-        return ModelServerError(str(error).replace(self._client.api_key, "***"))
+        return ModelServerError(str(error).replace(self._client.api_key, "***")[:_SAID])
 
     def _take(self, data: bytes) -> list[Delta]:
         try:
@@ -229,7 +231,7 @@ def _said(error: Any) -> str:
 
 
 def _line(said: str) -> str:
-    return " ".join(said.split())[:300]
+    return " ".join(said.split())
 
 
 def _shares(total: int, parts: int) -> list[int]:

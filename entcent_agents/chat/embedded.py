@@ -201,7 +201,8 @@ class EmbeddedServer:
             return True
         if process.poll() is not None:
             raise ModelServerError(
-                f"the server of {self.path} ended while it started (exit {process.returncode}): {self._log_tail()}"
+                f"the server of {self.path} ended while it started: download the model again, or pass another "
+                f"(exit {process.returncode}: {self._log_tail()})"
             )
         if time.monotonic() > deadline:
             raise ModelServerError(

@@ -254,7 +254,10 @@ class ChatLogprobs(BaseChatModel):
         )
 
     def _key(self) -> str:
-        return self.api_key.get_secret_value() if self.api_key else ""
+        key = self.api_key.get_secret_value().strip() if self.api_key else ""
+        if not key.isprintable() or not key.isascii():
+            raise ConfigurationError("the API key has characters that no key has: check where it is read from")
+        return key
 
 
 def _digest(value: Any) -> str:

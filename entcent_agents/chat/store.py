@@ -217,9 +217,13 @@ def check_gguf(path: Path) -> None:
         with path.open("rb") as file:
             magic = file.read(len(_GGUF_MAGIC))
     except OSError as error:
-        raise ModelFileError(f"cannot read the model file {path}: {error.strerror}") from error
+        raise ModelFileError(
+            f"cannot read the model file {path} ({error.strerror}): correct the path, or see  entcent models list"
+        ) from error
     if magic != _GGUF_MAGIC:
-        raise ModelFileError(f"{path} is not a GGUF model: it begins with {magic!r}")
+        raise ModelFileError(
+            f"{path} is not a GGUF model: it begins with {magic!r}; pass a .gguf file, or see  entcent models list"
+        )
 
 
 def _default_root() -> Path:

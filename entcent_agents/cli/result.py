@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -45,7 +46,7 @@ class RunResult:
 def print_result(result: RunResult, *, as_json: bool) -> None:
     """Print it to standard output."""
     if as_json:
-        Console(soft_wrap=True, highlight=False, markup=False).print(json.dumps(_plain(result)))
+        sys.stdout.write(json.dumps(_plain(result)) + "\n")
         return
     console = Console(highlight=False)
     console.print(_table(result))
@@ -114,7 +115,7 @@ def _table(result: RunResult) -> Table:
         )
     errors = [f"{rollout.index}: {rollout.error}" for rollout in result.rollouts if rollout.error]
     if errors:
-        table.caption, table.caption_justify = "\n".join(errors), "left"
+        table.caption, table.caption_justify = Text("\n".join(errors)), "left"
     return table
 
 
@@ -133,7 +134,8 @@ def _print_changes(console: Console, changes: list[dict[str, Any]]) -> None:
     if not changes:
         console.print("committed: nothing; the rollout changed nothing")
     for change in changes:
-        console.print(f"committed: {change['kind']} {change['subject']} in {change['target']} {change['what']}")
+        what = f"committed: {change['kind']} {change['subject']} in {change['target']} {change['what']}"
+        console.print(Text(what))
         for line in change["text"].splitlines():
             style = "green" if line.startswith("+") else "red" if line.startswith("-") else "dim"
             console.print(Text(f"  {line}", style))

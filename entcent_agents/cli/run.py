@@ -52,16 +52,18 @@ def run_task(settings: RunSettings) -> None:
     factory = agent_factory(settings.agent)
     if settings.agent is None and not environments:
         raise ConfigurationError("the agent has no tools: pass --db FILE or --workspace DIR")
+    view = RolloutView(settings.n, settings.model)
     try:
-        result = asyncio.run(_run(settings, environments, factory))
+        result = asyncio.run(_run(settings, environments, factory, view))
     except KeyboardInterrupt:
-        Console(stderr=True).print("[bold]interrupted:[/] nothing was changed")
+        what = "the commit had begun and was carried through" if view.committing else "nothing was changed"
+        Console(stderr=True).print(f"[bold]interrupted:[/] {what}")
         raise typer.Exit(130) from None
     print_result(result, as_json=settings.as_json)
 
 
-async def _run(settings: RunSettings, environments: list[Environment], factory: Any) -> RunResult:
-    with RolloutView(settings.n, settings.model) as view:
+async def _run(settings: RunSettings, environments: list[Environment], factory: Any, view: RolloutView) -> RunResult:
+    with view:
         async with serve(settings.model, settings.n) as served:
             view.say("checking the model")
             model = await _model(settings, served)

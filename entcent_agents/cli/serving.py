@@ -37,7 +37,7 @@ def address_of(model: str) -> Served | None:
     if "://" not in model:
         return None
     base_url, _, name = model.partition("#")
-    if not name or urlsplit(base_url).scheme not in ("http", "https"):
+    if not name or not _is_address(base_url):
         raise ConfigurationError(f"--model {model!r} must be http://HOST:PORT/v1#NAME, with the model's name after #")
     return Served(base_url.rstrip("/"), name, _key_for(base_url))
 
@@ -61,6 +61,14 @@ async def serve(model: str, n: int) -> AsyncGenerator[Served]:
     server = await asyncio.to_thread(open_embedded, model, slots=min(n, MAX_SLOTS))
     async with server:
         yield Served(server.base_url, server.model, None)
+
+
+def _is_address(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is no number, brackets that do not close
+        return False
 
 
 def _key_for(base_url: str) -> str | None:

@@ -32,6 +32,7 @@ class RolloutView:
             get_renderable=self._table, console=self._console, transient=True, refresh_per_second=8, screen=False
         )
         self.first_token: float | None = None
+        self.committing = False
 
     def __enter__(self) -> Self:
         if self._console.is_terminal:
@@ -53,6 +54,10 @@ class RolloutView:
 
     def show(self, event: dict[str, Any]) -> None:
         """Take a progress event."""
+        if event.get("type") == "entcent.commit":
+            self.committing = True
+            self.say("committing")
+            return
         before = self._events[event["rollout"]]
         self._events[event["rollout"]] = event
         if event["tokens"] and self.first_token is None:

@@ -65,11 +65,11 @@ def no_ambient_config() -> Generator[None]:
         var_child_runnable_config.reset(token)
 
 
-def tools_of(agent: Graph) -> dict[str, BaseTool]:
-    """The tools that the agent's tool nodes run, those of its subgraphs included, by name."""
+def tools_of(agent: Graph) -> list[BaseTool]:
+    """The tools that the agent's tool nodes run, those of its subgraphs included; a name may come twice."""
     graphs = [agent, *dict(cast("Iterable[tuple[str, Graph]]", agent.get_subgraphs(recurse=True))).values()]
     nodes: list[Any] = [node.bound for graph in graphs for node in graph.nodes.values()]
-    return {name: tool for node in nodes if isinstance(node, ToolNode) for name, tool in node.tools_by_name.items()}
+    return [tool for node in nodes if isinstance(node, ToolNode) for tool in node.tools_by_name.values()]
 
 
 def _forwarded(callbacks: Any, handlers: list[BaseCallbackHandler]) -> Any:

@@ -13,7 +13,9 @@ from entcent_agents.trajectory import Turn
 
 State = Literal["waiting", "thinking", "tool", "finished", "unfinished", "failed"]
 EVENT: Final = "entcent.rollout"
-"""The `type` of our events in LangGraph's `custom` stream."""
+"""The `type` of a rollout's events in LangGraph's `custom` stream."""
+COMMIT_EVENT: Final = "entcent.commit"
+"""The `type` of the event that comes just before the winner is committed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,6 +6,7 @@ import asyncio
 import json
 import time
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any, cast
@@ -101,7 +102,7 @@ async def run_rollout(request: RolloutRequest, index: int, write: Any) -> Rollou
         index=index,
         thread_id=request.thread_id(index),
         status=attempt.status,
-        trajectory=_trajectory(attempt.messages, recorder),
+        trajectory=_trajectory(_own(attempt.messages, request.state), recorder),
         usage=recorder.usage,
         seconds=time.perf_counter() - started,
         error=attempt.error,
@@ -122,7 +123,8 @@ async def _attempt(
     listening = token_listener.set(reporter.on_tokens)
     try:
         with no_ambient_config(), use_environments(attempt.forks):
-            await graph.ainvoke(dict(request.state), config, context=request.context)
+            await request.saver.adelete_thread(request.thread_id(index))  # what a request that was cut off left
+            await graph.ainvoke(deepcopy(dict(request.state)), config, context=request.context)
             snapshot = await graph.aget_state(config)
     finally:
         token_listener.reset(listening)
@@ -160,12 +162,18 @@ def _why_unfinished(snapshot: Any) -> str:
     return "ended without an answer: its last message is no AI message, or a tool call has no result"
 
 
+def _own(messages: Sequence[BaseMessage], before: Mapping[str, Any]) -> list[BaseMessage]:
+    """The messages that were not there at the fork point."""
+    known = {message.id for message in before.get("messages", ())}
+    return [message for message in messages if message.id not in known]
+
+
 def _trajectory(messages: Sequence[BaseMessage], recorder: TurnRecorder) -> Trajectory:
     """The recorded turns whose message the agent kept; for a rollout that failed early, all it made."""
     if not messages:
         return Trajectory(turns=tuple(recorder.turns.values()))
     kept = (recorder.turn_of(message) for message in messages if isinstance(message, AIMessage))
-    return Trajectory(turns=tuple(turn for turn in kept if turn is not None))
+    return Trajectory(turns=tuple(dict.fromkeys(turn for turn in kept if turn is not None)))
 
 
 def _vote_key(attempt: _Attempt) -> str | None:
