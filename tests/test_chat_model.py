@@ -502,3 +502,14 @@ def test_a_client_of_the_background_loop_is_closed_there(serve):
         return (await chat(server).ainvoke("Hi")).content
 
     assert run_sync(call()) == run_sync(call()) == "x"
+
+
+async def test_a_key_with_a_line_break_is_used_without_it_or_refused_and_never_shown(serve):
+    server = serve()
+    model = ChatLogprobs(model="m", base_url=server.base_url, api_key="sk-secret\r\n")
+    await model.ainvoke("hi")
+    assert server.requests[0].headers["authorization"] == "Bearer sk-secret"
+    broken = ChatLogprobs(model="m", base_url=server.base_url, api_key="sk-sec\rret")
+    with pytest.raises(ConfigurationError) as refused:
+        await broken.ainvoke("hi")
+    assert "sk-sec" not in str(refused.value)

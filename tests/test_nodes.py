@@ -443,3 +443,91 @@ def test_an_effect_in_metadata_that_is_none_is_refused_by_name():
     agent = create_agent(ScriptedChat(scripts=[]), [labelled])
     with pytest.raises(EffectError, match="'look' declares the effect 'read'; it must be READ"):
         entropy_centroid_graph(agent)
+
+
+async def test_what_a_rollout_changes_in_place_stays_its_own():
+    class Noting(MessagesState):
+        notes: list[str]
+
+    model = ScriptedChat(scripts=[[ScriptedTurn(text=f"answer {i}", entropy=[0.1 + i])] for i in range(3)])
+
+    async def think(state: Noting) -> dict:
+        said = await model.ainvoke(state["messages"])
+        state["notes"].append(said.text)
+        return {"messages": [said], "notes": state["notes"]}
+
+    builder = StateGraph(Noting)
+    builder.add_node("think", think)
+    builder.add_edge(START, "think")
+    graph = entropy_centroid_graph(builder.compile(), n=3, selector=LowestMeanEntropy())
+    state = await graph.ainvoke({**ASK, "notes": ["mine"]})
+    assert state["notes"] == ["mine", "answer 0"]
+
+
+async def test_threads_that_a_cut_off_request_left_are_not_taken_up_again(database: Path):
+    slow = [
+        ScriptedTurn(tool_calls=[("execute", {"sql": "INSERT INTO t VALUES (1)"})], entropy=entropy(False)),
+        ScriptedTurn(text="done", entropy=entropy(False), delay_seconds=1.0),
+    ]
+    agent = create_agent(ScriptedChat(scripts=[slow]), sql_tools())
+    saver = InMemorySaver()
+    graph = entropy_centroid_graph(
+        agent,
+        n=2,
+        environments=[SqliteEnvironment(database)],
+        checkpointer=InMemorySaver(),
+        rollout_checkpointer=saver,
+        selector=First(),
+    )
+    config = {"configurable": {"thread_id": "one"}}
+    run = asyncio.create_task(graph.ainvoke(ASK, config))
+    await asyncio.sleep(0.5)
+    run.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await run
+    assert [checkpoint async for checkpoint in saver.alist(None)] == []
+    state = await graph.ainvoke(None, config)
+    assert [message.type for message in state["messages"]] == ["human", "ai", "tool", "ai"]
+    assert rows(database) == [1]
+
+
+def test_two_tools_of_one_name_are_both_checked():
+    declared = look.model_copy(update={"metadata": {"effect": "READ"}})
+    builder = StateGraph(MessagesState)
+    builder.add_node("first", ToolNode([look]))
+    builder.add_node("second", ToolNode([declared]))
+    builder.add_edge(START, "first")
+    builder.add_edge("first", "second")
+    with pytest.raises(EffectError, match="'look' may touch the real world"):
+        ParallelRollouts(builder.compile())
+
+
+async def test_a_clean_up_that_fails_does_not_undo_the_commit(database: Path):
+    class Stubborn(InMemorySaver):
+        deletions = 0
+
+        async def adelete_thread(self, thread_id: str) -> None:
+            Stubborn.deletions += 1
+            if Stubborn.deletions > 2:
+                raise ConnectionError("the store is gone")
+
+    agent = sqlite_agent([["INSERT INTO t VALUES (1)"], ["INSERT INTO t VALUES (2)"]])
+    environments = [SqliteEnvironment(database)]
+    graph = entropy_centroid_graph(
+        agent, n=2, environments=environments, rollout_checkpointer=Stubborn(), selector=First()
+    )
+    state = await graph.ainvoke(ASK)
+    assert state["messages"][-1].text == "answer 0" and rows(database) == [1]
+
+
+def test_an_agent_of_sync_nodes_under_sync_invoke_does_not_wait_for_itself():
+    model = ScriptedChat(scripts=[[ScriptedTurn(text="hi", entropy=[0.1], delay_seconds=0.05)]])
+
+    def think(state: MessagesState) -> dict:
+        return {"messages": [model.invoke(state["messages"])]}
+
+    builder = StateGraph(MessagesState)
+    builder.add_node("think", think)
+    builder.add_edge(START, "think")
+    graph = entropy_centroid_graph(builder.compile(), n=70, selector=First())
+    assert graph.invoke(ASK)["messages"][-1].text == "hi"
