@@ -73,9 +73,12 @@ class Staging:
             try:
                 self.path.mkdir(mode=0o700, exist_ok=True)
                 descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            except FileNotFoundError:
-                if self.target.parent.is_dir():  # another process tidied the folder away between the two calls
+            except (FileNotFoundError, FileExistsError) as error:
+                # Another process tidied the folder away between the two calls, or inside the first of them.
+                if self.target.parent.is_dir() and (not self.path.exists() or self.path.is_dir()):
                     continue
+                if isinstance(error, FileExistsError):
+                    raise EnvironmentUnusableError(f"{self.path} is no folder: move it away") from None
                 raise EnvironmentUnusableError(f"{self.target.parent} does not exist: create it first") from None
             except OSError as error:
                 raise EnvironmentUnusableError(
