@@ -12,7 +12,7 @@ from collections.abc import Collection
 from typing import Any, Final, Literal
 
 from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
+from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.messages.tool import tool_call
 from langchain_core.runnables import RunnableLambda
 from langgraph.graph import START, MessagesState, StateGraph
@@ -35,9 +35,10 @@ statement: CREATE TABLE name AS SELECT ... Then read what you stored, and answer
 PLAN: Final = "Write a plan of three short steps, and then make the first call."
 STORE: Final = "Nothing is stored yet. Say what has to be stored, and then write the JSON block that stores it."
 CHECK: Final = "Now write the JSON block of a call that reads what you stored, to check it."
+ANSWER: Final = "There is no time for another call: answer now, in one sentence."
 """What the agent says between the turns, each once."""
 
-MAX_TURNS: Final = 5
+MAX_TURNS: Final = 6
 """Most generations of one rollout."""
 _LOOK: Final = "look_"
 _WRITES: Final = ("execute", "write_file")
@@ -111,14 +112,14 @@ def make_graph() -> CompiledStateGraph[Any, Any, Any, Any]:
 
 
 def _after_tools(state: MessagesState) -> Literal["guide", "think"]:
-    """After the first look the plan is asked for; otherwise the model goes on."""
-    return "think" if _said(state) else "guide"
+    """After the first look the plan is asked for, before the last turn the answer; otherwise the model goes on."""
+    return "guide" if not _said(state) or _turns(state) == MAX_TURNS - 1 else "think"
 
 
 def _after_thinking(state: MessagesState) -> Literal["tools", "guide", "__end__"]:
     """The tools that the turn called, guidance where something is missing, or the end."""
     last = state["messages"][-1]
-    if sum(isinstance(message, AIMessage) for message in state["messages"]) > MAX_TURNS:
+    if _turns(state) >= MAX_TURNS:
         return "__end__"
     if isinstance(last, AIMessage) and last.tool_calls:
         return "tools"
@@ -130,6 +131,8 @@ def _guidance(state: MessagesState) -> str:
     said, last = _said(state), state["messages"][-1]
     if not said:
         return PLAN
+    if isinstance(last, ToolMessage):
+        return ANSWER
     if isinstance(last, AIMessage) and last.invalid_tool_calls:
         return f"The call could not be read: {last.invalid_tool_calls[0]['error']}. Write it again."
     own = [
@@ -142,6 +145,11 @@ def _guidance(state: MessagesState) -> str:
     if not any(own):
         return "" if STORE in said else STORE
     return CHECK if own[-1] and CHECK not in said else ""
+
+
+def _turns(state: MessagesState) -> int:
+    """Turns of the model; the first look is the agent's own."""
+    return sum(isinstance(message, AIMessage) for message in state["messages"]) - 1
 
 
 def _said(state: MessagesState) -> list[str]:

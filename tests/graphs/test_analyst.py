@@ -71,6 +71,7 @@ async def test_an_answer_before_a_check_is_sent_back_once(tmp_path: Path):
 async def test_a_model_that_never_stops_is_stopped(tmp_path: Path):
     said, _ = await conversation(tmp_path, *[call("query", "SELECT 1")] * 20)
     assert len([line for line in said if line.startswith("ai")]) == analyst.MAX_TURNS + 1
+    assert said[-2] == f"guide: {analyst.ANSWER}"
 
 
 def test_without_an_environment_there_is_no_agent():
