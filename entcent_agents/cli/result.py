@@ -93,8 +93,8 @@ def _plain(result: RunResult) -> dict[str, Any]:
 
 
 def _table(result: RunResult) -> Table:
-    table = Table()
-    names = ("rollout", "status", "turns", "tokens", "coverage", "scored", "phases", "centroid", "mean entropy", "s")
+    table = Table(box=None, pad_edge=False, title_justify="left", title="rollouts")
+    names = ("#", "status", "turns", "tokens", "coverage", "scored", "phases", "centroid", "mean H", "s")
     for name in names:
         table.add_column(name, justify="left" if name == "status" else "right")
     for rollout in result.rollouts:
