@@ -30,10 +30,10 @@ from entcent_agents.effects import Effect, effects_of
 from entcent_agents.environments import Environment, Fork, commit
 from entcent_agents.errors import ConfigurationError, EffectError, EnvironmentUnusableError, RolloutsFailedError
 from entcent_agents.rollouts.cleanup import discard, to_the_end
+from entcent_agents.rollouts.events import COMMIT_EVENT
 from entcent_agents.rollouts.isolation import Graph, tools_of
 from entcent_agents.rollouts.output import unpack
 from entcent_agents.rollouts.overlay import apply_writes
-from entcent_agents.rollouts.progress import COMMIT_EVENT
 from entcent_agents.rollouts.rollout import RolloutRequest, run_rollout
 from entcent_agents.selection import Selection, Selector, default_selector, require_scorable
 from entcent_agents.trajectory import Rollout

@@ -11,6 +11,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from entcent_agents.rollouts.events import COMMIT_EVENT
+
 _STYLES = {"finished": "green", "failed": "red", "unfinished": "yellow", "tool": "cyan"}
 
 
@@ -54,7 +56,7 @@ class RolloutView:
 
     def show(self, event: dict[str, Any]) -> None:
         """Take a progress event."""
-        if event.get("type") == "entcent.commit":
+        if event.get("type") == COMMIT_EVENT:
             self.committing = True
             self.say("committing")
             return

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
+from hashlib import blake2b
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from entcent_agents.environments import journal, tree
+from entcent_agents.environments import tree
 from entcent_agents.environments.diff import file_difference
 from entcent_agents.environments.durable import sync_tree
-from entcent_agents.environments.forks import StagedFork, new_folder, reopened_folder, was_committed, write_base
+from entcent_agents.environments.forks import StagedEnvironment, StagedFork, new_folder, reopened_folder, write_base
 from entcent_agents.environments.protocol import Change, Sealed
 from entcent_agents.environments.staging import remove_fork
 from entcent_agents.errors import EnvironmentConflictError, EnvironmentUnusableError, PathEscapeError
@@ -98,25 +99,25 @@ class DirectoryFork(StagedFork["DirectoryEnvironment"]):
             if old == new or (old is None and _holds(after, path)) or (new is None and _holds(before, path)):
                 continue
             what: ChangeWhat = "created" if old is None else "deleted" if new is None else "changed"
-            text = self._difference(path, old, new)
+            sides = (_content(self._environment.path / path, old), _content(self.path / path, new))
+            text = _difference(path, old, new, sides)
             if text:
-                changes.append(Change(target=self._environment.name, kind="file", subject=path, what=what, text=text))
+                outcome = blake2b(f"{_nature(new)}\0".encode("utf-8", "surrogateescape"), digest_size=16)
+                outcome.update(sides[1] or b"")
+                changes.append(
+                    Change(
+                        target=self._environment.name,
+                        kind="file",
+                        subject=path,
+                        what=what,
+                        text=text,
+                        digest=outcome.hexdigest(),
+                    )
+                )
         return changes
 
-    def _difference(self, path: str, old: str | None, new: str | None) -> str:
-        """Text of one difference; empty where only the time of change differs."""
-        sides = (_content(self._environment.path / path, old), _content(self.path / path, new))
-        lines: list[str] = []
-        if _nature(old) != _nature(new) and not (old is None or new is None):
-            lines = [f"-{_nature(old)}", f"+{_nature(new)}"]
-        elif sides == (None, None):
-            lines = [f"{sign}{_nature(entry)}" for sign, entry in (("-", old), ("+", new)) if entry]
-        if sides[0] != sides[1]:
-            lines.append(file_difference(path, *sides) or "(empty file)")
-        return "\n".join(lines)
 
-
-class DirectoryEnvironment:
+class DirectoryEnvironment(StagedEnvironment):
     """A directory that rollouts fork. Opening it finishes an interrupted commit and sweeps stale forks.
 
     A commit puts another directory in this one's place: processes that have it, or one below it, as their working
@@ -188,17 +189,17 @@ class DirectoryEnvironment:
         """
         return DirectoryFork(self, reopened_folder(self.path, reference))
 
-    def committed(self, reference: str) -> bool:
-        """Whether the kept fork of this reference was committed, within the last week."""
-        return was_committed(self.path, reference)
 
-    def recover(self) -> None:
-        """Finish a commit that a crash interrupted, and sweep the forks of dead processes.
-
-        Raises:
-            EnvironmentConflictError: Somebody else changed the target after the crash; a person has to decide.
-        """
-        journal.recover(self.path)
+def _difference(path: str, old: str | None, new: str | None, sides: tuple[bytes | None, bytes | None]) -> str:
+    """Text of one difference; empty where only the time of change differs."""
+    lines: list[str] = []
+    if _nature(old) != _nature(new) and not (old is None or new is None):
+        lines = [f"-{_nature(old)}", f"+{_nature(new)}"]
+    elif sides == (None, None):
+        lines = [f"{sign}{_nature(entry)}" for sign, entry in (("-", old), ("+", new)) if entry]
+    if sides[0] != sides[1]:
+        lines.append(file_difference(path, *sides) or "(empty file)")
+    return "\n".join(lines)
 
 
 def _nature(entry: str | None) -> str:

@@ -79,6 +79,25 @@ class StagedFork(Generic[E]):
         return json.loads((self._folder / "base.json").read_text())
 
 
+class StagedEnvironment:
+    """What environments share whose forks are staged beside their target."""
+
+    path: Path
+
+    def committed(self, reference: str) -> bool:
+        """Whether the kept fork of this reference was committed, within the last week."""
+        staging = Staging(self.path)
+        return (staging.receipts / staging.folder(reference).name).exists()
+
+    def recover(self) -> None:
+        """Finish a commit that a crash interrupted, and sweep the forks of dead processes.
+
+        Raises:
+            EnvironmentConflictError: Somebody else changed the target after the crash; a person has to decide.
+        """
+        journal.recover(self.path)
+
+
 @contextlib.contextmanager
 def new_folder(target: Path) -> Generator[Path, None, None]:
     """A folder for a new fork, with the target's shared lock held while it is filled; gone again on an error.
@@ -116,9 +135,3 @@ def reopened_folder(target: Path, reference: str) -> Path:
             raise EnvironmentUnusableError(f"{reference} was discarded or committed: make a new fork of {target}")
         staging.own(folder)
     return folder
-
-
-def was_committed(target: Path, reference: str) -> bool:
-    """Whether there is a receipt for a fork."""
-    staging = Staging(target)
-    return (staging.receipts / staging.folder(reference).name).exists()

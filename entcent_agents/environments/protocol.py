@@ -29,6 +29,7 @@ class Change:
         subject: Its name in the database, or its path relative to the directory.
         what: What happened to it.
         text: A text in the manner of a unified diff, cut at `diff.LINES` lines (the last line says how many more).
+        digest: Of all that differs, nothing cut: equal forks' equal changes have equal digests.
     """
 
     target: str
@@ -36,6 +37,7 @@ class Change:
     subject: str
     what: ChangeWhat
     text: str
+    digest: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

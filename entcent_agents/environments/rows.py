@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
-from typing import TYPE_CHECKING, cast
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Any, cast
 
 from entcent_agents.environments.diff import LINES, row_line, truncated
 from entcent_agents.environments.protocol import Change, ChangeKind, ChangeWhat
@@ -20,19 +21,27 @@ def database_changes(target: str, connection: sqlite3.Connection) -> tuple[Chang
     changes: list[Change] = []
     for kind, name in sorted({*before, *after}, key=lambda key: (key[1], key[0])):
         what = _what(before, after, (kind, name))
+        digest = blake2b(digest_size=16)
         lines: list[str] = []
         total = 0
         if what is not None:
             lines = [f"-{line}" for line in before.get((kind, name), "").splitlines()]
             lines += [f"+{line}" for line in after.get((kind, name), "").splitlines()]
+            digest.update("\n".join(lines).encode("utf-8", "surrogatepass"))
         if kind == "table":
-            rows, total = _row_lines(connection, name, (kind, name) in before, (kind, name) in after)
+            rows, total = _row_lines(connection, name, (kind, name) in before, (kind, name) in after, digest)
             lines += rows
             total -= len(rows)
         if lines:
-            text = truncated(lines, len(lines) + total)
             changes.append(
-                Change(target=target, kind=cast("ChangeKind", kind), subject=name, what=what or "changed", text=text)
+                Change(
+                    target=target,
+                    kind=cast("ChangeKind", kind),
+                    subject=name,
+                    what=what or "changed",
+                    text=truncated(lines, len(lines) + total),
+                    digest=digest.hexdigest(),
+                )
             )
     return tuple(changes)
 
@@ -54,21 +63,20 @@ def _what(
     return None if before[key] == after[key] else "changed"
 
 
-def _row_lines(connection: sqlite3.Connection, table: str, existed: bool, exists: bool) -> tuple[list[str], int]:
+def _row_lines(
+    connection: sqlite3.Connection, table: str, existed: bool, exists: bool, digest: Any
+) -> tuple[list[str], int]:
     """The rows that went and came, after a line with the columns; and how many lines there are in all."""
     old = _columns(connection, "base", table) if existed else []
     new = _columns(connection, "main", table) if exists else []
-    if existed and exists and old == new:
-        gone, gone_count = _only_in(connection, table, "base", "main", new)
-        come, come_count = _only_in(connection, table, "main", "base", new)
-    else:  # other columns: no row can be told to be the same
-        gone, gone_count = _only_in(connection, table, "base", None, old) if existed else ([], 0)
-        come, come_count = _only_in(connection, table, "main", None, new) if exists else ([], 0)
-    if not gone_count + come_count:
-        return [], 0
-    header = row_line(" ", new or old)
-    lines = [header, *(row_line("-", row) for row in gone), *(row_line("+", row) for row in come)]
-    return lines, 1 + gone_count + come_count
+    same = existed and exists and old == new  # with other columns no row can be told to be the same
+    lines, total = [row_line(" ", new or old)], 1
+    for sign, schema, other, columns in (("-", "base", "main", old), ("+", "main", "base", new)):
+        if columns:  # the table is there
+            rows, count = _only_in(connection, table, schema, other if same else None, columns, digest)
+            lines += [row_line(sign, row) for row in rows]
+            total += count
+    return (lines, total) if total > 1 else ([], 0)
 
 
 def _columns(connection: sqlite3.Connection, schema: str, table: str) -> list[str]:
@@ -76,7 +84,7 @@ def _columns(connection: sqlite3.Connection, schema: str, table: str) -> list[st
 
 
 def _only_in(
-    connection: sqlite3.Connection, table: str, schema: str, other: str | None, columns: list[str]
+    connection: sqlite3.Connection, table: str, schema: str, other: str | None, columns: list[str], digest: Any
 ) -> tuple[list[tuple[object, ...]], int]:
     """Rows that a table in one schema has and (as often) the other has not: the first of them, and their number."""
     names = ", ".join(_quoted(column) for column in columns)
@@ -87,9 +95,15 @@ def _only_in(
         return f"SELECT {names}, {types}, count(*) FROM {source}.{_quoted(table)} GROUP BY {names}, {types}"
 
     query = counted(schema) + (f" EXCEPT {counted(other)}" if other else "")
-    count = connection.execute(f"SELECT count(*) FROM ({query})").fetchone()[0]
-    rows = connection.execute(f"{query} LIMIT {LINES}").fetchall() if count else []
-    return [row[: len(columns)] for row in rows], count
+    order = ", ".join(str(position) for position in range(1, 2 * len(columns) + 2))
+    first: list[tuple[object, ...]] = []
+    count = 0
+    for row in connection.execute(f"{query} ORDER BY {order}"):
+        digest.update(f"{schema} {row!r}\n".encode("utf-8", "surrogatepass"))
+        count += 1
+        if count <= LINES:
+            first.append(row[: len(columns)])
+    return first, count
 
 
 def _quoted(name: str) -> str:

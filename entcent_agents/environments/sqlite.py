@@ -9,9 +9,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from entcent_agents.environments import journal, pages
+from entcent_agents.environments import pages
 from entcent_agents.environments.durable import sync_path
-from entcent_agents.environments.forks import StagedFork, new_folder, reopened_folder, was_committed, write_base
+from entcent_agents.environments.forks import StagedEnvironment, StagedFork, new_folder, reopened_folder, write_base
 from entcent_agents.environments.protocol import Change, Sealed
 from entcent_agents.environments.rows import database_changes
 from entcent_agents.errors import EnvironmentConflictError, EnvironmentUnusableError
@@ -132,7 +132,7 @@ class SqliteFork(StagedFork["SqliteEnvironment"]):
         sync_path(self.path.parent)
 
 
-class SqliteEnvironment:
+class SqliteEnvironment(StagedEnvironment):
     """A SQLite database that rollouts fork. Opening it finishes an interrupted commit and sweeps stale forks.
 
     Args:
@@ -176,18 +176,6 @@ class SqliteEnvironment:
             EnvironmentUnusableError: There is no such fork: it was discarded or committed.
         """
         return SqliteFork(self, reopened_folder(self.path, reference))
-
-    def committed(self, reference: str) -> bool:
-        """Whether the kept fork of this reference was committed, within the last week."""
-        return was_committed(self.path, reference)
-
-    def recover(self) -> None:
-        """Finish a commit that a crash interrupted, and sweep the forks of dead processes.
-
-        Raises:
-            EnvironmentConflictError: Somebody else changed the target after the crash; a person has to decide.
-        """
-        journal.recover(self.path)
 
 
 def _authorizer(writable: frozenset[str]) -> Callable[[int, str | None, str | None, str | None, str | None], int]:

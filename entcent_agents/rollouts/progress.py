@@ -1,40 +1,16 @@
-"""What can be told of a rollout while it runs, without a word of what it says."""
+"""Follows a rollout through its callbacks."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Final, Literal
+from dataclasses import asdict, replace
+from typing import Any
 from uuid import UUID
 
 from langchain_core.callbacks import BaseCallbackHandler
 
+from entcent_agents.rollouts.events import EVENT, Progress, State
 from entcent_agents.trajectory import Turn
-
-State = Literal["waiting", "thinking", "tool", "finished", "unfinished", "failed"]
-EVENT: Final = "entcent.rollout"
-"""The `type` of a rollout's events in LangGraph's `custom` stream."""
-COMMIT_EVENT: Final = "entcent.commit"
-"""The `type` of the event that comes just before the winner is committed."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Progress:
-    """One rollout, at one moment.
-
-    Attributes:
-        rollout: Its index.
-        state: What it is doing.
-        turns: Model generations begun.
-        tokens: Generated so far.
-        tool: The tool that runs, if one does.
-    """
-
-    rollout: int
-    state: State = "waiting"
-    turns: int = 0
-    tokens: int = 0
-    tool: str | None = None
 
 
 class ProgressReporter(BaseCallbackHandler):

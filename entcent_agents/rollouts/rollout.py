@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
-from hashlib import blake2b
 from typing import Any, cast
 
 from langchain_core.messages import AIMessage, BaseMessage
@@ -21,6 +19,7 @@ from entcent_agents.capture.recorder import TurnRecorder
 from entcent_agents.chat.sampling import token_listener
 from entcent_agents.environments import Change, Environment, Fork, use_environments
 from entcent_agents.errors import ConfigurationError
+from entcent_agents.outcomes import outcome_key
 from entcent_agents.rollouts.cleanup import discard, to_the_end
 from entcent_agents.rollouts.isolation import Graph, isolated_config, isolated_graph, no_ambient_config
 from entcent_agents.rollouts.output import is_answered, pack, state_difference
@@ -180,11 +179,9 @@ def _vote_key(attempt: _Attempt) -> str | None:
     """What the rollout came to: what it changed in its environments, else what it answered."""
     if attempt.status != "finished":
         return None
-    if attempt.changes:
-        what = json.dumps([[change.target, change.subject, change.what, change.text] for change in attempt.changes])
-    else:
-        what = " ".join(str(attempt.messages[-1].text).casefold().split())
-    return blake2b(what.encode(), digest_size=16).hexdigest()
+    # Changes are compared as calls are: who was acted on, and what was done to it.
+    changes = [(change.target, [change.subject, change.what, change.digest]) for change in attempt.changes]
+    return outcome_key(changes, str(attempt.messages[-1].text))
 
 
 def _one_line(error: Exception) -> str:
