@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Final, Self
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any, Final, Self, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from entcent_agents.errors import LogprobsMalformedError
+from entcent_agents.segments import Segment, SegmentKind, token_kinds, token_segments
 
 RECORD_VERSION: Final = 1
 Float32Array = NDArray[np.float32]
@@ -32,6 +34,7 @@ class TokenLogprobs:
         residual: Probability outside the top-k alternatives, shape `(T,)`, float32; NaN where unscored.
         confidence: Minus the mean of the top-k log-probabilities, nats, shape `(T,)`, float32; NaN where unscored.
         top_k: How many alternatives the server gave at most; scores of different k do not compare.
+        kind: The `SegmentKind` of each token, shape `(T,)`, uint8. Default: read from the text; UNKNOWN without text.
     """
 
     text: bytes
@@ -41,20 +44,28 @@ class TokenLogprobs:
     residual: Float32Array
     confidence: Float32Array
     top_k: int
+    kind: NDArray[np.uint8] = cast(Any, None)  # noqa: RUF009
 
     def __post_init__(self) -> None:
         tokens = len(self.entropy)
-        if self.offsets.shape != (tokens + 1,) or (tokens and int(self.offsets[-1]) != len(self.text)):
+        if self.offsets.shape != (tokens + 1,) or int(self.offsets[-1]) != len(self.text):
             raise LogprobsMalformedError(
                 f"offsets of shape {self.offsets.shape} do not fit {tokens} tokens of {len(self.text)} bytes"
             )
-        for name in _COLUMNS:
-            column: Float32Array = getattr(self, name)
-            if column.shape != (tokens,) or column.dtype != np.float32:
+        if self.offsets[0] != 0 or (np.diff(self.offsets) < 0).any():
+            raise LogprobsMalformedError("offsets do not start at 0, or run backwards; tokens stand in a row")
+        if cast("NDArray[np.uint8] | None", self.kind) is None:
+            object.__setattr__(self, "kind", self._kinds_of_text())
+        for name, dtype in [*((name, np.float32) for name in _COLUMNS), ("kind", np.uint8)]:
+            column: NDArray[Any] = getattr(self, name)
+            if column.shape != (tokens,) or column.dtype != dtype:
                 raise LogprobsMalformedError(
-                    f"{name} has shape {column.shape} and type {column.dtype}; expected ({tokens},) and float32"
+                    f"{name} has shape {column.shape} and type {column.dtype}; "
+                    f"expected ({tokens},) and {np.dtype(dtype)}"
                 )
             column.setflags(write=False)
+        if self.kind.max(initial=0) > max(SegmentKind):
+            raise LogprobsMalformedError(f"kind has {self.kind.max()}; the last one is {max(SegmentKind)}")
         self.offsets.setflags(write=False)
 
     def __len__(self) -> int:
@@ -74,6 +85,35 @@ class TokenLogprobs:
         """The bytes of one token."""
         return self.text[int(self.offsets[index]) : int(self.offsets[index + 1])]
 
+    def segments(self) -> tuple[Segment, ...]:
+        """The turn in stretches of one kind, every token in one of them.
+
+        Calls and paths are told where the text still tells them: not without text, nor after `only`.
+        """
+        segments = token_segments(self.text, self.offsets) if self.text else ()
+        kinds = np.repeat([part.kind for part in segments], [part.end - part.start for part in segments])
+        if np.array_equal(kinds, self.kind):
+            return segments
+        edges = [0, *(np.flatnonzero(np.diff(self.kind)) + 1).tolist(), len(self)]
+        return tuple(Segment(SegmentKind(self.kind[start]), start, end) for start, end in pairwise(edges))
+
+    def only(self, kinds: Collection[SegmentKind]) -> Self:
+        """The tokens of these kinds, with all that is known of them."""
+        kept = np.isin(self.kind, [int(kind) for kind in kinds])
+        lengths = np.diff(self.offsets)
+        return replace(
+            self,
+            text=np.frombuffer(self.text, np.uint8)[np.repeat(kept, lengths)].tobytes(),
+            offsets=_offsets(lengths[kept]),
+            kind=self.kind[kept],
+            **{name: getattr(self, name)[kept] for name in _COLUMNS},
+        )
+
+    def _kinds_of_text(self) -> NDArray[np.uint8]:
+        if not self.text:
+            return np.zeros(len(self), np.uint8)
+        return token_kinds(self.text, self.offsets)
+
     def to_dict(self, *, text: bool = True) -> dict[str, Any]:
         """Plain JSON-able form: arrays as base64 of little-endian numbers.
 
@@ -84,6 +124,7 @@ class TokenLogprobs:
             "version": RECORD_VERSION,
             "top_k": self.top_k,
             **{name: _encode(getattr(self, name), "<f4") for name in _COLUMNS},
+            "kind": _encode(self.kind, "u1"),
         }
         if text:
             record |= {"text": base64.b64encode(self.text).decode(), "offsets": _encode(self.offsets, "<i4")}
@@ -107,16 +148,20 @@ class TokenLogprobs:
                 offsets = _decode(record["offsets"], "<i4").astype(np.int32)
             else:
                 offsets = np.zeros(len(columns["entropy"]) + 1, np.int32)
+            kind = _decode(record["kind"], "u1").astype(np.uint8) if "kind" in record else None
             top_k = int(record["top_k"])
         except (KeyError, TypeError, ValueError) as error:
             raise LogprobsMalformedError(f"token log-probabilities that cannot be read: {error!r}") from error
-        return cls(text=text, offsets=offsets, top_k=top_k, **columns)
+        return cls(text=text, offsets=offsets, top_k=top_k, kind=cast(Any, kind), **columns)
 
 
 def token_offsets(tokens: list[bytes]) -> NDArray[np.int32]:
     """Start of each token in their concatenation and the end of the last, shape `(T + 1,)`."""
-    ends = np.cumsum(np.fromiter((len(token) for token in tokens), np.int32, len(tokens)), dtype=np.int32)
-    return np.concatenate([np.zeros(1, np.int32), ends])
+    return _offsets(np.fromiter((len(token) for token in tokens), np.int32, len(tokens)))
+
+
+def _offsets(lengths: NDArray[np.int32]) -> NDArray[np.int32]:
+    return np.concatenate([np.zeros(1, np.int32), np.cumsum(lengths, dtype=np.int32)])
 
 
 def _encode(array: ArrayLike, dtype: str) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple, cast
 from uuid import uuid4
 
@@ -24,11 +24,11 @@ from langchain_core.messages import (
 )
 from langchain_core.messages.tool import invalid_tool_call, tool_call
 
+from entcent_agents.segments.json_calls import json_call
+from entcent_agents.segments.lenient_json import Value, plain, read_value, read_values
+
 STOP: Final = "\n```\n"
 """Generation ends with the code block of the call: whatever would follow is an invented result."""
-
-_ARGUMENT_KEYS: Final = ("arguments", "args", "parameters", "input")
-_NAME_KEYS: Final = ("name", "tool", "function")
 
 
 class TextCalls(NamedTuple):
@@ -84,9 +84,9 @@ def read_calls(text: str, known: Sequence[str] = ()) -> TextCalls:
         known: Tool names; an object whose name is none of them is a call only where it has arguments too.
     """
     valid: list[ToolCall] = []
-    for value in _objects(text):
-        for item in cast(list[Any], value) if isinstance(value, list) else [value]:
-            call = _as_call(item, known)
+    for value in read_values(text):
+        for item in value.content if isinstance(value.content, list) else [value]:
+            call = _as_call(text, item, known)
             if call:
                 valid.append(call)
     broken = None if valid else _broken_call(text, known)
@@ -137,107 +137,13 @@ def _call_text(message: AIMessage) -> str:
     return f"{text}\n{calls}".lstrip()
 
 
-_OPENING: Final = re.compile(r"""\{\{?\s*["']|\[\s*\{""")
-"""Where an object with a key, or a list of objects, may begin: most braces in prose and code cannot."""
-
-_MOST_FAILURES: Final = 100
-"""Openings tried in vain before a text is given up: each may read it to its end, and models do fall into loops."""
-
-_TOKEN: Final = re.compile(
-    r'"""(?P<triple>.*?)"""|"(?P<double>(?:\\.|[^"\\])*)"|'
-    r"'(?P<single>(?:\\.|[^'\\])*)'|"
-    r"(?P<comma>,\s*(?=[}\]]))|\b(?P<word>True|False|None)\b",
-    re.DOTALL,
-)
-_BRACKET: Final = re.compile(r"""[][{}]|"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'|["']""", re.DOTALL)
-_WORDS: Final = {"True": "true", "False": "false", "None": "null"}
-
-
-def _objects(text: str) -> Iterator[Any]:
-    """Every outermost JSON object or list of objects in the text, leniently decoded."""
-    position, failures = 0, 0
-    while failures < _MOST_FAILURES and (match := _OPENING.search(text, position)) is not None:
-        decoded = _decode(text, match.start())
-        if decoded is None:
-            failures += 1
-            position = match.start() + 1
-            continue
-        value, position = decoded
-        yield value
-
-
-def _decode(text: str, start: int) -> tuple[Any, int] | None:
-    """The value that begins at `start` and where it ends; repaired where it is almost JSON."""
-    try:
-        return json.JSONDecoder(strict=False).raw_decode(text, start)
-    except (ValueError, RecursionError):
-        end = _balanced(text, start)
-    if end is None:
+def _as_call(text: str, item: Value, known: Sequence[str]) -> ToolCall | None:
+    name, arguments = json_call(text, item)
+    if name is None or (arguments is None and name.content not in known):
         return None
-    candidate = text[start:end]
-    attempts = [candidate, candidate[1:-1], candidate.replace("{{", "{").replace("}}", "}")]
-    for attempt in attempts if candidate.startswith("{{") else attempts[:1]:
-        try:
-            return json.loads(_TOKEN.sub(_repaired, attempt), strict=False), end
-        except (ValueError, RecursionError):
-            continue
-    return None
-
-
-def _repaired(token: re.Match[str]) -> str:
-    """One token as JSON has it: quotes, Python's words, backslashes that escape nothing, commas before a bracket."""
-    kind, said = token.lastgroup, token[token.lastgroup or 0]
-    if kind == "comma":
-        return ""
-    if kind == "word":
-        return _WORDS[said]
-    if kind == "triple":
-        return json.dumps(said)
-    if kind == "single":
-        said = said.replace("\\'", "'")
-        said = re.sub(r'(\\.)|"', lambda found: found[1] or r"\"", said, flags=re.DOTALL)
-    return '"' + re.sub(r'\\(["\\/bfnrtu])|\\', lambda found: found[0] if found[1] else r"\\", said) + '"'
-
-
-def _balanced(text: str, start: int) -> int | None:
-    """Where the bracketed expression that begins at `start` ends, quotes respected; None where it never closes."""
-    depth = 0
-    for part in _BRACKET.finditer(text, start):
-        if part[0] in "{[":
-            depth += 1
-        elif part[0] in "}]":
-            depth -= 1
-            if not depth:
-                return part.end()
-        elif len(part[0]) == 1:
-            return None  # a quote that never closes
-    return None
-
-
-def _as_call(item: Any, known: Sequence[str]) -> ToolCall | None:
-    if not isinstance(item, dict):
+    if arguments is not None and not isinstance(arguments.content, dict):
         return None
-    fields = cast(dict[str, Any], item)
-    name = _first(fields, _NAME_KEYS)
-    if isinstance(name, dict):  # {"function": {"name": ..., "arguments": ...}}
-        return _as_call(cast(Any, name), known)
-    if not isinstance(name, str) or not name:
-        return None
-    arguments = _first(fields, _ARGUMENT_KEYS)
-    if isinstance(arguments, str):
-        try:
-            arguments = json.loads(arguments or "{}", strict=False)
-        except (ValueError, RecursionError):
-            return None
-    if arguments is None and name in known:
-        arguments = {}
-    if not isinstance(arguments, dict):
-        return None
-    return tool_call(name=name, args=cast(dict[str, Any], arguments), id=_new_id())
-
-
-def _first(fields: Mapping[str, Any], keys: Sequence[str]) -> Any:
-    return next((fields[key] for key in keys if key in fields), None)
+    return tool_call(name=str(name.content), args=plain(arguments) if arguments else {}, id=_new_id())
 
 
 def _broken_call(text: str, known: Sequence[str]) -> InvalidToolCall | None:
@@ -246,7 +152,7 @@ def _broken_call(text: str, known: Sequence[str]) -> InvalidToolCall | None:
     if match is None or (known and match[1] not in known):
         return None
     error = "not valid JSON: close every brace and quote, and escape quotes and line breaks inside strings"
-    if _decode(text, match.start()) is not None:
+    if read_value(text, match.start()).closed:
         error = 'not a call: give the arguments as one JSON object, {"name": ..., "arguments": {...}}'
     return invalid_tool_call(name=match[1], args=text[match.start() :], id=_new_id(), error=error)
 
