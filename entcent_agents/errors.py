@@ -12,6 +12,7 @@
     │   ├── ModelDownloadError        every source of a model failed, or delivered other bytes
     │   ├── ModelFileError            a model file on disk is not the file it should be
     │   └── ModelServerError          a model server cannot be started or reached, or answers with an error
+    ├── RecordingError                recorded generations that cannot be read; FILE:LINE, reason, what was expected
     ├── RolloutError
     │   └── RolloutsFailedError       fewer rollouts finished than the quorum asks for
     └── EnvironmentFault
@@ -79,6 +80,10 @@ class ModelFileError(ModelError):
 
 class ModelServerError(ModelError):
     """A model server cannot be started or reached, or answers with an error."""
+
+
+class RecordingError(EntcentError):
+    """Recorded generations that cannot be read; says which file and line, why, and what was expected."""
 
 
 class RolloutError(EntcentError):
