@@ -31,13 +31,13 @@ from entcent_agents.errors import EntcentError
 from entcent_agents.prebuilt import entropy_centroid_graph
 from entcent_agents.rollouts.output import unpack
 from entcent_agents.selection import (
-    Chain,
     First,
     LowestCentroid,
     LowestMeanEntropy,
+    MajorityVote,
     Selection,
     Selector,
-    Vote,
+    WeightedVote,
     default_selector,
 )
 from entcent_agents.trajectory import Rollout
@@ -47,10 +47,10 @@ from tools.penguins import build
 
 SELECTORS: Final[dict[str, Selector]] = {
     "default chain": default_selector(),
-    "lowest centroid, floors off": Chain((LowestCentroid(min_scored_tokens=0), First())),
-    "majority vote, else first": Chain((Vote(), First())),
-    "entropy-weighted vote, else first": Chain((Vote(entropy_weighted=True), First())),
-    "lowest mean entropy": Chain((LowestMeanEntropy(), First())),
+    "lowest centroid, floors off": LowestCentroid(min_scored_tokens=0).then(First()),
+    "majority vote, else first": MajorityVote().then(First()),
+    "entropy-weighted vote, else first": WeightedVote().then(First()),
+    "lowest mean entropy": LowestMeanEntropy().then(First()),
     "first": First(),
 }
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -15,6 +17,10 @@ ABSENT_BELOW: Final = -9999.0
 """Servers write "no such entry" as -9999 (vLLM) or the lowest float (llama.cpp); all of these are absent."""
 ROUNDING: Final = 1e-4
 """A log-probability may exceed 0 by this much through a server's float rounding; it is then read as 0."""
+BLOCK_ENTRIES: Final = 1 << 16
+"""Entries worked on at once: with their exponentials 1 MiB, which stays in a core's cache."""
+FAINT: Final = 1e-100
+"""Where the probabilities of a row sum to less, it is scaled up first: its exponentials may vanish."""
 
 
 class TokenDistribution(NamedTuple):
@@ -46,7 +52,7 @@ def token_entropy(top_logprobs: ArrayLike) -> FloatArray:
 
     Source: arXiv 2604.26173; see docs/mathematics.md.
     """
-    return token_distribution(top_logprobs).entropy
+    return _by_blocks(top_logprobs, _entropy)[0]
 
 
 def token_distribution(top_logprobs: ArrayLike) -> TokenDistribution:
@@ -58,31 +64,88 @@ def token_distribution(top_logprobs: ArrayLike) -> TokenDistribution:
     Raises:
         LogprobsMalformedError: On a positive value, or another shape.
     """
-    rows = _validated(top_logprobs)
-    if rows.shape[1] == 0:
-        unscored = np.full(len(rows), np.nan)
-        return TokenDistribution(unscored, unscored.copy(), unscored.copy())
-    present = np.isfinite(rows)
-    top = np.where(present, rows, -np.inf).max(axis=1)
-    scored = np.isfinite(top)
-    shift = np.where(scored, top, 0.0)
-    mass = np.exp(np.where(present, rows - shift[:, None], -np.inf))  # e^(l - top), 0 where absent
-    total = np.where(scored, mass.sum(axis=1), 1.0)
-    weighted = (mass * np.where(present, rows - shift[:, None], 0.0)).sum(axis=1)
-    entropy = np.maximum(np.log(total) - weighted / total, 0.0)
-    residual = np.clip(1.0 - np.exp(shift) * total, 0.0, 1.0)
-    confidence = -np.where(present, rows, 0.0).sum(axis=1) / np.maximum(present.sum(axis=1), 1)
-    return TokenDistribution(*(np.where(scored, column, np.nan) for column in (entropy, residual, confidence)))
+    return TokenDistribution(*_by_blocks(top_logprobs, _entropy, _residual, _confidence))
 
 
-def _validated(top_logprobs: ArrayLike) -> FloatArray:
-    rows = np.asarray(top_logprobs, dtype=np.float64)
+class _Block(NamedTuple):
+    """Rows few enough for the cache.
+
+    Attributes:
+        logprobs: Shape `(B, K)`; 0 where absent.
+        present: Which entries are not absent, shape `(B, K)`; None for all, which saves the masks.
+        entries: How many those are, shape `(B,)`.
+        mass: Their probabilities, shape `(B, K)`; 0 where absent.
+        total: Sum of the row's probabilities, shape `(B,)`.
+    """
+
+    logprobs: FloatArray
+    present: NDArray[np.bool_] | None
+    entries: FloatArray
+    mass: FloatArray
+    total: FloatArray
+
+
+def _by_blocks(top_logprobs: ArrayLike, *columns: Callable[[_Block], FloatArray]) -> list[FloatArray]:
+    """Each column over all rows; what a row gives does not depend on the rows beside it."""
+    rows = np.asarray(top_logprobs)
+    if rows.dtype != np.float32:
+        rows = rows.astype(np.float64, copy=False)
     if rows.ndim != 2:
         raise LogprobsMalformedError(f"top_logprobs has shape {rows.shape}; expected (tokens, k)")
-    if rows.size and np.nanmax(rows, initial=-np.inf) > ROUNDING:
-        row, column = np.argwhere(rows > ROUNDING)[0]
+    tokens, k = rows.shape
+    values = [np.full(tokens, np.nan) for _ in columns]
+    length = max(1, BLOCK_ENTRIES // max(k, 1))
+    room = np.empty((min(length, tokens), k))
+    for first in range(0, tokens if k else 0, length):
+        span = slice(first, first + length)
+        block = _block(np.ascontiguousarray(rows[span], dtype=np.float64), first, room)
+        for value, column in zip(values, columns, strict=True):
+            value[span] = column(block)
+    return values
+
+
+def _block(logprobs: FloatArray, first: int, room: FloatArray) -> _Block:
+    mass, present, entries = room[: len(logprobs)], None, np.full(len(logprobs), float(logprobs.shape[1]))
+    if not (logprobs.min() > ABSENT_BELOW and logprobs.max() <= 0.0):  # NaN too
+        _refuse_positive(logprobs, first)
+        present = logprobs > ABSENT_BELOW
+        entries = _row_sums(present.astype(np.float64))
+        logprobs = np.minimum(np.fmax(logprobs, ABSENT_BELOW), 0.0)  # finite, so that the mask can be a factor
+        logprobs *= present
+    np.exp(logprobs, out=mass)
+    if present is not None:
+        mass *= present
+    return _Block(logprobs, present, entries, mass, _row_sums(mass))
+
+
+def _entropy(block: _Block) -> FloatArray:
+    with np.errstate(divide="ignore", invalid="ignore"):  # a row without an entry: 0 / 0 is NaN
+        entropy = np.log(block.total) - np.einsum("ij,ij->i", block.mass, block.logprobs) / block.total
+    if block.total.min() < FAINT:
+        faint = np.flatnonzero((block.total < FAINT) & (block.entries > 0.0))
+        rows = block.logprobs if block.present is None else np.where(block.present, block.logprobs, -np.inf)
+        entropy[faint] = token_entropy(rows[faint] - rows[faint].max(axis=1, keepdims=True))
+    return np.clip(entropy, 0.0, math.log(block.logprobs.shape[1]), out=entropy)
+
+
+def _residual(block: _Block) -> FloatArray:
+    return np.where(block.entries > 0.0, np.clip(1.0 - block.total, 0.0, 1.0), np.nan)
+
+
+def _confidence(block: _Block) -> FloatArray:
+    with np.errstate(invalid="ignore"):
+        return np.abs(_row_sums(block.logprobs)) / block.entries
+
+
+def _row_sums(rows: FloatArray) -> FloatArray:
+    return np.einsum("ij->i", rows)  # where rows are short, several times faster than sum(axis=1)
+
+
+def _refuse_positive(logprobs: FloatArray, first: int) -> None:
+    positive = logprobs > ROUNDING
+    if positive.any():
+        row, column = np.argwhere(positive)[0]
         raise LogprobsMalformedError(
-            f"top_logprobs[{row}, {column}] is {rows[row, column]:g}; a natural-log probability is at most 0"
+            f"top_logprobs[{first + row}, {column}] is {logprobs[row, column]:g}; "
+            "a natural-log probability is at most 0"
         )
-    absent = ~(rows > ABSENT_BELOW)  # NaN too
-    return np.where(absent, -np.inf, np.minimum(rows, 0.0))

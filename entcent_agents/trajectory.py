@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Collection, Hashable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
-from typing import Any, Final, Literal, Self
+from typing import Any, Final, Literal, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from entcent_agents import errors
 from entcent_agents.centroid import entropy_centroid
+from entcent_agents.confidence import mean_entropy
 from entcent_agents.logprobs import TokenLogprobs
 from entcent_agents.phases import PhaseConfig, high_entropy_phases
+from entcent_agents.segments import SegmentKind
 
 RECORD_VERSION: Final = 1
 
+Column = Literal["entropy", "logprob", "confidence"]
+"""A per-token quantity of `TokenLogprobs` that signals are taken from."""
+T = TypeVar("T")
 Status = Literal["finished", "unfinished", "failed"]
 
 
@@ -61,6 +66,11 @@ class Turn:
         """Tokens of this turn that carry a distribution."""
         return self.logprobs.scored_tokens if self.logprobs else 0
 
+    def only(self, kinds: Collection[SegmentKind]) -> Turn:
+        """The turn where tokens of these kinds alone count; without log-probabilities none is known to be of them."""
+        kept = self.logprobs.only(kinds) if self.logprobs else None
+        return replace(self, generated_tokens=len(kept) if kept else 0, logprobs=kept)
+
     def to_dict(self, *, text: bool = False) -> dict[str, Any]:
         """Plain JSON-able form; what the tokens say only where `text` asks for it."""
         return {
@@ -86,11 +96,22 @@ class Trajectory:
 
     turns: tuple[Turn, ...] = ()
 
-    @cached_property
+    def append(self, turn: Turn) -> Trajectory:
+        """The trajectory with one more turn; percentiles move, so every signal is that of the whole."""
+        return Trajectory(turns=(*self.turns, turn))
+
+    def only(self, kinds: Collection[SegmentKind]) -> Trajectory:
+        """What is left of it where tokens of these kinds alone count, say those of tool arguments."""
+        return Trajectory(turns=tuple(turn.only(kinds) for turn in self.turns))
+
+    def column(self, name: Column) -> NDArray[np.float64]:
+        """One quantity of every token that has it, turns in order, shape `(L,)`."""
+        return self.remember(("column", name), lambda: self._column(name))
+
+    @property
     def entropy(self) -> NDArray[np.float64]:
         """Nats of every scored token of every turn, in order, shape `(L,)`."""
-        columns = [turn.logprobs.entropy[turn.logprobs.scored] for turn in self.turns if turn.logprobs]
-        return np.concatenate(columns).astype(np.float64) if columns else np.empty(0)
+        return self.column("entropy")
 
     @property
     def scored_tokens(self) -> int:
@@ -105,12 +126,16 @@ class Trajectory:
     @property
     def coverage(self) -> float:
         """Scored tokens over generated tokens, in [0, 1]; 0 for a trajectory without tokens."""
-        return self.scored_tokens / self.generated_tokens if self.generated_tokens else 0.0
+        return self.coverage_of("entropy")
+
+    def coverage_of(self, name: Column) -> float:
+        """Tokens that carry this quantity over generated tokens, in [0, 1]; 0 for a trajectory without tokens."""
+        return len(self.column(name)) / self.generated_tokens if self.generated_tokens else 0.0
 
     @property
     def mean_entropy(self) -> float | None:
         """Mean over the scored tokens, nats; None without any."""
-        return float(self.entropy.mean()) if self.scored_tokens else None
+        return self.remember("mean_entropy", lambda: mean_entropy(self.entropy))
 
     @property
     def top_k(self) -> int | None:
@@ -120,11 +145,30 @@ class Trajectory:
 
     def phases(self, config: PhaseConfig | None = None) -> int:
         """How many high-entropy phases there are."""
-        return len(high_entropy_phases(self.entropy, config))
+        config = config or PhaseConfig()
+        return self.remember(("phases", config), lambda: len(high_entropy_phases(self.entropy, config)))
 
     def centroid(self, config: PhaseConfig | None = None) -> float | None:
         """The entropy centroid, in (0, 1); None without a phase."""
-        return entropy_centroid(self.entropy, config)
+        config = config or PhaseConfig()
+        return self.remember(("centroid", config), lambda: entropy_centroid(self.entropy, config))
+
+    def remember(self, key: Hashable, value: Callable[[], T]) -> T:
+        """The value under this key, worked out once: many selectors look at one trajectory."""
+        if key not in self._memory:
+            self._memory[key] = value()
+        return self._memory[key]
+
+    @cached_property
+    def _memory(self) -> dict[Hashable, Any]:
+        return {}
+
+    def _column(self, name: Column) -> NDArray[np.float64]:
+        found = [getattr(turn.logprobs, name) for turn in self.turns if turn.logprobs]
+        values = np.concatenate(found).astype(np.float64) if found else np.empty(0)
+        values = values[np.isfinite(values)]
+        values.setflags(write=False)
+        return values
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,10 +221,10 @@ class Rollout:
         """Read what `to_dict` wrote.
 
         Raises:
-            ValueError: On a record of another version.
+            RecordingError: On a record of another version.
         """
         if record.get("version") != RECORD_VERSION:
-            raise ValueError(
+            raise errors.RecordingError(
                 f"a rollout record of version {record.get('version')!r}; this release reads {RECORD_VERSION}"
             )
         return cls(

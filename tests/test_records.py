@@ -8,7 +8,7 @@ import json
 import numpy as np
 import pytest
 
-from entcent_agents.errors import LogprobsMalformedError
+from entcent_agents.errors import LogprobsMalformedError, RecordingError
 from entcent_agents.logprobs import TokenLogprobs, token_offsets
 from entcent_agents.testing import scripted_logprobs
 from entcent_agents.trajectory import Rollout, Trajectory, Turn, Usage
@@ -86,7 +86,7 @@ def test_records_of_another_version_are_refused():
         TokenLogprobs.from_dict(logprobs().to_dict() | {"version": 2})
     with pytest.raises(LogprobsMalformedError, match="version None"):
         TokenLogprobs.from_dict({})
-    with pytest.raises(ValueError, match="version 2"):
+    with pytest.raises(RecordingError, match="version 2"):
         Rollout.from_dict(rollout().to_dict() | {"version": 2})
 
 

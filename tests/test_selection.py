@@ -15,8 +15,9 @@ from entcent_agents.selection import (
     First,
     LowestCentroid,
     LowestMeanEntropy,
+    MajorityVote,
     Selection,
-    Vote,
+    WeightedVote,
     default_selector,
     rank,
     require_scorable,
@@ -42,6 +43,10 @@ def rollout(index: int, values: Sequence[float] = (), *, generated: int = 0, top
     return Rollout(
         index=index, thread_id=f"t:{index}", status="finished", trajectory=Trajectory(turns=(turn,)), vote_key=vote
     )
+
+
+def names(selections: Sequence[Selection]) -> list[str]:
+    return [selection.selector for selection in selections]
 
 
 LATE, EARLY = entropy(early=False), entropy(early=True)
@@ -91,7 +96,7 @@ def test_without_a_floor_of_tokens_missing_log_probabilities_still_never_win():
     assert LowestCentroid(min_scored_tokens=0).select(uncovered).winner == 0
 
 
-@pytest.mark.parametrize("selector", [LowestMeanEntropy(), Vote(entropy_weighted=True)], ids=lambda s: s.name)
+@pytest.mark.parametrize("selector", [LowestMeanEntropy(), WeightedVote()], ids=lambda s: s.name)
 def test_entropies_of_different_k_do_not_compare(selector):
     mixed = [replace(rollout(0, LATE), vote_key="a"), replace(rollout(1, EARLY, top_k=5), vote_key="a")]
     assert selector.select(mixed).winner is None
@@ -131,7 +136,7 @@ def test_ties_go_to_the_lower_mean_entropy_then_to_the_earlier():
 
 def test_the_same_input_gives_the_same_choice():
     rollouts = [rollout(i, np.roll(LATE, i * 7), vote="ab"[i % 2]) for i in range(6)]
-    for selector in (default_selector(), LowestCentroid(), Vote(entropy_weighted=True), LowestMeanEntropy()):
+    for selector in (default_selector(), LowestCentroid(), WeightedVote(), LowestMeanEntropy()):
         assert len({repr(selector.select(rollouts)) for _ in range(5)}) == 1
 
 
@@ -149,7 +154,7 @@ def test_the_majority_wins_and_in_it_the_lowest_mean_entropy():
         rollout(2, [1.0] * 9, vote="a"),
         rollout(3),
     ]
-    selection = Vote().select(rollouts)
+    selection = MajorityVote().select(rollouts)
     assert (selection.winner, selection.tied) == (2, (2, 1))
     assert selection.reason == "2 of 4 rollouts came to this outcome (weight 2)"
     assert selection.candidates[3].reason == "no outcome to vote for"
@@ -164,8 +169,8 @@ def test_a_weighted_vote_counts_certainty_and_not_what_is_uncovered():
         rollout(4, vote="a"),
         rollout(5, [0.0] * 9, generated=90, vote="a"),
     ]
-    assert Vote().select(rollouts).winner == 0  # of its outcome, 5 is surest, but hardly covered
-    selection = Vote(entropy_weighted=True).select(rollouts)
+    assert MajorityVote().select(rollouts).winner == 0  # of its outcome, 5 is surest, but hardly covered
+    selection = WeightedVote().select(rollouts)
     assert selection.winner == 2
     assert [candidate.reason for candidate in selection.candidates[4:]] == [
         "no log-probabilities",
@@ -173,9 +178,8 @@ def test_a_weighted_vote_counts_certainty_and_not_what_is_uncovered():
     ]
 
 
-@pytest.mark.parametrize("weighted", [False, True])
-def test_a_vote_without_agreement_abstains(weighted):
-    vote = Vote(entropy_weighted=weighted)
+@pytest.mark.parametrize("vote", [MajorityVote(), WeightedVote()], ids=lambda vote: vote.name)
+def test_a_vote_without_agreement_abstains(vote):
     apart = [rollout(i, [1.0] * 9, vote=str(i)) for i in range(3)]
     assert vote.select(apart).winner is None
     assert vote.select(apart).reason == "no two rollouts came to the same outcome"
@@ -186,9 +190,9 @@ def test_a_vote_without_agreement_abstains(weighted):
 def test_a_chain_reports_who_abstained_and_why():
     selection = default_selector().select([rollout(0, [1.0] * 9), rollout(1, [0.5] * 9)])
     assert (selection.winner, selection.selector) == (1, "lowest mean entropy")
-    assert [name for name, _ in selection.abstained] == ["lowest centroid", "entropy-weighted vote"]
-    assert "9 scored tokens below 200" in selection.abstained[0][1]
-    assert selection.abstained[1][1] == "no outcome to vote for"
+    assert names(selection.abstained) == ["lowest centroid", "vote weighted by mean entropy"]
+    assert "9 scored tokens below 200" in selection.abstained[0].reason
+    assert selection.abstained[1].reason == "no outcome to vote for"
 
 
 def test_without_any_logprobs_the_default_takes_the_first_and_says_so():
@@ -197,11 +201,11 @@ def test_without_any_logprobs_the_default_takes_the_first_and_says_so():
 
 
 def test_a_chain_in_a_chain_forgets_nobody():
-    inner = Chain((LowestCentroid(), Vote()))
+    inner = Chain((LowestCentroid(), MajorityVote()))
     outer = Chain((Chain((LowestCentroid(),)), inner, Chain((LowestMeanEntropy(), First()))))
     selection = outer.select([rollout(0), rollout(1)])
     assert selection.selector == "first"
-    assert [name for name, _ in selection.abstained] == [
+    assert names(selection.abstained) == [
         "lowest centroid",
         "lowest centroid",
         "majority vote",
@@ -210,9 +214,9 @@ def test_a_chain_in_a_chain_forgets_nobody():
 
 
 def test_a_chain_in_which_everybody_abstains_abstains():
-    selection = Chain((LowestCentroid(), Vote())).select([rollout(0), rollout(1)])
+    selection = Chain((LowestCentroid(), MajorityVote())).select([rollout(0), rollout(1)])
     assert selection.winner is None
-    assert [name for name, _ in selection.abstained] == ["lowest centroid", "majority vote"]
+    assert names(selection.abstained) == ["lowest centroid", "majority vote"]
     assert Chain(()).select([rollout(0)]).reason == "the chain is empty"
 
 
@@ -222,8 +226,8 @@ def test_rollouts_without_a_single_logprob_are_refused_with_the_settings_to_chan
     require_scorable([rollout(0), rollout(1, [0.5])])
 
 
-class Shortest:
-    name = "shortest"
+class FewestTokens:
+    name = "fewest tokens"
 
     def select(self, rollouts: Sequence[Rollout]) -> Selection:
         return rank(self.name, rollouts, lambda rollout: rollout.trajectory.generated_tokens)
@@ -231,9 +235,9 @@ class Shortest:
 
 def test_a_selector_of_one_s_own_is_five_lines_and_chains_with_the_others():
     rollouts = [rollout(0, [1.0] * 9), rollout(1, [1.0] * 3), rollout(2, [1.0] * 5)]
-    assert Shortest().select(rollouts).winner == 1
-    chained = Chain((LowestCentroid(), Shortest())).select(rollouts)
-    assert (chained.winner, chained.selector, chained.reason) == (1, "shortest", "value 3 is the lowest of 3")
+    assert FewestTokens().select(rollouts).winner == 1
+    chained = LowestCentroid().then(FewestTokens()).select(rollouts)
+    assert (chained.winner, chained.selector, chained.reason) == (1, "fewest tokens", "value 3 is the lowest of 3")
 
 
 def test_a_selection_is_json_able():
@@ -242,5 +246,5 @@ def test_a_selection_is_json_able():
     )
     assert record["winner"] == 1
     assert record["candidates"][0] == {"rollout": 0, "value": None, "rank": None, "reason": "no log-probabilities"}
-    assert record["abstained"][0]["selector"] == "lowest centroid"
+    assert record["steps"][0]["selector"] == "lowest centroid"
     assert record["tied"] == [1]

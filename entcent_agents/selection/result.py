@@ -1,0 +1,76 @@
+"""What a selector is, and what it answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+from entcent_agents.trajectory import Rollout
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """How one rollout fared with a selector.
+
+    Attributes:
+        rollout: Its index.
+        value: What the selector compared; None where the rollout was outside the selector's validity.
+        rank: 1 is best; None without a value.
+        reason: Why it has no value; empty otherwise.
+    """
+
+    rollout: int
+    value: float | None
+    rank: int | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """The result of selecting.
+
+    Attributes:
+        winner: Index of the rollout to commit; None where the selector abstained.
+        selector: Name of the selector that decided, or abstained.
+        reason: Why, in one sentence.
+        candidates: Every rollout that was looked at, in their order.
+        tied: Indices of rollouts that share the best value, best first, the winner included.
+        steps: Of a chain: what each selector that was asked answered, in order.
+    """
+
+    winner: int | None
+    selector: str
+    reason: str
+    candidates: tuple[Candidate, ...] = ()
+    tied: tuple[int, ...] = ()
+    steps: tuple[Selection, ...] = ()
+
+    @property
+    def abstained(self) -> tuple[Selection, ...]:
+        """The steps of a chain that abstained."""
+        return tuple(step for step in self.steps if step.winner is None)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON-able form."""
+        return {
+            "winner": self.winner,
+            "selector": self.selector,
+            "reason": self.reason,
+            "candidates": [asdict(candidate) for candidate in self.candidates],
+            "tied": list(self.tied),
+            "steps": [step.to_dict() for step in self.steps],
+        }
+
+
+class Selector(Protocol):
+    """Chooses among rollouts, or abstains."""
+
+    @property
+    def name(self) -> str:
+        """Its name in results."""
+        ...
+
+    def select(self, rollouts: Sequence[Rollout]) -> Selection:
+        """Choose among at least one rollout; a `winner` of None is an abstention."""
+        ...

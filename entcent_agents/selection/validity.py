@@ -1,0 +1,58 @@
+"""Where a signal means something: floors under which a rollout has no value. Missing is not certain."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from typing import Final
+
+from entcent_agents.errors import LogprobsMissingError
+from entcent_agents.selection.result import Selection
+from entcent_agents.trajectory import Column, Rollout, Trajectory
+
+MIN_COVERAGE: Final = 0.9
+"""Scored over generated tokens: below it a trajectory has no intrinsic score."""
+
+_MISSING: Final[dict[Column, str]] = {
+    "entropy": "no log-probabilities",
+    "logprob": "no log-probabilities of the sampled tokens",
+    "confidence": "no top-k log-probabilities",
+}
+
+
+def why_uncovered(trajectory: Trajectory, column: Column, floor: float) -> str:
+    """Why too few tokens carry this quantity, in words; empty where enough do."""
+    if not len(trajectory.column(column)):
+        return _MISSING[column]
+    coverage = trajectory.coverage_of(column)
+    return f"coverage {coverage:.2f} below {floor:.2f}" if coverage < floor else ""
+
+
+def of_one_k(selection: Selection, rollouts: Sequence[Rollout], compared: Collection[int] | None = None) -> Selection:
+    """The selection; an abstention where values of different top-k would have been compared.
+
+    Args:
+        selection: What was chosen.
+        rollouts: The candidates.
+        compared: Indices of those whose values met; default: those with a rank.
+    """
+    if compared is None:
+        compared = {candidate.rollout for candidate in selection.candidates if candidate.rank}
+    found = {rollout.trajectory.top_k for rollout in rollouts if rollout.index in compared}
+    if selection.winner is not None and (len(found) > 1 or 0 in found):
+        return replace(selection, winner=None, tied=(), reason="turns differ in top-k: they do not compare")
+    return selection
+
+
+def require_scorable(rollouts: Sequence[Rollout]) -> None:
+    """Refuse to go on where no rollout carries a single log-probability.
+
+    Raises:
+        LogprobsMissingError: With the settings to change.
+    """
+    if not any(rollout.trajectory.scored_tokens for rollout in rollouts):
+        raise LogprobsMissingError(
+            f"none of {len(rollouts)} rollouts carries log-probabilities: ask the model for them "
+            "(ChatLogprobs always does; ChatOpenAI needs logprobs=True, top_logprobs=10), use a server that gives "
+            "them, or pass on_unscorable='fallback' to select without"
+        )
