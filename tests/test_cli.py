@@ -184,6 +184,20 @@ def test_json_is_one_object_on_standard_output(agent: Path, database: Path, serv
     assert result["usage"]["generated_tokens"] == 1500
 
 
+def test_a_run_is_recorded_for_scoring(agent: Path, database: Path, serve, tmp_path: Path):
+    record = tmp_path / "runs.jsonl"
+    arguments = ["run", "make it", "--db", str(database), "--agent", f"{agent}:make_agent", "-n", "3", "--record"]
+    ran = entcent(*arguments, str(record), "--model", f"{serve().base_url}#m")
+    assert ran.returncode == 0, ran.stderr
+    scored = json.loads(entcent("score", str(record), "--json").stdout)
+    (task,) = scored["tasks"]
+    assert task["task"] == "make it"
+    assert task["selections"]["default chain"]["winner"] == 1
+    assert [one["scored_tokens"] for one in task["candidates"]] == [500] * 3
+    absent = tmp_path / "absent" / "runs.jsonl"
+    refused(entcent(*arguments, str(absent)), "--record", "is no folder")
+
+
 def test_interrupting_leaves_the_world_untouched(agent: Path, database: Path, serve):
     before = database.read_bytes()
     code = "from entcent_agents.cli import main; main()"

@@ -1,4 +1,4 @@
-"""The mathematics against the golden cases, hand-computed cases and properties."""
+"""Entropies, phases and centroids against the golden cases and hand-computed ones; test_properties.py has the rest."""
 
 from __future__ import annotations
 
@@ -7,9 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
 
 from entcent_agents.centroid import centroid_from_starts, centroid_moment, centroid_raw, entropy_centroid
 from entcent_agents.entropy import token_distribution, token_entropy
@@ -19,8 +16,6 @@ from entcent_agents.phases import PhaseConfig, high_entropy_phases
 DATA = Path(__file__).parent / "data"
 GOLDEN_PHASES = [json.loads(line) for line in (DATA / "phases.jsonl").read_text().splitlines()]
 GOLDEN_ENTROPY = [json.loads(line) for line in (DATA / "token_entropy.jsonl").read_text().splitlines()]
-
-entropies = hnp.arrays(np.float64, st.integers(1, 200), elements=st.floats(0, 3))
 
 
 def config_of(case: dict) -> PhaseConfig:
@@ -74,48 +69,35 @@ def test_an_absent_entry_changes_nothing_and_a_row_of_them_is_unscored(absent):
     assert np.isnan(token_entropy([[absent, absent]])[0])
 
 
+def test_rows_whose_exponentials_vanish_keep_their_entropy():
+    low = token_distribution([[-5000.0, -5000.0, np.nan], [-9998.0, -np.inf, -np.inf], [np.log(0.5), -5000.0, 0.0]])
+    np.testing.assert_allclose(low.entropy, [np.log(2), 0.0, token_entropy([[np.log(0.5), 0.0]])[0]])
+    np.testing.assert_allclose(low.confidence, [5000.0, 9998.0, (np.log(2) + 5000.0) / 3])
+    np.testing.assert_array_equal(low.residual, [1.0, 1.0, 0.0])
+
+
+def test_rounding_above_zero_is_read_as_zero_and_the_input_is_left_alone():
+    rows = np.array([[5e-5, -1.0], [np.nan, -2.0]])
+    before = rows.copy()
+    assert token_entropy(rows)[0] == token_entropy([[0.0, -1.0]])[0]
+    np.testing.assert_array_equal(rows, before)
+
+
+def test_any_numbers_in_any_layout_give_the_same():
+    rows = np.random.default_rng(0).uniform(-9, 0, (50, 7)).astype(np.float32)
+    wide = rows.astype(np.float64)
+    np.testing.assert_array_equal(token_entropy(rows), token_entropy(wide))
+    np.testing.assert_array_equal(token_entropy(np.asfortranarray(wide)), token_entropy(wide))
+    assert token_entropy([[0, -1], [None, 0]])[1] == 0.0
+    assert token_entropy(np.empty((0, 5))).shape == (0,)
+    assert np.isnan(token_distribution(np.empty((3, 0)))).all()
+
+
 def test_a_positive_log_probability_is_refused_with_its_place():
     with pytest.raises(LogprobsMalformedError, match=r"\[1, 0\] is 0.7"):
         token_entropy([[-1.0], [0.7]])
     with pytest.raises(LogprobsMalformedError, match="shape"):
         token_entropy([-1.0, -2.0])
-
-
-@given(hnp.arrays(np.float64, st.tuples(st.integers(1, 20), st.integers(1, 20)), elements=st.floats(-30, 0)))
-def test_entropy_lies_between_zero_and_ln_k_whatever_the_order(rows):
-    entropy = token_entropy(rows)
-    assert (entropy >= 0).all() and (entropy <= np.log(rows.shape[1]) + 1e-9).all()
-    np.testing.assert_allclose(token_entropy(rows[:, ::-1]), entropy, atol=1e-9)
-
-
-def phases_one_token_at_a_time(entropy, config):
-    """The definition, read literally."""
-    high, low = np.percentile(entropy, (100 - config.top_percent, config.bottom_percent))
-    phases, start, run = [], None, 0
-    for i, value in enumerate(entropy):
-        if start is None:
-            if value >= high and value > low:
-                start, run = i, 0
-            continue
-        run = run + 1 if value <= low else 0
-        if run == config.consecutive_low:
-            phases.append((start, i - run + 1 - start))
-            start = None
-    if start is not None:
-        phases.append((start, len(entropy) - start))
-    return tuple(phases)
-
-
-@given(entropies, st.sampled_from([1, 3, 5, 20]), st.sampled_from([30, 50, 80]), st.integers(1, 5))
-def test_phases_equal_the_definition_read_one_token_at_a_time(entropy, top, bottom, low):
-    config = PhaseConfig(top_percent=top, bottom_percent=bottom, consecutive_low=low)
-    assert tuple(map(tuple, high_entropy_phases(entropy, config))) == phases_one_token_at_a_time(entropy, config)
-
-
-@given(entropies)
-def test_a_centroid_lies_strictly_inside_the_trajectory_or_does_not_exist(entropy):
-    centroid = entropy_centroid(entropy)
-    assert centroid is None or 0.0 < centroid < 1.0
 
 
 def test_equal_entropies_and_no_tokens_give_no_phase_and_no_centroid():
@@ -134,8 +116,27 @@ def test_unscored_tokens_take_no_position():
 
 def test_fixed_thresholds_replace_the_percentiles():
     assert high_entropy_phases([0.0, 1.0, 0.0, 0.0], thresholds=(0.9, 0.5)) == ((1, 1),)
-    with pytest.raises(ConfigurationError, match="below the low one"):
-        high_entropy_phases([1.0], thresholds=(0.1, 0.5))
+    for thresholds in [(0.1, 0.5), (np.nan, 0.5), (0.5, np.nan)]:
+        with pytest.raises(ConfigurationError, match="below the low one"):
+            high_entropy_phases([1.0], thresholds=thresholds)
+
+
+def test_centroids_take_fixed_thresholds_too():
+    entropy, thresholds = [0.0, 1.0, 0.0, 0.0, 2.0, 0.0, 0.0, 0.0], (0.9, 0.5)
+    assert entropy_centroid(entropy) == 4.5 / 8
+    assert entropy_centroid(entropy, thresholds=thresholds) == (1.5 + 4.5) / (8 * 2)
+    assert centroid_from_starts(entropy, thresholds=thresholds) == (1 + 4) / (8 * 2)
+    assert centroid_moment(entropy, thresholds=thresholds) == (1 + 4) / 8
+
+
+def test_a_start_on_the_low_threshold_is_none():
+    assert high_entropy_phases([0.5, 0.6, 0.5, 0.5], thresholds=(0.5, 0.5)) == ((1, 1),)
+
+
+def test_shares_that_make_up_a_hundred_do_not_cross_by_rounding():
+    assert 100.0 - 2.067 < 97.933
+    config = PhaseConfig(top_percent=2.067, bottom_percent=97.933)
+    assert high_entropy_phases(np.arange(100.0), config) == ((97, 3),)
 
 
 @pytest.mark.parametrize(
@@ -143,7 +144,12 @@ def test_fixed_thresholds_replace_the_percentiles():
     [
         ({"top_percent": 30, "bottom_percent": 80}, "overlap"),
         ({"top_percent": -1}, "percentage"),
+        ({"top_percent": float("nan")}, "top_percent=nan"),
+        ({"bottom_percent": True}, "bottom_percent=True"),
+        ({"bottom_percent": "80"}, "bottom_percent='80'"),
         ({"consecutive_low": 0}, "at least 1"),
+        ({"consecutive_low": 2.0}, "consecutive_low=2.0"),
+        ({"consecutive_low": True}, "consecutive_low=True"),
     ],
 )
 def test_a_configuration_that_cannot_work_is_refused(settings, said):

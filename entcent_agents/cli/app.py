@@ -41,6 +41,9 @@ def run(
     read: Annotated[
         list[str] | None, typer.Option("--read", metavar="TOOL", help="Declare that a tool changes nothing.")
     ] = None,
+    record: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Append the finished rollouts to FILE, for entcent score.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
 ) -> None:
     """Run TASK as several rollouts, select one and commit it."""
@@ -59,6 +62,57 @@ def run(
             max_tokens=max_tokens,
             tool_calling=tools,
             read=tuple(read or ()),
+            record=record,
+            as_json=as_json,
+        )
+    )
+
+
+@app.command()
+def score(
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILE...", help="Recorded generations; see docs/recordings.md.")
+    ],
+    group_by: Annotated[
+        Literal["id", "file"], typer.Option(help="What candidates of one task share: an identifier, or the file.")
+    ] = "id",
+    task_pattern: Annotated[
+        str | None, typer.Option(metavar="REGEX", help="Where in its identifier the task is: first group, or match.")
+    ] = None,
+    answer: Annotated[
+        str | None, typer.Option(metavar="REGEX", help="Where in a text the answer is that votes compare: last match.")
+    ] = None,
+    segment: Annotated[
+        list[str] | None, typer.Option(metavar="KIND", help="Signals of these tokens alone, say tool-argument.")
+    ] = None,
+    top_percent: Annotated[float, typer.Option(help="A phase starts among this top share of entropies.")] = 1.0,
+    bottom_percent: Annotated[float, typer.Option(help="A phase ends among this bottom share.")] = 80.0,
+    consecutive_low: Annotated[int, typer.Option(help="How many such tokens in a row end it.")] = 2,
+    window: Annotated[
+        float, typer.Option(help="Of group and tail signals: tokens, or a share of the trajectory below 1.")
+    ] = 2048,
+    null_shuffles: Annotated[int, typer.Option(min=0, help="Shuffles of the null control; 0: none.")] = 10,
+    seed: Annotated[int, typer.Option(help="Of the bootstrap and the null control.")] = 0,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Go on without lines that cannot be read.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything as one JSON object.")] = False,
+) -> None:
+    """Rank recorded rollouts under every selector, without a model; with rewards, say how right each was."""
+    from entcent_agents.cli.score import ScoreSettings, score_files
+    from entcent_agents.phases import PhaseConfig
+    from entcent_agents.signals import SignalSettings
+
+    phases = PhaseConfig(top_percent=top_percent, bottom_percent=bottom_percent, consecutive_low=consecutive_low)
+    score_files(
+        ScoreSettings(
+            files=tuple(files),
+            settings=SignalSettings(phases=phases, window=int(window) if window.is_integer() else window),
+            group_by=group_by,
+            task_pattern=task_pattern,
+            answer=answer,
+            segments=tuple(segment or ()),
+            shuffles=null_shuffles,
+            seed=seed,
+            skip_bad=skip_bad,
             as_json=as_json,
         )
     )

@@ -125,8 +125,9 @@ def _number(value: float | None) -> str:
 
 def _reason(selection: dict[str, Any]) -> Text:
     text = Text(f"selected rollout {selection['winner']} by {selection['selector']}: {selection['reason']}", "bold")
-    for abstained in selection["abstained"]:
-        text.append(f"\n  before it, {abstained['selector']} abstained: {abstained['reason']}", "dim")
+    for step in selection["steps"]:
+        if step["winner"] is None:
+            text.append(f"\n  {step['selector']} abstained: {step['reason']}", "dim")
     return text
 
 

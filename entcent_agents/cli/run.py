@@ -36,6 +36,7 @@ class RunSettings:
     max_tokens: int
     tool_calling: Literal["text", "native"]
     read: tuple[str, ...]
+    record: Path | None
     as_json: bool
 
 
@@ -47,6 +48,8 @@ def run_task(settings: RunSettings) -> None:
         raise ConfigurationError(f"--temperature {settings.temperature} is outside 0 to 2")
     if not settings.task.strip():
         raise ConfigurationError("the task is empty: say what the agent is to do")
+    if settings.record is not None and not settings.record.parent.is_dir():
+        raise ConfigurationError(f"--record {settings.record}: {settings.record.parent} is no folder: create it")
     address_of(settings.model)
     environments = _environments(settings)
     factory = agent_factory(settings.agent)
@@ -59,7 +62,19 @@ def run_task(settings: RunSettings) -> None:
         what = "the commit had begun and was carried through" if view.committing else "nothing was changed"
         Console(stderr=True).print(f"[bold]interrupted:[/] {what}")
         raise typer.Exit(130) from None
+    if settings.record is not None:
+        _record(settings.record, result)
     print_result(result, as_json=settings.as_json)
+
+
+def _record(path: Path, result: RunResult) -> None:
+    """Append the rollouts that finished, for `entcent score`."""
+    from entcent_agents.recordings import recorded_line
+
+    with path.open("a", encoding="utf-8") as file:
+        file.writelines(
+            recorded_line(result.task, rollout) + "\n" for rollout in result.rollouts if rollout.status == "finished"
+        )
 
 
 async def _run(settings: RunSettings, environments: list[Environment], factory: Any, view: RolloutView) -> RunResult:
