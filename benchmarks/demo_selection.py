@@ -22,7 +22,6 @@ import numpy as np
 import typer
 from rich.console import Console
 from rich.table import Table
-from scipy.stats import bootstrap
 
 from entcent_agents.chat.embedded import open_embedded
 from entcent_agents.chat.model import ChatLogprobs
@@ -40,6 +39,7 @@ from entcent_agents.selection import (
     WeightedVote,
     default_selector,
 )
+from entcent_agents.statistics import mean_over_tasks
 from entcent_agents.trajectory import Rollout
 from evals.penguins import TASK, is_right
 from graphs.analyst import make_agent
@@ -133,12 +133,15 @@ def report(results: list[dict[str, Any]], console: Console) -> None:
     decided = [result["decided_by"] for result in results]
     for name in sorted(set(decided)):
         console.print(f"decided by {name or 'nobody (no rollout finished)'}: {decided.count(name)} of {len(results)}")
-    table = Table("what", "right", "95 % interval (bootstrap over seeds)")
-    table.add_row("single rollouts, unfinished ones wrong", *_share(right))
-    table.add_row("random choice among the finished", *_share([_random(result) for result in results]))
+    chance = [_random(result) for result in results]
+    table = Table("what", "right", "95 % (bootstrap)", "difference to random", "95 % (paired)")
+    table.add_row("single rollouts, unfinished ones wrong", *_estimate(right))
+    table.add_row("random choice among the finished", *_estimate(chance))
     for name in SELECTORS:
-        table.add_row(name, *_share([float(_chosen_right(result, name)) for result in results]))
-    table.add_row("oracle (any rollout right)", *_share([float(share > 0) for share in right]))
+        chosen = [float(_chosen_right(result, name)) for result in results]
+        gain = [one - other for one, other in zip(chosen, chance, strict=True)]
+        table.add_row(name, *_estimate(chosen), *_estimate(gain, sign="+"))
+    table.add_row("oracle (any rollout right)", *_estimate([float(share > 0) for share in right]))
     console.print(table)
 
 
@@ -151,12 +154,9 @@ def _chosen_right(result: dict[str, Any], name: str) -> bool:
     return any(row["right"] for row in result["rollouts"] if row["rollout"] == result["chosen"].get(name))
 
 
-def _share(values: list[float]) -> tuple[str, str]:
-    mean = f"{np.mean(values):.3f}"
-    if len(set(values)) < 2:
-        return mean, "all seeds alike"
-    interval = bootstrap((values,), np.mean, rng=0, method="percentile").confidence_interval
-    return mean, f"[{interval.low:.3f}, {interval.high:.3f}]"
+def _estimate(values: list[float], sign: str = "") -> tuple[str, str]:
+    mean, low, high = mean_over_tasks(values)
+    return f"{mean:{sign}.3f}", f"{low:{sign}.3f} to {high:{sign}.3f}"
 
 
 def main(
