@@ -31,6 +31,7 @@ from entcent_agents.phases import high_entropy_phases, percentile
 
 GROWTH_LIMIT: Final = 2.0
 STORED_LIMIT: Final = 32  # bytes a token: 64 MiB for 64 trajectories of 32,768 tokens
+REPEATS: Final = 5
 Array = NDArray[np.float64]
 
 
@@ -151,15 +152,16 @@ def comparisons(first: Scored, window: int) -> list[Comparison]:
     ]
 
 
-def seconds(work: Callable[..., object], inputs: list[list[Any]], repeats: int) -> float:
-    """Least CPU seconds of a few passes over all inputs."""
-    taken: list[float] = []
-    for _ in range(repeats):
-        started = time.process_time()
-        for columns in inputs:
-            work(*columns)
-        taken.append(time.process_time() - started)
-    return min(taken)
+def seconds(*passes: tuple[Callable[..., object], list[list[Any]]]) -> list[float]:
+    """Least CPU seconds of each pass over all its inputs; they take turns, so that a busy machine is busy for all."""
+    taken: list[list[float]] = [[] for _ in passes]
+    for _ in range(REPEATS):
+        for (work, inputs), times in zip(passes, taken, strict=True):
+            started = time.process_time()
+            for columns in inputs:
+                work(*columns)
+            times.append(time.process_time() - started)
+    return [min(times) for times in taken]
 
 
 def peak(convert: Callable[[Array], Any], columns: list[Array], work: Callable[..., object]) -> int:
@@ -174,9 +176,10 @@ def peak(convert: Callable[[Array], Any], columns: list[Array], work: Callable[.
 def compare(work: Comparison, scored: list[Scored], long: Scored) -> tuple[float, float, float]:
     """Ratios: CPU time and memory of plain Python to ours, and our time per token on the long trajectory."""
     *inputs, endless = [[getattr(each, name) for name in work.columns] for each in (*scored, long)]
-    ours = seconds(work.ours, inputs, repeats=5) / len(inputs)
-    growth = seconds(work.ours, [endless], repeats=5) / len(endless[0]) / (ours / len(inputs[0][0]))
-    theirs = seconds(work.theirs, [[as_lists(column) for column in inputs[0]]], repeats=3)
+    plain = [[as_lists(column) for column in inputs[0]]]
+    ours, longest, theirs = seconds((work.ours, inputs), (work.ours, [endless]), (work.theirs, plain))
+    ours /= len(inputs)
+    growth = longest / len(endless[0]) / (ours / len(inputs[0][0]))
     memory = peak(as_lists, inputs[0], work.theirs) / peak(np.copy, inputs[0], work.ours)
     return theirs / ours, memory, growth
 

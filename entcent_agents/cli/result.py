@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Final
 
 from rich.console import Console
 from rich.panel import Panel
@@ -13,6 +13,9 @@ from rich.table import Table
 from rich.text import Text
 
 from entcent_agents.trajectory import Rollout, Usage
+
+SHOWN_LINES: Final = 20
+"""Of each change that was committed; the selection of `--json` has up to 60."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,6 +140,9 @@ def _print_changes(console: Console, changes: list[dict[str, Any]]) -> None:
     for change in changes:
         what = f"committed: {change['kind']} {change['subject']} in {change['target']} {change['what']}"
         console.print(Text(what))
-        for line in change["text"].splitlines():
+        lines = change["text"].splitlines()
+        for line in lines[:SHOWN_LINES]:
             style = "green" if line.startswith("+") else "red" if line.startswith("-") else "dim"
-            console.print(Text(f"  {line}", style))
+            console.print(Text(f"  {line}", style, no_wrap=True, overflow="ellipsis"))
+        if len(lines) > SHOWN_LINES:
+            console.print(Text(f"  … more, with --json: {len(lines) - SHOWN_LINES} lines", "dim"))
