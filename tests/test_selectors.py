@@ -19,6 +19,7 @@ from entcent_agents.segments import SegmentKind
 from entcent_agents.selection import (
     BordaVote,
     BySignal,
+    Candidate,
     EntropyConsensus,
     First,
     Keep,
@@ -232,11 +233,18 @@ def test_consensus_is_closest_to_the_mean_profile():
 
 def test_baselines():
     rollouts = [rollout(7, turn([1, 1])), rollout(8, turn([1])), rollout(9, turn([1, 1, 1]))]
-    assert First().select(rollouts).winner == 7
+    assert First().select(rollouts) == Selection(
+        winner=7,
+        selector="first",
+        reason="the first to stand",
+        candidates=tuple(Candidate(rollout=7 + i, value=float(i), rank=i + 1) for i in range(3)),
+        tied=(7,),
+    )
+    assert First().select([]) == Selection(winner=None, selector="first", reason="no rollouts")
+    assert Shortest().select(rollouts).reason == "number of generated tokens 1 is the lowest of 3"
     assert Shortest().select(rollouts).winner == 8
     assert Longest().select(rollouts).winner == 9
     assert Longest().select(rollouts).reason == "number of generated tokens 3 is the highest of 3"
-    assert First().select([]).winner is None
 
 
 def test_a_random_choice_is_the_same_for_the_same_rollouts_and_fair_over_many():
@@ -244,6 +252,11 @@ def test_a_random_choice_is_the_same_for_the_same_rollouts_and_fair_over_many():
         rollouts = [Rollout(index=i, thread_id=f"{request}:{i}", status="finished") for i in range(4)]
         return RandomChoice(seed).select(rollouts).winner
 
+    selection = RandomChoice(5).select([Rollout(index=i, thread_id=f"{i}", status="finished") for i in range(3)])
+    assert (selection.selector, selection.reason) == ("random", "drawn with seed 5")
+    assert sorted(candidate.rank or 0 for candidate in selection.candidates) == [1, 2, 3]
+    assert [candidate.value for candidate in selection.candidates if candidate.rank == 1] == [0.0]
+    assert selection.tied == (selection.winner,)
     drawn = [winner(request) for request in range(400)]
     assert drawn == [winner(request) for request in range(400)]
     assert drawn != [winner(request, seed=1) for request in range(400)]
@@ -329,3 +342,44 @@ def test_every_named_selector_survives_what_it_cannot_score(name, selector):
         selection = selector.select(rollouts)
         assert selection.winner is not None or selection.reason
         assert len(selection.candidates) in (0, len(rollouts))
+
+
+def test_the_catalogue_is_what_its_names_say():
+    centroid, any_centroid = LowestCentroid(settings=WINDOW_2), BySignal("centroid", settings=WINDOW_2)
+    entropy, tail = LowestMeanEntropy(settings=WINDOW_2), BySignal("tail_confidence", settings=WINDOW_2)
+    named = {
+        "default chain": centroid.then(WeightedVote(entropy), entropy, First()),
+        "lowest centroid, with floors": centroid,
+        "lowest centroid": any_centroid,
+        "lowest centroid from starts": BySignal("centroid_from_starts", settings=WINDOW_2),
+        "lowest centroid moment": BySignal("centroid_moment", settings=WINDOW_2),
+        "lowest raw-entropy centroid": BySignal("centroid_raw", settings=WINDOW_2),
+        "lowest mean entropy": BySignal("mean_entropy", settings=WINDOW_2),
+        "lowest tail entropy": BySignal("tail_entropy", settings=WINDOW_2),
+        "lowest peak entropy": BySignal("peak_entropy", settings=WINDOW_2),
+        "highest mean log-probability": BySignal("mean_logprob", settings=WINDOW_2),
+        "highest log-probability": BySignal("sum_logprob", settings=WINDOW_2),
+        "lowest perplexity": BySignal("perplexity", settings=WINDOW_2),
+        "highest mean confidence": BySignal("mean_confidence", settings=WINDOW_2),
+        "highest tail confidence": tail,
+        "highest lowest group confidence": BySignal("lowest_group_confidence", settings=WINDOW_2),
+        "highest bottom-10 % confidence": BySignal("bottom_confidence", settings=WINDOW_2),
+        "highest self-certainty (top-k)": BySignal("self_certainty", settings=WINDOW_2),
+        "entropy consensus": EntropyConsensus(),
+        "majority vote": MajorityVote(),
+        "vote weighted by mean entropy": WeightedVote(entropy),
+        "vote weighted by centroid": WeightedVote(any_centroid),
+        "vote weighted by tail confidence": WeightedVote(tail),
+        "vote weighted by log-probability": WeightedVote(BySignal("sum_logprob", settings=WINDOW_2)),
+        "Borda vote by self-certainty (top-k)": BordaVote(BySignal("self_certainty", settings=WINDOW_2)),
+        "DeepConf vote (best 90% by tail confidence)": Keep(tail, share=0.9).then(WeightedVote(tail)),
+        "best half by mean entropy, then lowest centroid": Keep(entropy, share=0.5).then(any_centroid),
+        "majority vote, then lowest centroid": MajorityVote().then(any_centroid),
+        "first": First(),
+        "random": RandomChoice(),
+        "shortest": Shortest(),
+        "longest": Longest(),
+    }
+    assert dict(named_selectors(WINDOW_2)) == named
+    assert list(named_selectors(WINDOW_2)) == list(named)
+    assert named_selectors()["lowest centroid, with floors"] == LowestCentroid()
