@@ -37,7 +37,7 @@ def mean_over_tasks(values: Sequence[float], *, seed: int = 0) -> Estimate:
         seed: Of the resampling.
 
     Returns:
-        The interval has no width where there is one task, or all values are equal.
+        The interval is NaN for one task alone, and has no width where all values are equal.
 
     Raises:
         MissingExtraError: Without SciPy.
@@ -48,7 +48,9 @@ def mean_over_tasks(values: Sequence[float], *, seed: int = 0) -> Estimate:
         raise MissingExtraError("scipy", "evals") from None
     column = np.asarray(values, np.float64)
     mean = float(column.mean())
-    if len(column) < 2 or np.ptp(column) == 0.0:
+    if len(column) < 2:
+        return Estimate(mean, np.nan, np.nan)
+    if np.ptp(column) == 0.0:
         return Estimate(mean, mean, mean)
     interval: Any = stats.bootstrap(
         (column,),

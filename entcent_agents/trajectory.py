@@ -66,10 +66,15 @@ class Turn:
         """Tokens of this turn that carry a distribution."""
         return self.logprobs.scored_tokens if self.logprobs else 0
 
-    def only(self, kinds: Collection[SegmentKind]) -> Turn:
-        """The turn where tokens of these kinds alone count; without log-probabilities none is known to be of them."""
-        kept = self.logprobs.only(kinds) if self.logprobs else None
-        return replace(self, generated_tokens=len(kept) if kept else 0, logprobs=kept)
+    @property
+    def listed_tokens(self) -> int:
+        """Tokens of this turn that the server listed, with or without a distribution."""
+        return len(self.logprobs) if self.logprobs else 0
+
+    @property
+    def unlisted_tokens(self) -> int:
+        """Tokens that the server generated and did not list."""
+        return max(self.generated_tokens - self.listed_tokens, 0)
 
     def to_dict(self, *, text: bool = False) -> dict[str, Any]:
         """Plain JSON-able form; what the tokens say only where `text` asks for it."""
@@ -101,8 +106,13 @@ class Trajectory:
         return Trajectory(turns=(*self.turns, turn))
 
     def only(self, kinds: Collection[SegmentKind]) -> Trajectory:
-        """What is left of it where tokens of these kinds alone count, say those of tool arguments."""
-        return Trajectory(turns=tuple(turn.only(kinds) for turn in self.turns))
+        """What is left of it where tokens of these kinds alone count, say those of tool arguments.
+
+        Tokens that were never listed may be of any kind: as many of them count as the share of these kinds among the
+        listed ones. So a part is covered about as well as the whole.
+        """
+        wanted = frozenset(kinds)
+        return self.remember(("only", wanted), lambda: self._only(wanted))
 
     def column(self, name: Column) -> NDArray[np.float64]:
         """One quantity of every token that has it, turns in order, shape `(L,)`."""
@@ -121,7 +131,7 @@ class Trajectory:
     @property
     def generated_tokens(self) -> int:
         """Tokens generated in all turns, scored or not."""
-        return sum(max(turn.generated_tokens, turn.scored_tokens) for turn in self.turns)
+        return sum(turn.listed_tokens + turn.unlisted_tokens for turn in self.turns)
 
     @property
     def coverage(self) -> float:
@@ -162,6 +172,18 @@ class Trajectory:
     @cached_property
     def _memory(self) -> dict[Hashable, Any]:
         return {}
+
+    def _only(self, kinds: frozenset[SegmentKind]) -> Trajectory:
+        cut = tuple(
+            replace(turn, generated_tokens=len(kept), logprobs=kept)
+            for turn in self.turns
+            if turn.logprobs
+            for kept in [turn.logprobs.only(kinds)]
+        )
+        listed = sum(turn.listed_tokens for turn in self.turns)
+        share = sum(turn.listed_tokens for turn in cut) / listed if listed else 1.0
+        unlisted = int(share * sum(turn.unlisted_tokens for turn in self.turns))
+        return Trajectory(turns=(*cut, Turn(message_id="", generated_tokens=unlisted)) if unlisted else cut)
 
     def _column(self, name: Column) -> NDArray[np.float64]:
         found = [getattr(turn.logprobs, name) for turn in self.turns if turn.logprobs]

@@ -194,8 +194,8 @@ def test_a_run_is_recorded_for_scoring(agent: Path, database: Path, serve, tmp_p
     assert task["task"] == "make it"
     assert task["selections"]["default chain"]["winner"] == 1
     assert [one["scored_tokens"] for one in task["candidates"]] == [500] * 3
-    absent = tmp_path / "absent" / "runs.jsonl"
-    refused(entcent(*arguments, str(absent)), "--record", "is no folder")
+    for path in (tmp_path / "absent" / "runs.jsonl", tmp_path):
+        refused(entcent(*arguments, str(path)), "--record", "cannot be written")
 
 
 def test_interrupting_leaves_the_world_untouched(agent: Path, database: Path, serve):

@@ -52,7 +52,8 @@ def test_with_rewards_every_selector_is_shown_next_to_chance_oracle_and_null(lab
 def test_json_has_everything_and_is_json(labelled: Path):
     ran = entcent("score", str(labelled), "--json", "--window", "0.25", "--null-shuffles", "5")
     record = json.loads(ran.stdout)
-    assert record["settings"]["window"] == 0.25
+    assert record["settings"]["settings"]["window"] == 0.25
+    assert (record["settings"]["shuffles"], record["settings"]["files"]) == (5, [str(labelled)])
     assert len(record["tasks"]) == 8
     task = record["tasks"][0]
     assert [one["reward"] for one in task["candidates"]] == [1, 0, 0, 0]
@@ -97,3 +98,59 @@ def test_answers_are_compared_where_the_pattern_finds_them(labelled: Path):
     record = json.loads(entcent("score", str(labelled), "--json", "--answer", r"answer: (\d)").stdout)
     vote = record["tasks"][0]["selections"]["majority vote"]
     assert [one["value"] for one in vote["candidates"]] == [1.0, 3.0, 3.0, 3.0]
+
+
+def test_what_people_call_their_tasks_and_files_is_printed_as_it_is(tmp_path: Path):
+    folder = tmp_path / "[run1]"
+    folder.mkdir()
+    path = folder / "a.jsonl"
+    path.write_text(
+        json.dumps({"task": "fix [/tmp/x] path\nnow", "choices": [{"message": {"content": "x"}}]}) + "\n{[/x]}\n"
+    )
+    ran = entcent("score", str(path), "--skip-bad")
+    assert ran.returncode == 0, ran.stderr
+    assert "task fix [/tmp/x] path now" in ran.stdout
+    assert f"{path}:2" in ran.stderr
+
+
+def test_signals_of_a_segment_are_those_of_its_tokens_alone(labelled: Path):
+    whole = json.loads(entcent("score", str(labelled), "--json").stdout)
+    argument = entcent("score", str(labelled), "--json", "--segment", "tool-argument")
+    part = json.loads(argument.stdout)
+    assert whole["tasks"][0]["candidates"][0]["scored_tokens"] == 12
+    assert part["tasks"][0]["candidates"][0]["scored_tokens"] == 0  # nothing was called
+    assert part["tasks"][0]["selections"]["lowest mean entropy"]["reason"] == "no log-probabilities"
+    assert part["settings"]["segments"] == ["tool-argument"]
+    answer = entcent("score", str(labelled), "--segment", "answer")
+    assert "answer tokens alone" in answer.stdout
+
+
+def test_tasks_are_told_apart_by_file_or_by_a_part_of_their_names(labelled: Path):
+    assert "1 task, 32 candidates" in entcent("score", str(labelled), "--group-by", "file").stdout
+    lines = [json.loads(line) for line in labelled.read_text().splitlines()]
+    for i, line in enumerate(lines):
+        line["id"] = f"{line.pop('task')}-sample-{i}"
+    labelled.write_text("\n".join(map(json.dumps, lines)))
+    ran = entcent("score", str(labelled), "--task-pattern", r"(task \d+)-sample")
+    assert "8 tasks, 32 candidates" in ran.stdout
+
+
+def test_without_rewards_it_says_how_often_selectors_agree_with_the_default_chain(labelled: Path):
+    lines = [json.loads(line) for line in labelled.read_text().splitlines()]
+    labelled.write_text("\n".join(json.dumps({**line, "reward": None}) for line in lines))
+    ran = entcent("score", str(labelled))
+    assert "chooses as the default chain" in ran.stdout
+    row = next(line for line in ran.stdout.splitlines() if line.startswith("default chain"))
+    assert row.split()[2:] == ["8/8", "8/8"]
+
+
+def test_one_task_has_no_interval(labelled: Path):
+    ran = entcent("score", str(labelled), "--group-by", "file")
+    assert "one task" in ran.stdout
+
+
+def test_several_bad_lines_are_listed_one_a_line(labelled: Path):
+    labelled.write_text(labelled.read_text() + "\n{\n[1]\n")
+    ran = entcent("score", str(labelled))
+    assert ran.returncode == 2
+    assert sum(str(labelled) in line for line in ran.stderr.splitlines()) == 2

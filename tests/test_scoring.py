@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -35,7 +36,9 @@ def recorded(entropy: float, reward: float | None, vote: str, *, task: str = "t"
 
 def score(*candidates: Recorded, shuffles: int = 0, seed: int = 0) -> TaskScore:
     rng = np.random.default_rng(seed)
-    return score_task(candidates, SELECTORS, SignalSettings(), shuffles=shuffles, rng=rng)
+    found = score_task(candidates, SELECTORS, SignalSettings(), shuffles=shuffles, rng=rng)
+    assert found is not None
+    return found
 
 
 def test_each_selector_is_rewarded_for_what_it_chose():
@@ -51,6 +54,16 @@ def test_each_selector_is_rewarded_for_what_it_chose():
     assert found.reward("entropy") == 1
     assert found.reward("first") == 0
     assert found.random_reward == pytest.approx(1 / 3)
+
+
+@pytest.mark.parametrize("status", ["failed", "unfinished"])
+def test_a_rollout_that_did_not_finish_is_no_candidate(status: str):
+    bad = recorded(0.01, 1, "a")
+    bad = replace(bad, rollout=replace(bad.rollout, status=status))
+    found = score(bad, recorded(1.0, 0, "a"))
+    assert (len(found.candidates), found.left_out, found.rewards) == (1, 1, (0,))
+    rng = np.random.default_rng(0)
+    assert score_task([bad], SELECTORS, SignalSettings(), shuffles=1, rng=rng) is None
 
 
 def test_an_abstention_counts_as_a_random_choice():
@@ -117,8 +130,8 @@ def test_the_interval_of_a_mean_covers_it_as_often_as_it_says():
     assert 88 <= covered <= 100
 
 
-def test_one_task_or_equal_values_have_an_interval_without_width():
-    assert mean_over_tasks([0.7]) == (0.7, 0.7, 0.7)
+def test_one_task_has_no_interval_and_equal_values_one_without_width():
+    assert mean_over_tasks([0.7])[0] == 0.7 and math.isnan(mean_over_tasks([0.7]).low)
     assert mean_over_tasks([1.0, 1.0, 1.0]) == (1.0, 1.0, 1.0)
 
 
@@ -137,5 +150,6 @@ def test_a_signal_selector_over_many_candidates_agrees_with_its_signal_table():
         shuffles=3,
         rng=np.random.default_rng(0),
     )
+    assert found is not None
     ranked = [one.rank for one in found.selections["mean"].candidates]
     assert ranked == [3, 1, 2]

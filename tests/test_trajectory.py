@@ -56,10 +56,36 @@ def test_a_trajectory_of_some_kinds_of_tokens_counts_those_alone():
         confidence=entropy,
         top_k=2,
     )
-    bare = Turn(message_id="b", generated_tokens=50)
-    trajectory = Trajectory(turns=(Turn(message_id="a", generated_tokens=7, logprobs=logprobs), bare))
+    trajectory = Trajectory(turns=(Turn(message_id="a", generated_tokens=7, logprobs=logprobs),))
     arguments = trajectory.only({SegmentKind.TOOL_ARGUMENT})
     assert arguments.entropy.tolist() == [2.0]
     assert (arguments.generated_tokens, arguments.coverage) == (2, 0.5)
     assert trajectory.only({SegmentKind.TOOL_NAME, SegmentKind.ANSWER}).entropy.tolist() == [1.0, 0.5]
     assert trajectory.only({SegmentKind.REASONING}).generated_tokens == 0
+
+
+def test_tokens_that_were_never_listed_count_in_every_part_by_its_share():
+    tokens = [b'{"name": "', b"find", b'", "arguments": {"x": ', b"41", b"}}"]
+    arrays = scripted_logprobs([1.0] * 5)
+    assert arrays is not None
+    call = TokenLogprobs(
+        text=b"".join(tokens),
+        offsets=token_offsets(tokens),
+        logprob=arrays.logprob,
+        entropy=arrays.entropy,
+        residual=arrays.residual,
+        confidence=arrays.confidence,
+        top_k=10,
+    )
+    lost = tuple(Turn(message_id=f"{i}", generated_tokens=500) for i in range(5))
+    trajectory = Trajectory(turns=(Turn(message_id="m", generated_tokens=5, logprobs=call), *lost))
+    argument = trajectory.only({SegmentKind.TOOL_ARGUMENT})
+    assert argument.generated_tokens == 1 + 2500 // 5
+    assert argument.coverage < 0.01
+    assert Trajectory(turns=lost).only({SegmentKind.ANSWER}).generated_tokens == 2500
+
+
+def test_coverage_never_exceeds_one_where_a_server_counts_less_than_it_lists():
+    listed = Trajectory(turns=(turn(np.array([1, 2, np.nan, np.nan, np.nan], np.float32), generated=2),))
+    assert (listed.generated_tokens, listed.coverage) == (5, 0.4)
+    assert listed.coverage_of("logprob") <= 1.0

@@ -28,4 +28,4 @@ def main() -> None:
 def _escaped(text: str) -> str:
     from rich.markup import escape
 
-    return escape(" ".join(text.split()))
+    return escape("\n".join(" ".join(line.split()) for line in text.splitlines()))

@@ -92,7 +92,7 @@ def score(
         float, typer.Option(help="Of group and tail signals: tokens, or a share of the trajectory below 1.")
     ] = 2048,
     null_shuffles: Annotated[int, typer.Option(min=0, help="Shuffles of the null control; 0: none.")] = 10,
-    seed: Annotated[int, typer.Option(help="Of the bootstrap and the null control.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap and the null control.")] = 0,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Go on without lines that cannot be read.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as one JSON object.")] = False,
 ) -> None:

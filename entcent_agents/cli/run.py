@@ -48,8 +48,8 @@ def run_task(settings: RunSettings) -> None:
         raise ConfigurationError(f"--temperature {settings.temperature} is outside 0 to 2")
     if not settings.task.strip():
         raise ConfigurationError("the task is empty: say what the agent is to do")
-    if settings.record is not None and not settings.record.parent.is_dir():
-        raise ConfigurationError(f"--record {settings.record}: {settings.record.parent} is no folder: create it")
+    if settings.record is not None:
+        _require_writable(settings.record)
     address_of(settings.model)
     environments = _environments(settings)
     factory = agent_factory(settings.agent)
@@ -62,19 +62,29 @@ def run_task(settings: RunSettings) -> None:
         what = "the commit had begun and was carried through" if view.committing else "nothing was changed"
         Console(stderr=True).print(f"[bold]interrupted:[/] {what}")
         raise typer.Exit(130) from None
+    print_result(result, as_json=settings.as_json)
     if settings.record is not None:
         _record(settings.record, result)
-    print_result(result, as_json=settings.as_json)
 
 
 def _record(path: Path, result: RunResult) -> None:
     """Append the rollouts that finished, for `entcent score`."""
     from entcent_agents.recordings import recorded_line
 
-    with path.open("a", encoding="utf-8") as file:
-        file.writelines(
-            recorded_line(result.task, rollout) + "\n" for rollout in result.rollouts if rollout.status == "finished"
-        )
+    lines = [recorded_line(result.task, rollout) for rollout in result.rollouts if rollout.status == "finished"]
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.writelines(f"{line}\n" for line in lines)
+    except OSError as error:
+        raise ConfigurationError(f"--record {path}: {error.strerror}; the run itself was committed") from None
+
+
+def _require_writable(path: Path) -> None:
+    try:
+        with path.open("a", encoding="utf-8"):
+            pass
+    except OSError as error:
+        raise ConfigurationError(f"--record {path} cannot be written ({error.strerror}): name a file") from None
 
 
 async def _run(settings: RunSettings, environments: list[Environment], factory: Any, view: RolloutView) -> RunResult:

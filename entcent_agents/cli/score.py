@@ -6,8 +6,9 @@ import json
 import math
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -22,7 +23,7 @@ from entcent_agents.recordings import read_recordings
 from entcent_agents.scoring.summary import Summary, summarise
 from entcent_agents.scoring.tasks import TaskScore, score_task
 from entcent_agents.segments import SegmentKind
-from entcent_agents.selection import OnSegments, Selection, Selector, named_selectors
+from entcent_agents.selection import Selection, named_selectors
 from entcent_agents.signals import SignalSettings
 from entcent_agents.statistics import Estimate
 
@@ -50,7 +51,7 @@ class ScoreSettings:
 
 def score_files(asked: ScoreSettings) -> None:
     """Read, score and print."""
-    selectors = _selectors(asked)
+    selectors, kinds = named_selectors(asked.settings), _kinds(asked.segments)
     recordings = read_recordings(
         asked.files,
         skip_bad=asked.skip_bad,
@@ -62,14 +63,17 @@ def score_files(asked: ScoreSettings) -> None:
     errors = Console(stderr=True, highlight=False)
     with Progress(console=errors, transient=True, disable=not errors.is_terminal) as bar:
         tasks = bar.track(recordings, total=len(recordings), description="scoring")
-        scores = [score_task(task, selectors, asked.settings, shuffles=asked.shuffles, rng=rng) for task in tasks]
+        found = [
+            score_task(task, selectors, asked.settings, kinds=kinds, shuffles=asked.shuffles, rng=rng) for task in tasks
+        ]
+    scores = [score for score in found if score is not None]
     for bad in recordings.bad_lines:
-        errors.print(f"[yellow]skipped[/] {bad.source}: {bad.reason}", soft_wrap=True)
+        errors.print(Text(f"skipped {bad}", "yellow"), soft_wrap=True)
     if not scores:
-        raise RecordingError("no candidate could be read: nothing to score")
+        raise RecordingError("no finished rollout could be read: nothing to score")
     summary = summarise(scores, seed=asked.seed)
     if asked.as_json:
-        sys.stdout.writelines(_json(asked, scores, summary))
+        sys.stdout.writelines(_json(asked, scores, summary, [str(bad) for bad in recordings.bad_lines]))
         return
     console = Console(highlight=False)
     console.print(_heading(asked, scores))
@@ -83,16 +87,12 @@ def score_files(asked: ScoreSettings) -> None:
     _print_hints(console, scores, summary)
 
 
-def _selectors(asked: ScoreSettings) -> dict[str, Selector]:
-    named = named_selectors(asked.settings)
-    if not asked.segments:
-        return dict(named)
+def _kinds(segments: Collection[str]) -> frozenset[SegmentKind]:
     known = {kind.name.lower().replace("_", "-"): kind for kind in SegmentKind}
-    unknown = [name for name in asked.segments if name not in known]
-    if unknown:
-        raise ConfigurationError(f"no segment is called {unknown[0]!r}: choose from {', '.join(known)}")
-    kinds = frozenset(known[name] for name in asked.segments)
-    return {name: OnSegments(selector, kinds) for name, selector in named.items()}
+    for name in segments:
+        if name not in known:
+            raise ConfigurationError(f"no segment is called {name!r}: choose from {', '.join(known)}")
+    return frozenset(known[name] for name in segments)
 
 
 def _pattern(option: str, text: str | None) -> re.Pattern[str] | None:
@@ -118,6 +118,8 @@ def _heading(asked: ScoreSettings, scores: Iterable[TaskScore]) -> Text:
         f"\nphases: top {phases.top_percent:g} %, bottom {phases.bottom_percent:g} %, "
         f"{phases.consecutive_low} low in a row; window {window:g}"
     )
+    if asked.segments:
+        text.append(f"; {' and '.join(asked.segments)} tokens alone")
     if len(top_k) > 1:
         text.append("; entropies of different k do not compare", "yellow")
     longer = sum(window > tokens for tokens in scored) if isinstance(window, int) else 0
@@ -135,7 +137,9 @@ def _count(number: int, noun: str) -> str:
 
 
 def _candidates(score: TaskScore) -> Table:
-    table = Table(box=None, pad_edge=False, title_justify="left", title=f"task {score.task}")
+    left_out = f" ({_count(score.left_out, 'unfinished rollout')} left out)" if score.left_out else ""
+    title = Text(f"task {' '.join(score.task.split())}{left_out}", overflow="ellipsis", no_wrap=True)
+    table = Table(box=None, pad_edge=False, title_justify="left", title=title)
     for name in ("#", "source", "tokens", "coverage", "phases", "centroid", "mean H", "outcome", "reward"):
         table.add_column(name, justify="left" if name in ("source", "outcome") else "right")
     for one in score.candidates:
@@ -200,7 +204,8 @@ def _accuracies(summary: Summary, *, wide: bool) -> Table:
     for one in summary.selectors:
         if one.selector == "random":
             continue
-        sure = "green" if one.gain.low > 0 else "red" if one.gain.high < 0 else ""
+        spread = one.gain.low < one.gain.high
+        sure = "green" if spread and one.gain.low > 0 else "red" if spread and one.gain.high < 0 else ""
         table.add_row(
             one.selector,
             f"{one.decided}/{summary.tasks}",
@@ -255,22 +260,39 @@ def _estimate(estimate: Estimate, *, wide: bool) -> list[str]:
 
 
 def _interval(estimate: Estimate, sign: str = "") -> str:
+    if math.isnan(estimate.low):
+        return "one task"
     return f"{estimate.low:{sign}.2f} to {estimate.high:{sign}.2f}"
 
 
-def _json(asked: ScoreSettings, scores: Iterable[TaskScore], summary: Summary | None) -> Iterator[str]:
+def _json(
+    asked: ScoreSettings, scores: Iterable[TaskScore], summary: Summary | None, bad_lines: list[str]
+) -> Iterator[str]:
     """One object, written piece by piece."""
-    settings = {"phases": asdict(asked.settings.phases), "window": asked.settings.window, "segments": asked.segments}
-    yield f'{{"settings": {json.dumps(settings)}, "tasks": ['
+    settings = {
+        "version": _version(),
+        **asdict(asked),
+        "files": [str(path) for path in asked.files],
+        "settings": {"phases": asdict(asked.settings.phases), "window": asked.settings.window},
+    }
+    yield f'{{"settings": {json.dumps(settings)}, "bad_lines": {json.dumps(bad_lines)}, "tasks": ['
     for position, score in enumerate(scores):
         yield f"{',' if position else ''}\n{json.dumps(_task(score), allow_nan=False)}"
     yield f'\n], "summary": {json.dumps(_finite(asdict(summary)) if summary else None, allow_nan=False)}}}\n'
+
+
+def _version() -> str | None:
+    try:
+        return version("entcent-agents")
+    except PackageNotFoundError:  # run from a checkout that was never installed
+        return None
 
 
 def _task(score: TaskScore) -> dict[str, Any]:
     return {
         "task": score.task,
         "candidates": list(score.candidates),
+        "left_out": score.left_out,
         "selections": {name: selection.to_dict() for name, selection in score.selections.items()},
     }
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Final
 
 import numpy as np
 
@@ -15,6 +16,9 @@ from entcent_agents.selection.result import Selection
 from entcent_agents.selection.validity import MIN_COVERAGE, of_one_k, why_uncovered
 from entcent_agents.trajectory import Rollout
 
+LEAST: Final = 3
+"""Two profiles are equally far from their mean."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EntropyConsensus(Chainable):
@@ -24,7 +28,8 @@ class EntropyConsensus(Chainable):
     arXiv 2604.26173 describes; the paper itself has no formula for it.
 
     Attributes:
-        points: Length of the profiles; each point is the mean entropy of an equal part of the trajectory.
+        points: Length of the profiles; each point is the mean entropy of an equal part of the trajectory. A
+            trajectory of fewer scored tokens has no profile.
         min_coverage: Floor of scored over generated tokens, in [0, 1].
 
     Raises:
@@ -45,19 +50,30 @@ class EntropyConsensus(Chainable):
 
     def select(self, rollouts: Sequence[Rollout]) -> Selection:
         """Choose the closest to the mean profile."""
-        why = {one.index: why_uncovered(one.trajectory, "entropy", self.min_coverage) for one in rollouts}
+        why = {one.index: self._why_not(one) for one in rollouts}
         profiles = {
             one.index: entropy_profile(one.trajectory.entropy, self.points) for one in rollouts if not why[one.index]
         }
         mean = np.mean(list(profiles.values()), axis=0) if profiles else np.zeros(self.points)
-        distance = {index: float(np.sqrt(np.mean((profile - mean) ** 2))) for index, profile in profiles.items()}
+        # Rounded, so that distances which are equal but for the order of arithmetic tie.
+        distance = {
+            index: round(float(np.sqrt(np.mean((profile - mean) ** 2))), 12) for index, profile in profiles.items()
+        }
         selection = rank(
             self.name,
             rollouts,
             lambda rollout: why[rollout.index] or distance[rollout.index],
             what="distance to the mean profile",
         )
+        if selection.winner is not None and len(profiles) < LEAST:
+            why_few = f"{len(profiles)} profiles are no consensus, {LEAST} are needed"
+            return replace(selection, winner=None, tied=(), reason=why_few)
         return of_one_k(selection, rollouts)
+
+    def _why_not(self, rollout: Rollout) -> str:
+        uncovered = why_uncovered(rollout.trajectory, "entropy", self.min_coverage)
+        tokens = rollout.trajectory.scored_tokens
+        return uncovered or (f"{tokens} scored tokens below {self.points}" if tokens < self.points else "")
 
 
 def entropy_profile(entropy: FloatArray, points: int) -> FloatArray:

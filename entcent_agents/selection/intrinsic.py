@@ -24,7 +24,8 @@ class BySignal(Chainable):
 
     Attributes:
         signal: Which one.
-        min_scored_tokens: Floor of tokens with log-probabilities. 0: rank whatever has the coverage, without quorum.
+        min_scored_tokens: Floor of tokens that carry the signal's quantity. 0: rank whatever has the coverage, without
+            quorum and whatever the k.
         min_phases: Floor of high-entropy phases.
         min_coverage: Floor of tokens that carry the signal's quantity over generated tokens, in [0, 1].
         quorum: Share of the rollouts that must be valid, in [0, 1]; where it is above 0, two at least (of several).
@@ -73,7 +74,7 @@ class BySignal(Chainable):
             why = f"{valid} of {len(rollouts)} rollouts are within its validity, {needed} are needed"
             missing = next((candidate.reason for candidate in selection.candidates if not candidate.rank), "")
             return replace(selection, winner=None, tied=(), reason=f"{why} ({missing})")
-        return of_one_k(selection, rollouts)
+        return of_one_k(selection, rollouts, self.measured.column)
 
     def value_of(self, rollout: Rollout) -> Value:
         """The signal of one rollout, or in words which floor it is below."""
@@ -81,8 +82,9 @@ class BySignal(Chainable):
         uncovered = why_uncovered(trajectory, self.measured.column, self.min_coverage)
         if uncovered:
             return uncovered
-        if trajectory.scored_tokens < self.min_scored_tokens:
-            return f"{trajectory.scored_tokens} scored tokens below {self.min_scored_tokens}"
+        tokens = len(trajectory.column(self.measured.column))
+        if tokens < self.min_scored_tokens:
+            return f"{tokens} scored tokens below {self.min_scored_tokens}"
         if self.min_phases and self.min_scored_tokens:
             phases = trajectory.phases(self.settings.phases)
             if phases < self.min_phases:

@@ -17,7 +17,7 @@ Value = float | str
 def rank(
     name: str,
     rollouts: Sequence[Rollout],
-    value: Callable[[Rollout], Value],
+    value: Callable[[Rollout], Value | None],
     *,
     what: str = "value",
     best: Literal["lowest", "highest"] = "lowest",
@@ -27,11 +27,11 @@ def rank(
     Args:
         name: The selector's name.
         rollouts: The candidates.
-        value: A number to compare, or in words why the rollout has none.
+        value: A number to compare, or in words why the rollout has none; None is "no value".
         what: What the number is, for the reason.
         best: Which end of the values wins.
     """
-    values = [_finite(value(rollout)) for rollout in rollouts]
+    values = [_number(value(rollout)) for rollout in rollouts]
     sign = 1.0 if best == "lowest" else -1.0
     numbers = {i: sign * found for i, found in enumerate(values) if not isinstance(found, str)}
     order = sorted(numbers, key=lambda i: (numbers[i], _mean_entropy_or_inf(rollouts[i]), i))
@@ -55,7 +55,9 @@ def rank(
     )
 
 
-def _finite(value: Value) -> Value:
+def _number(value: Value | None) -> Value:
+    if value is None:
+        return "no value"
     return value if isinstance(value, str) or math.isfinite(value) else f"its value is {value}"
 
 

@@ -35,10 +35,16 @@ class OnSegments(Chainable):
     @property
     def name(self) -> str:
         """Its name in results."""
+        return f"{self.selector.name}{self._suffix}"
+
+    @property
+    def _suffix(self) -> str:
         kinds = " and ".join(kind.name.lower().replace("_", " ") for kind in sorted(self.kinds))
-        return f"{self.selector.name} over {kinds} tokens"
+        return f" over {kinds} tokens"
 
     def select(self, rollouts: Sequence[Rollout]) -> Selection:
         """Choose as the selector does on what is left of the trajectories."""
         cut = [replace(rollout, trajectory=rollout.trajectory.only(self.kinds)) for rollout in rollouts]
-        return replace(self.selector.select(cut), selector=self.name)
+        selection = self.selector.select(cut)
+        steps = tuple(replace(step, selector=f"{step.selector}{self._suffix}") for step in selection.steps)
+        return replace(selection, selector=f"{selection.selector}{self._suffix}", steps=steps)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -28,16 +28,17 @@ def why_uncovered(trajectory: Trajectory, column: Column, floor: float) -> str:
     return f"coverage {coverage:.2f} below {floor:.2f}" if coverage < floor else ""
 
 
-def of_one_k(selection: Selection, rollouts: Sequence[Rollout], compared: Collection[int] | None = None) -> Selection:
+def of_one_k(selection: Selection, rollouts: Sequence[Rollout], column: Column = "entropy") -> Selection:
     """The selection; an abstention where values of different top-k would have been compared.
 
     Args:
         selection: What was chosen.
         rollouts: The candidates.
-        compared: Indices of those whose values met; default: those with a rank.
+        column: What the values were taken from; k does not enter the log-probability of the sampled token.
     """
-    if compared is None:
-        compared = {candidate.rollout for candidate in selection.candidates if candidate.rank}
+    if column == "logprob":
+        return selection
+    compared = {candidate.rollout for candidate in selection.candidates if candidate.rank}
     found = {rollout.trajectory.top_k for rollout in rollouts if rollout.index in compared}
     if selection.winner is not None and (len(found) > 1 or 0 in found):
         return replace(selection, winner=None, tied=(), reason="turns differ in top-k: they do not compare")

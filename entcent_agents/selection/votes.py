@@ -6,6 +6,7 @@ canonical form. No vote elects anybody where no two rollouts came to the same ou
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -42,10 +43,10 @@ class WeightedVote(Chainable):
     """The outcome with the most weight: each rollout votes with a weight that follows from a signal.
 
     The weight is 1 - centroid, exp(-entropy), the confidence itself, or the sequence's probability relative to the
-    likeliest (`Signal.weights`). Rollouts below the floors of `by` have no vote.
+    likeliest of the voters (`Signal.weights`). Rollouts below the floors of `by` have no vote.
 
     Attributes:
-        by: The signal and its floors.
+        by: The signal and its floors; its quorum does not count here.
 
     Raises:
         ConfigurationError: On a signal that no weight follows from (the centroid moment).
@@ -64,14 +65,14 @@ class WeightedVote(Chainable):
 
     def select(self, rollouts: Sequence[Rollout]) -> Selection:
         """Choose from the outcome with the most weight."""
-        values = {rollout.index: self.by.value_of(rollout) for rollout in rollouts}
+        values = {rollout.index: _vote_of(rollout, self.by) for rollout in rollouts}
         numbers = {index: value for index, value in values.items() if not isinstance(value, str)}
         weigh = self.by.measured.weights
         assert weigh is not None
         if numbers:
             weights = weigh(np.fromiter(numbers.values(), np.float64, len(numbers)))
             values.update(zip(numbers, weights.tolist(), strict=True))
-        return of_one_k(_elect(self.name, rollouts, values), rollouts)
+        return of_one_k(_elect(self.name, rollouts, values), rollouts, self.by.measured.column)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +103,7 @@ class BordaVote(Chainable):
 
     def select(self, rollouts: Sequence[Rollout]) -> Selection:
         """Choose from the outcome with the most rank weight."""
-        weights = {rollout.index: self.by.value_of(rollout) for rollout in rollouts}
+        weights = {rollout.index: _vote_of(rollout, self.by) for rollout in rollouts}
         numbers = {index: value for index, value in weights.items() if not isinstance(value, str)}
         best_first = sorted(numbers.values(), reverse=self.by.measured.best == "highest")
         places = len(numbers) - np.arange(len(numbers), dtype=np.float64)  # N - r + 1
@@ -110,18 +111,22 @@ class BordaVote(Chainable):
             tied = slice(best_first.index(value), best_first.index(value) + best_first.count(value))
             weight = float(np.mean(places[tied] ** self.power))
             weights.update({index: weight for index, found in numbers.items() if found == value})
-        return of_one_k(_elect(self.name, rollouts, weights), rollouts)
+        return of_one_k(_elect(self.name, rollouts, weights), rollouts, self.by.measured.column)
+
+
+def _vote_of(rollout: Rollout, by: BySignal) -> Value:
+    """What a rollout's weight is taken from, or why it has no vote; who has none weighs on nobody."""
+    return _NO_OUTCOME if rollout.vote_key is None else by.value_of(rollout)
 
 
 def _elect(name: str, rollouts: Sequence[Rollout], weights: Mapping[int, Value]) -> Selection:
     """The outcome with the most weight; a rollout whose weight is a reason has no vote and cannot win."""
-    votes: defaultdict[str, float] = defaultdict(float)
-    voters: defaultdict[str, int] = defaultdict(int)
+    found: defaultdict[str, list[float]] = defaultdict(list)
     for rollout in rollouts:
         weight = weights[rollout.index]
         if rollout.vote_key is not None and not isinstance(weight, str):
-            votes[rollout.vote_key] += weight
-            voters[rollout.vote_key] += 1
+            found[rollout.vote_key].append(weight)
+    votes = {key: math.fsum(weights) for key, weights in found.items()}  # exact: the order must not break ties
 
     def value(rollout: Rollout) -> Value:
         weight = weights[rollout.index]
@@ -132,8 +137,10 @@ def _elect(name: str, rollouts: Sequence[Rollout], weights: Mapping[int, Value])
     selection = rank(name, rollouts, value, best="highest")
     if selection.winner is None:
         return selection
-    if max(voters.values()) == 1 and len(rollouts) > 1:
+    if max(map(len, found.values())) == 1 and len(rollouts) > 1:
         return replace(selection, winner=None, tied=(), reason="no two rollouts came to the same outcome")
     key = next(rollout.vote_key for rollout in rollouts if rollout.index == selection.winner) or ""
-    why = f"{voters[key]} of {len(rollouts)} rollouts came to this outcome (weight {votes[key]:.3g})"
+    if not votes[key]:
+        return replace(selection, winner=None, tied=(), reason="every vote weighs 0")
+    why = f"{len(found[key])} of {len(rollouts)} rollouts came to this outcome (weight {votes[key]:.3g})"
     return replace(selection, reason=why)
