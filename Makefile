@@ -8,7 +8,7 @@ MODEL ?= qwen2.5-coder-1.5b
 DEMO = build/demo
 SEED ?= 7
 
-.PHONY: demo test check bench clean
+.PHONY: demo test check bench mutants clean
 
 demo: $(VENV)/.local
 	$(BIN)/entcent models pull $(MODEL)
@@ -24,6 +24,11 @@ check: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.demo_selection
+
+mutants: $(VENV)/.dev
+	$(BIN)/python -m pip install --quiet 'mutmut>=3.8'
+	OPENBLAS_NUM_THREADS=1 $(BIN)/mutmut run
+	$(BIN)/mutmut results
 
 clean:
 	rm -rf $(VENV) build dist

@@ -11,6 +11,12 @@ from typing import Any, Final, cast
 
 _FULL_STOPS: Final = ".\u3002"
 _DIGEST_BYTES: Final = 16
+_WIDTHS: Final = {
+    code: chr(int(form[-1], 16))
+    for code in (0x3000, *range(0xFF00, 0xFFF0))
+    if (form := unicodedata.decomposition(chr(code)).split())[:1] in (["<wide>"], ["<narrow>"])
+}
+"""Forms of a character that differ in width alone."""
 
 
 def outcome_key(calls: Sequence[tuple[str, Any]], answer: str, pattern: re.Pattern[str] | None = None) -> str | None:
@@ -23,10 +29,10 @@ def outcome_key(calls: Sequence[tuple[str, Any]], answer: str, pattern: re.Patte
             no group. Without a match there is no outcome.
     """
     if calls:
-        return _digest(canonical_calls(calls))
+        return _digest("calls", canonical_calls(calls))
     found = answer if pattern is None else _last_match(pattern, answer)
     canonical = canonical_answer(found)
-    return _digest(canonical) if canonical else None
+    return _digest("answer", canonical) if canonical else None
 
 
 def canonical_calls(calls: Sequence[tuple[str, Any]]) -> str:
@@ -39,8 +45,11 @@ def canonical_calls(calls: Sequence[tuple[str, Any]]) -> str:
 
 
 def canonical_answer(text: str) -> str:
-    """Text without what does not change an answer: width, case, spacing, full stops at its end."""
-    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+    """Text without what does not change an answer: width, case, spacing, full stops at its end.
+
+    Superscripts, subscripts, circled and other compatible characters stay: 10² is not 102.
+    """
+    folded = unicodedata.normalize("NFC", unicodedata.normalize("NFD", text.translate(_WIDTHS)).casefold())
     return " ".join(folded.split()).rstrip(_FULL_STOPS + " ")
 
 
@@ -78,5 +87,5 @@ def _canonical(value: Any) -> Any:
     return value if isinstance(value, str | int | float | None) else str(value)
 
 
-def _digest(text: str) -> str:
-    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=_DIGEST_BYTES).hexdigest()
+def _digest(kind: str, text: str) -> str:
+    return blake2b(f"{kind}\0{text}".encode("utf-8", "surrogatepass"), digest_size=_DIGEST_BYTES).hexdigest()

@@ -8,6 +8,7 @@ from typing import Any
 
 from entcent_agents.logprobs import TokenLogprobs
 from entcent_agents.outcomes import outcome_key
+from entcent_agents.recordings.texts import said_in
 from entcent_agents.trajectory import Rollout, Trajectory, Turn, Usage
 
 
@@ -28,11 +29,13 @@ def generation(
         logprobs: Of its tokens; None where none were recorded.
         answer: Its text.
         pattern: Where in the text its answer is.
-        calls: Its tool calls as (name, arguments).
+        calls: Its tool calls as (name, arguments); without any, those written in the text count.
         generated_tokens: As the server counts; the recorded tokens where these are more.
         prompt_tokens: Its share of the prompt.
     """
     generated = max(generated_tokens, len(logprobs) if logprobs else 0)
+    if not calls:
+        calls, answer = said_in(answer)
     turn = Turn(message_id=where, generated_tokens=generated, logprobs=logprobs)
     return Rollout(
         index=0,

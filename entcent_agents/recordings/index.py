@@ -205,7 +205,7 @@ class _FileIndex:
         if head.own_id is None:
             return f"{self._path}:{line}" if item is None else f"{self._path}:{line}[{item}]"
         if self._options.task_pattern is None:
-            return head.own_id
+            return head.own_task or head.own_id
         found = self._options.task_pattern.search(head.own_id)
         if found is None:
             pattern = self._options.task_pattern.pattern

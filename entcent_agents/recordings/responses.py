@@ -7,11 +7,12 @@ either form, `content` or parallel arrays; null is a choice without log-probabil
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Annotated, Any, Final
 
 import msgspec
 
-from entcent_agents.capture.completions import CompletionLogprobs, completion_logprobs
+from entcent_agents.capture.completions import CompletionLogprobs, alternatives_asked, completion_logprobs
 from entcent_agents.capture.openai import LogprobEntry, token_logprobs
 from entcent_agents.errors import RecordingError
 from entcent_agents.logprobs import TokenLogprobs
@@ -39,6 +40,7 @@ class _Call(msgspec.Struct):
 class _Message(msgspec.Struct):
     content: str | None = None
     tool_calls: list[_Call] | None = None
+    function_call: _Function | None = None
 
 
 class _Logprobs(msgspec.Struct):
@@ -48,6 +50,13 @@ class _Logprobs(msgspec.Struct):
     tokens: list[str] | msgspec.UnsetType | None = msgspec.UNSET
     token_logprobs: list[float | None] | None = None
     top_logprobs: list[dict[str, float | None] | None] | None = None
+
+    @property
+    def arrays(self) -> CompletionLogprobs | None:
+        """The legacy form, where the choice has it."""
+        if not isinstance(self.tokens, list) or isinstance(self.content, list):
+            return None
+        return CompletionLogprobs(self.tokens, self.token_logprobs, self.top_logprobs)
 
 
 class _Choice(msgspec.Struct):
@@ -83,7 +92,7 @@ def read_response(data: bytes, where: str, answer: re.Pattern[str] | None) -> li
     choices, usage = response.choices, response.usage or _Usage()
     if not choices:
         raise RecordingError("no choices; expected one or more")
-    logprobs = [_logprobs_of(choice, usage) for choice in choices]
+    logprobs = _logprobs(choices, usage)
     generated = _generated([len(found) if found else 0 for found in logprobs], usage.completion_tokens or 0)
     prompts = _shares(usage.prompt_tokens or 0, len(choices))
     return [
@@ -100,24 +109,32 @@ def read_response(data: bytes, where: str, answer: re.Pattern[str] | None) -> li
     ]
 
 
-def _logprobs_of(choice: _Choice, usage: _Usage) -> TokenLogprobs | None:
+def _logprobs(choices: list[_Choice], usage: _Usage) -> list[TokenLogprobs | None]:
+    """Those of each choice, all of one k: one number of alternatives was asked for."""
+    asked = alternatives_asked([arrays for choice in choices if choice.logprobs and (arrays := choice.logprobs.arrays)])
+    found = [_logprobs_of(choice, usage, asked) for choice in choices]
+    k = max((each.top_k for each in found if each), default=0)
+    return [replace(each, top_k=k) if each else None for each in found]
+
+
+def _logprobs_of(choice: _Choice, usage: _Usage, asked: int) -> TokenLogprobs | None:
     logprobs = choice.logprobs
     if logprobs is None:
         return None
     if isinstance(logprobs.content, list):
         return token_logprobs(logprobs.content)
-    if isinstance(logprobs.tokens, list):
-        return _of_arrays(CompletionLogprobs(logprobs.tokens, logprobs.token_logprobs, logprobs.top_logprobs), usage)
+    if arrays := logprobs.arrays:
+        return _of_arrays(arrays, usage, asked)
     if logprobs.content is msgspec.UNSET and logprobs.tokens is msgspec.UNSET:
         raise RecordingError("logprobs without tokens; expected content, or tokens and token_logprobs, or null")
     return None
 
 
-def _of_arrays(logprobs: CompletionLogprobs, usage: _Usage) -> TokenLogprobs | None:
+def _of_arrays(logprobs: CompletionLogprobs, usage: _Usage, asked: int) -> TokenLogprobs | None:
     sampled = logprobs.token_logprobs or [0.0]
     if sampled[0] is None and usage.completion_tokens is not None and len(sampled) > usage.completion_tokens:
         raise RecordingError("the prompt is among the tokens; expected the generated ones alone, recorded without echo")
-    return completion_logprobs(logprobs)
+    return completion_logprobs(logprobs, asked)
 
 
 def _said(choice: _Choice) -> str:
@@ -131,8 +148,12 @@ def _said(choice: _Choice) -> str:
 
 
 def _calls(choice: _Choice) -> list[tuple[str, Any]]:
+    """What the server says was called; `function_call` is how it was said before there were `tool_calls`."""
     calls: list[tuple[str, Any]] = []
-    for call in (choice.message.tool_calls if choice.message else None) or ():
+    message = choice.message or _Message()
+    if message.function_call and not message.tool_calls:
+        return [(message.function_call.name, message.function_call.arguments)]
+    for call in message.tool_calls or ():
         if call.function is not None:
             calls.append((call.function.name, call.function.arguments))
         elif call.custom is not None:

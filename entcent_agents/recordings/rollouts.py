@@ -75,13 +75,13 @@ def recorded_line(task: str, rollout: Rollout, reward: float | None = None, text
         task: What it is a candidate for.
         rollout: What to record.
         reward: How good it was, where that is known.
-        text: Whether to keep what was generated. Without it the line has numbers only: neither the text of the tokens
-            nor the packed output, which holds the messages.
+        text: Whether to keep what was generated. Without it the line has neither the text of the tokens nor the packed
+            output, which holds the messages, nor where forks are, and of an error the name of its class alone.
     """
     record = rollout.to_dict()
     record["turns"] = [turn.to_dict(text=text) for turn in rollout.trajectory.turns]
     if not text:
-        record["output"] = None
+        record |= {"output": None, "forks": {}, "error": _class_name(rollout.error)}
     line = {"format": FORMAT, "version": VERSION, "task": task, "reward": reward, "rollout": record}
     return msgspec.json.encode(line).decode()
 
@@ -108,6 +108,12 @@ def read_rollout(data: bytes, where: str, answer: re.Pattern[str] | None) -> lis
         if turn.logprobs is not None:
             _check(turn.logprobs)
     return [replace(rollout, thread_id=where)]
+
+
+def _class_name(error: str | None) -> str | None:
+    """Of `Name: message` the name; None where the error is a sentence."""
+    name = (error or "").partition(":")[0]
+    return name if name.isidentifier() else None
 
 
 def _check(logprobs: TokenLogprobs) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any, Final, Literal, cast
 
 import msgspec
@@ -17,6 +18,7 @@ KNOWN: Final = (
     "a line of entropy_results, an entcent.rollout record"
 )
 _ABSENT: Final = msgspec.Raw()
+_TRAJECTORY: Final = re.compile(r"(?<=.)_traj_[0-9]+\Z", re.DOTALL)
 
 _Name = str | int | None
 _Number = float | bool | None
@@ -41,7 +43,15 @@ class Head(msgspec.Struct):
     @property
     def own_id(self) -> str | None:
         """What names the task where the line does not say `task`."""
-        return next((str(name) for name in (self.custom_id, self.original_id, self.id) if name not in (None, "")), None)
+        return next((str(name) for name in (self.custom_id, self.original_id, self.id) if _there(name)), None)
+
+    @property
+    def own_task(self) -> str | None:
+        """The task in it; an id of `entropy_results` numbers the trajectory at its end."""
+        named = _there(self.custom_id) or _there(self.original_id)
+        if named or self.own_id is None or not bytes(self.entropy_sequence):
+            return self.own_id
+        return _TRAJECTORY.sub("", self.own_id)
 
 
 _HEAD: Final = msgspec.json.Decoder(Head)

@@ -75,6 +75,7 @@ WRONG: dict[str, list[tuple[str, Any]]] = {
         *[(f"{ENTRY}.top_logprobs", value) for value in ({"a": -1.0}, [-1.0], "a", [{"logprob": "x"}])],
         *[(f"{CHOICE}.message.tool_calls", value) for value in ("add", [{}], [{"function": {"name": 5}}], [5])],
         *[(f"{CHOICE}.message.tool_calls.0.function.arguments", value) for value in (5, [1])],
+        *[(f"{CHOICE}.message.function_call", value) for value in ("add", {}, {"name": None}, [])],
         *[("usage", value) for value in (5, "many", {"completion_tokens": -3}, {"prompt_tokens": "3"})],
         *[("usage.completion_tokens", value) for value in (1.5, "12", [])],
     ],

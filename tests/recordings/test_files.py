@@ -6,6 +6,7 @@ import gzip
 import json
 import os
 import re
+from typing import Any
 
 import pytest
 
@@ -60,6 +61,22 @@ def test_the_task_is_named_by_the_first_name_there_is(tmp_path):
     lines += [response, response | {"task": "", "id": 5}]
     path = written(tmp_path / "f", *lines)
     assert summary([path]) == expected | {f"{path}:5": ["f:5"], "5": ["f:6"]}
+
+
+def test_a_trajectory_without_an_original_id_is_of_the_task_its_id_begins_with(tmp_path):
+    def line(id_: str, **changes: Any) -> dict[str, Any]:
+        return one("entropy_results", id=id_, original_id=None) | changes
+
+    lines = [
+        *(line("q1_traj_0"), line("q1_traj_12"), line("q2_traj_0_traj_1"), line("q3_traj_x"), line("_traj_0")),
+        *(line("q4_traj_0", original_id="q4_traj_0"), one("llama", id="q5_traj_0", task=None)),
+    ]
+    path = written(tmp_path / "f", *lines)
+    assert {task: len(found) for task, found in read(path).items()} == {
+        **{"q1": 2, "q2_traj_0": 1, "q3_traj_x": 1, "_traj_0": 1, "q4_traj_0": 1, "q5_traj_0": 1}
+    }
+    whole = read(written(tmp_path / "g", *lines[:2]), task_pattern=re.compile(r"^(.+)_traj_\d+$"))
+    assert {task: len(found) for task, found in whole.items()} == {"q1": 2}
 
 
 def test_blank_lines_marks_and_line_ends_of_other_systems(tmp_path):

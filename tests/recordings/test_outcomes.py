@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 
 import pytest
 from hypothesis import given
@@ -63,6 +64,38 @@ def test_answers_that_are_equal(answer):
 def test_answers_that_are_not():
     answers = ["Paris", "Paris, France", "3.5", "35", "", "no", "-3"]
     assert len({canonical_answer(answer) for answer in answers}) == len(answers)
+
+
+@pytest.mark.parametrize("half", ["ｶﾞ", "\uff9e", "ﾊﾟﾘ", "\uffe8"])
+def test_half_width_forms_are_their_full_width_ones(half):
+    assert canonical_answer(half) == unicodedata.normalize("NFKC", half)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("10²", "102"),
+        ("2¹⁰", "210"),
+        ("x₁", "x1"),
+        ("①", "1"),
+        ("½", "1\u20442"),
+        ("Ⅷ", "VIII"),
+        ("㎏", "kg"),
+        ("™", "TM"),
+    ],
+)
+def test_what_only_looks_alike_is_another_answer(one, other):
+    assert outcome_key([], one) != outcome_key([], other)
+
+
+def test_composed_and_decomposed_letters_are_equal():
+    assert canonical_answer("E\u0301") == canonical_answer("é") == "é"
+
+
+def test_an_answer_is_never_a_call():
+    answer = canonical_calls([("f", {})])
+    assert answer == canonical_answer(answer) == '[["f",{}]]'
+    assert outcome_key([], answer) != outcome_key([("f", {})], "")
 
 
 @given(st.text())

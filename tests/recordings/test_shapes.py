@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import subprocess
@@ -158,6 +159,64 @@ def test_rows_of_different_lengths_stay_where_the_longest_are_no_extra_entry(tmp
     assert found.entropy[1] == pytest.approx(entropy([math.exp(value) for value in (-0.4, -3.0, -4.0)])[0], abs=1e-6)
 
 
+def legacy(*rows: dict[str, float]) -> dict:
+    """A choice that samples the first entry of each row."""
+    return {
+        "text": "x",
+        "logprobs": {
+            "tokens": [next(iter(row)) for row in rows],
+            "token_logprobs": [next(iter(row.values())) for row in rows],
+            "top_logprobs": list(rows),
+        },
+    }
+
+
+def row_of(k: int, *, outside: bool = False) -> dict[str, float]:
+    """k alternatives; where the sampled token is none of them, it comes first and in addition."""
+    return ({"rare": -9.0} if outside else {}) | {f"t{i}": -1.0 - i / 8 for i in range(k)}
+
+
+@pytest.mark.parametrize("k", [1, 2, 4, 5, 20])
+@pytest.mark.parametrize("first", [True, False])
+def test_a_choice_that_samples_none_of_the_top_k_has_the_k_of_its_response(k, first, tmp_path):
+    choices = [legacy(row_of(k, outside=True)), legacy(row_of(k), row_of(k), row_of(k, outside=True))]
+    response = {"task": "t", "choices": choices if first else choices[::-1]}
+    found = read(written(tmp_path / "f", response))["t"]
+    assert [arrays(candidate).top_k for candidate in found] == [k, k]
+    for candidate in found:
+        (expected,) = entropy([math.exp(value) for value in row_of(k).values()])
+        np.testing.assert_allclose(arrays(candidate).entropy, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(("rows", "k"), [(6, 5), (11, 10), (21, 20), (5, 5), (2, 2), (1, 1)])
+def test_a_token_on_its_own_tells_k_by_what_is_asked_for(rows, k, tmp_path):
+    response = {"task": "t", "choices": [legacy(row_of(rows - 1, outside=True))]}
+    (found,) = read(written(tmp_path / "f", response))["t"]
+    assert arrays(found).top_k == k
+
+
+def test_a_row_of_nothing_tells_nothing_of_k(tmp_path):
+    choice = legacy({"a": -0.5}, {"b": -0.25}, {"c": -0.1})
+    choice["logprobs"]["top_logprobs"][2] = None
+    (found,) = read(written(tmp_path / "f", {"task": "t", "choices": [choice]}))["t"]
+    assert arrays(found).top_k == 1
+    assert arrays(found).scored.tolist() == [True, True, False]
+
+
+def test_the_k_of_a_chat_response_is_that_of_its_longest_row(tmp_path):
+    response = one("choices")
+    for entry in response["choices"][0]["logprobs"]["content"]:
+        del entry["top_logprobs"][-1]
+    cut = one("choices", task="cut")
+    cut["choices"] = [response["choices"][0]]
+    cut["reward"] = None
+    found = read(written(tmp_path / "f", response, cut))
+    assert [candidate.rollout.trajectory.top_k for candidate in found["pears"]] == [3, 3, None]
+    (alone,) = found["cut"]
+    assert arrays(alone).top_k == 2
+    np.testing.assert_array_equal(arrays(found["pears"][0]).entropy, arrays(alone).entropy)
+
+
 def test_the_own_shape_of_llama_cpp():
     found = read(DATA / "llama.jsonl")
     before, after, old = found["largest"]
@@ -224,6 +283,7 @@ def rollout() -> Rollout:
         seconds=0.5,
         vote_key="k",
         output="packed",
+        forks={"files": "/home/someone/fork"},
     )
 
 
@@ -233,6 +293,7 @@ def test_what_is_recorded_is_what_is_read(text, tmp_path):
     assert "\n" not in line
     (found,) = read(written(tmp_path / "f", line.encode()))["a task"]
     read_back = found.rollout
+    assert read_back.forks == ({"files": "/home/someone/fork"} if text else {})
     assert (found.reward, read_back.thread_id, read_back.index) == (1.0, found.source, 0)
     assert (read_back.usage, read_back.vote_key, read_back.seconds) == (rollout().usage, "k", 0.5)
     np.testing.assert_array_equal(read_back.trajectory.entropy, rollout().trajectory.entropy)
@@ -245,6 +306,33 @@ def test_without_text_a_recorded_line_says_nothing_of_what_was_generated():
     line = recorded_line("a task", rollout())
     assert all(word not in line for word in ("secret", "c2Vj", "packed", '"text"'))
     assert '"reward":null' in line
+
+
+@pytest.mark.parametrize(
+    ("error", "kept"),
+    [
+        ("ValueError: secret", "ValueError"),
+        ("EnvironmentMissingError: no folder /home/someone", "EnvironmentMissingError"),
+        ("NoteMissingError", "NoteMissingError"),
+        ("stopped before secret", None),
+        ("stopped: secret", "stopped"),
+        (None, None),
+    ],
+)
+def test_without_text_a_recorded_line_says_nothing_of_paths_and_errors(error, kept):
+    line = recorded_line("a task", replace(rollout(), status="failed", error=error))
+    record = json.loads(line)["rollout"]
+    assert (record["forks"], record["error"]) == ({}, kept)
+    assert "secret" not in line and "someone" not in line
+
+
+@pytest.mark.parametrize("text", [False, True])
+@pytest.mark.parametrize("status", ["finished", "unfinished", "failed"])
+def test_a_recorded_status_is_read_back(status, text, tmp_path):
+    recorded = replace(rollout(), status=status, error=None if status == "finished" else "ValueError: no")
+    (found,) = read(written(tmp_path / "f", recorded_line("t", recorded, text=text).encode()))["t"]
+    assert found.rollout.status == status
+    assert found.rollout.error == (None if status == "finished" else "ValueError")
 
 
 @pytest.mark.parametrize("reward", [0.25, 1, True, False, None])
