@@ -221,8 +221,13 @@ def test_a_chain_in_which_everybody_abstains_abstains():
 
 
 def test_rollouts_without_a_single_logprob_are_refused_with_the_settings_to_change():
-    with pytest.raises(LogprobsMissingError, match=r"none of 2 rollouts .* top_logprobs=10"):
+    with pytest.raises(LogprobsMissingError) as caught:
         require_scorable([rollout(0), rollout(1, [float("nan")])])
+    assert str(caught.value) == (
+        "none of 2 rollouts carries log-probabilities: ask the model for them (ChatLogprobs always does; ChatOpenAI "
+        "needs logprobs=True, top_logprobs=10), use a server that gives them, or pass on_unscorable='fallback' to "
+        "select without"
+    )
     require_scorable([rollout(0), rollout(1, [0.5])])
 
 
@@ -245,6 +250,8 @@ def test_a_selection_is_json_able():
         json.dumps(default_selector().select([rollout(0), rollout(1, [1.0])]).to_dict(), allow_nan=False)
     )
     assert record["winner"] == 1
+    assert set(record) == {"winner", "selector", "reason", "candidates", "tied", "steps"}
+    assert record["reason"] == "mean entropy 1 is the lowest of 1"
     assert record["candidates"][0] == {"rollout": 0, "value": None, "rank": None, "reason": "no log-probabilities"}
     assert record["steps"][0]["selector"] == "lowest centroid"
     assert record["tied"] == [1]

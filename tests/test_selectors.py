@@ -432,3 +432,44 @@ def test_the_catalogue_is_what_its_names_say():
     assert dict(named_selectors(WINDOW_2)) == named
     assert list(named_selectors(WINDOW_2)) == list(named)
     assert named_selectors()["lowest centroid, with floors"] == LowestCentroid()
+
+
+def test_a_borda_vote_prefers_the_outcome_of_the_best_ranked():
+    rollouts = [
+        rollout(i, turn([h]), vote=v) for i, (h, v) in enumerate(zip((0.1, 0.2, 0.3, 0.4), "abba", strict=True))
+    ]
+    lowest = BordaVote(LowestMeanEntropy(), power=2).select(rollouts)
+    assert (values(lowest), lowest.selector) == ([17.0, 13.0, 13.0, 17.0], "Borda vote by mean entropy")
+    highest = BordaVote(BySignal("mean_logprob"), power=1).select(rollouts[:3])
+    assert (highest.winner, values(highest)) == (0, [3.0, 3.0, 3.0])
+    assert BordaVote(LowestMeanEntropy(), power=1).select(rollouts[1:]).winner == 1
+    assert values(BordaVote(LowestMeanEntropy(), power=1).select(rollouts[1:])) == [5.0, 5.0, 1.0]
+    assert values(BordaVote(BySignal("mean_entropy"), power=1).select(rollouts[:3])) == [3.0, 3.0, 3.0]
+    assert values(BordaVote(BySignal("sum_logprob"), power=2).select(rollouts[:3])) == [9.0, 5.0, 5.0]
+
+
+def test_ranks_by_values_of_different_k_are_no_votes_but_likelihoods_are():
+    mixed = [rollout(i, turn([1.0 + i], top_k=k), vote="a") for i, k in enumerate((5, 20))]
+    for vote in (BordaVote(LowestMeanEntropy()), WeightedVote(LowestMeanEntropy())):
+        assert vote.select(mixed).reason == "turns differ in top-k: they do not compare"
+    for vote in (BordaVote(BySignal("mean_logprob")), WeightedVote(BySignal("mean_logprob"))):
+        assert vote.select(mixed).winner == 0
+
+
+def test_consensus_says_what_it_compared():
+    rollouts = [rollout(i, turn([1.0 * i, 1.0])) for i in range(3)]
+    selection = EntropyConsensus(points=2).select(rollouts)
+    assert (selection.selector, selection.tied) == ("entropy consensus", (1,))
+    assert selection.reason == "distance to the mean profile 0 is the lowest of 3"
+    few = EntropyConsensus(points=2).select(rollouts[:2])
+    assert (few.selector, few.tied) == ("entropy consensus", ())
+
+
+def test_names_are_kept_in_results():
+    rollouts = [rollout(i, turn([1.0] * (i + 1))) for i in range(2)]
+    for selector in (Shortest(), Longest(), Keep(LowestMeanEntropy()), First(), RandomChoice(), BySignal("perplexity")):
+        assert selector.select(rollouts).selector == selector.name
+    with pytest.raises(ConfigurationError, match=r"^share=1.5 is not above 0 and at most 1$"):
+        Keep(LowestMeanEntropy(), share=1.5)
+    with pytest.raises(ConfigurationError, match="^kinds is empty: name at least one kind of segment$"):
+        OnSegments(First(), frozenset())
