@@ -222,7 +222,11 @@ class EntropyCentroidSelector(_Node):
         on_unscorable: Literal["error", "fallback"] = "error",
     ) -> None:
         self.rollouts = rollouts
-        self.selector = selector or default_selector()
+        self.selector = default_selector() if selector is None else selector
+        if isinstance(selector, type) or not callable(getattr(self.selector, "select", None)):
+            raise ConfigurationError(
+                f"selector={selector!r} is no selector: pass an object with a `name` and a `select`"
+            )
         self.on_unscorable = on_unscorable
         self.name = "EntropyCentroidSelector"
         if rollouts is not None:
@@ -264,6 +268,11 @@ class EntropyCentroidSelector(_Node):
         if self.on_unscorable == "error":
             require_scorable(finished)
         selection = self.selector.select(finished)
+        if selection.winner not in {None, *(rollout.index for rollout in finished)}:
+            raise ConfigurationError(
+                f"the selector {selection.selector!r} chose rollout {selection.winner}, which is not among the "
+                f"{len(finished)} that finished: return the `index` of one of them"
+            )
         if selection.winner is None:
             raise ConfigurationError(
                 f"the selector {selection.selector!r} abstained ({selection.reason}) and nothing comes after it: "

@@ -154,3 +154,14 @@ def test_several_bad_lines_are_listed_one_a_line(labelled: Path):
     ran = entcent("score", str(labelled))
     assert ran.returncode == 2
     assert sum(str(labelled) in line for line in ran.stderr.splitlines()) == 2
+
+
+def test_selectors_that_never_decide_say_why(labelled: Path):
+    ran = entcent("score", str(labelled), "--answer", "nothing like it")
+    assert "abstain (no outcome to vote for; in 8 of 8 tasks): majority vote" in " ".join(ran.stdout.split())
+
+
+def test_slips_of_a_shell_are_refused(labelled: Path):
+    refused(entcent("score", str(labelled), str(labelled)), "is named twice")
+    refused(entcent("score", str(labelled), "--answer", ""), "--answer is empty")
+    assert entcent("score", str(labelled), "--segment", "Tool_Argument").returncode == 0

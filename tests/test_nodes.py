@@ -6,7 +6,7 @@ import asyncio
 import operator
 import sqlite3
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ from entcent_agents.environments import DirectoryEnvironment, SqliteEnvironment
 from entcent_agents.errors import ConfigurationError, EffectError, LogprobsMissingError, RolloutsFailedError
 from entcent_agents.nodes import EntropyCentroidSelector, ParallelRollouts, RolloutsState
 from entcent_agents.prebuilt import entropy_centroid_graph
-from entcent_agents.selection import First, LowestCentroid, LowestMeanEntropy
+from entcent_agents.selection import First, LowestCentroid, LowestMeanEntropy, Selection
 from entcent_agents.testing import ScriptedChat, ScriptedTurn
 from tools.sql import sql_tools
 from tools.workspace import workspace_tools
@@ -531,3 +531,24 @@ def test_an_agent_of_sync_nodes_under_sync_invoke_does_not_wait_for_itself():
     builder.add_edge(START, "think")
     graph = entropy_centroid_graph(builder.compile(), n=70, selector=First())
     assert graph.invoke(ASK)["messages"][-1].text == "hi"
+
+
+@pytest.mark.parametrize("selector", ["majority", 5, First])
+def test_what_is_no_selector_is_refused_before_a_model_call(selector):
+    with pytest.raises(ConfigurationError, match="is no selector"):
+        EntropyCentroidSelector(selector=selector)
+
+
+async def test_a_selector_that_chooses_who_is_not_there_is_told_so(database: Path):
+    class Elsewhere:
+        name = "elsewhere"
+
+        def select(self, rollouts: Any) -> Selection:
+            return Selection(winner=77, selector=self.name, reason="why not")
+
+    statements = [["INSERT INTO t VALUES (1)"]] * 2
+    agent = sqlite_agent(statements)
+    graph = entropy_centroid_graph(agent, n=2, environments=[SqliteEnvironment(database)], selector=Elsewhere())
+    with pytest.raises(ConfigurationError, match="chose rollout 77, which is not among the 2 that finished"):
+        await graph.ainvoke(ASK)
+    assert rows(database) == []

@@ -334,6 +334,11 @@ def test_a_selector_over_segments_sees_those_tokens_alone():
         (lambda: Keep(LowestMeanEntropy(), share=0), "share=0"),
         (lambda: EntropyConsensus(points=1), "points=1"),
         (lambda: OnSegments(First(), frozenset()), "kinds is empty"),
+        (lambda: OnSegments(First(), ["answer"]), "is no set of SegmentKind"),
+        (lambda: OnSegments(First(), SegmentKind.ANSWER), "is no set of SegmentKind"),
+        (lambda: WeightedVote("mean_entropy"), "by='mean_entropy' is no BySignal"),
+        (lambda: BordaVote(First()), "is no BySignal"),
+        (lambda: Keep("mean_entropy"), "is no BySignal"),
     ],
 )
 def test_settings_that_cannot_work_are_refused_with_the_value_seen(make, said):
@@ -473,3 +478,10 @@ def test_names_are_kept_in_results():
         Keep(LowestMeanEntropy(), share=1.5)
     with pytest.raises(ConfigurationError, match="^kinds is empty: name at least one kind of segment$"):
         OnSegments(First(), frozenset())
+
+
+def test_a_drawn_vote_says_so_and_leaves_both_outcomes_tied():
+    rollouts = [rollout(i, turn([1.0]), vote=v) for i, v in enumerate("aabb")]
+    selection = MajorityVote().select(rollouts)
+    assert selection.tied == (0, 1, 2, 3)
+    assert selection.reason == "2 of 4 rollouts came to this outcome (weight 2), and as many to 1 other"

@@ -6,7 +6,8 @@ import json
 import math
 import re
 import sys
-from collections.abc import Collection, Iterable, Iterator
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -79,7 +80,7 @@ def score_files(asked: ScoreSettings) -> None:
     console.print(_heading(asked, scores))
     if len(scores) <= SHOWN_TASKS:
         for score in scores:
-            console.print("", _candidates(score), "", _rankings(score))
+            console.print("", _candidates(score), "", _rankings(score), _abstentions([score]))
     if summary is not None:
         console.print("", _accuracies(summary, wide=console.width >= WIDE))
     elif len(scores) > SHOWN_TASKS:
@@ -89,13 +90,16 @@ def score_files(asked: ScoreSettings) -> None:
 
 def _kinds(segments: Collection[str]) -> frozenset[SegmentKind]:
     known = {kind.name.lower().replace("_", "-"): kind for kind in SegmentKind}
-    for name in segments:
+    asked = [name.lower().replace("_", "-") for name in segments]
+    for name in asked:
         if name not in known:
             raise ConfigurationError(f"no segment is called {name!r}: choose from {', '.join(known)}")
-    return frozenset(known[name] for name in segments)
+    return frozenset(known[name] for name in asked)
 
 
 def _pattern(option: str, text: str | None) -> re.Pattern[str] | None:
+    if text == "":
+        raise ConfigurationError(f"{option} is empty: give a regular expression, or leave it out")
     try:
         return re.compile(text) if text is not None else None
     except re.error as error:
@@ -158,23 +162,36 @@ def _candidates(score: TaskScore) -> Table:
 
 
 def _rankings(score: TaskScore) -> Table:
-    """The selectors that chose, each with its ranking; those that abstained below, by their reason."""
+    """The selectors that chose, each with its ranking."""
     table = Table(box=None, pad_edge=False)
     table.add_column("selector", max_width=48)
     for name in ("best first", "value of the best"):
         table.add_column(name, justify="right" if name == "value of the best" else "left")
-    abstained: dict[str, list[str]] = {}
     for name, selection in score.selections.items():
-        best = next((one.value for one in selection.candidates if one.rollout == selection.winner), None)
-        if selection.winner is None:
-            abstained.setdefault(selection.reason, []).append(name)
-        else:
-            table.add_row(name, _ranking(selection), _number(best))
-    chain = score.selections["default chain"]
-    lines = [f"default chain: {chain.selector}: {chain.reason}"] if chain.winner is not None else []
-    lines += [f"abstain ({reason}): {', '.join(names)}" for reason, names in abstained.items()]
-    table.caption, table.caption_justify = Text("\n".join(lines), "dim"), "left"
+        if selection.winner is not None:
+            best = next((one.value for one in selection.candidates if one.rollout == selection.winner), None)
+            plain = len(selection.steps) < 2 and name not in ("first", "random")
+            table.add_row(name, _ranking(selection), _number(best) if plain else "-")
     return table
+
+
+def _abstentions(scores: Sequence[TaskScore]) -> Text:
+    """Why selectors abstained: by the commonest reason of each, and what decided in a single task."""
+    reasons: dict[str, Counter[str]] = {}
+    for score in scores:
+        for name, selection in score.selections.items():
+            if selection.winner is None:
+                reasons.setdefault(name, Counter())[selection.reason] += 1
+    names: dict[str, list[str]] = {}
+    for name, counted in reasons.items():
+        reason, count = counted.most_common(1)[0]
+        where = f"{reason}; in {count} of {len(scores)} tasks" if len(scores) > 1 else reason
+        names.setdefault(where, []).append(name)
+    lines = [f"abstain ({why}): {', '.join(found)}" for why, found in names.items()]
+    chain = scores[0].selections["default chain"]
+    if len(scores) == 1 and chain.winner is not None:
+        lines.insert(0, f"default chain: {chain.selector}: {chain.reason}")
+    return Text("\n".join(lines), "dim")
 
 
 def _ranking(selection: Selection) -> str:
@@ -248,6 +265,7 @@ def _print_hints(console: Console, scores: Iterable[TaskScore], summary: Summary
     if summary is not None and unlabelled:
         console.print(f"\n{_count(unlabelled, 'task')} without a reward for every candidate: left out", style="yellow")
     if len(scores) > SHOWN_TASKS:
+        console.print("", _abstentions(scores))
         console.print("\nevery candidate, task by task: --json", style="dim")
 
 

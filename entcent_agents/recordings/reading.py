@@ -47,7 +47,11 @@ def read_recordings(
     options = ReadingOptions(
         skip_bad=skip_bad, answer=answer, group_by=group_by, task_pattern=task_pattern, max_line_bytes=max_line_bytes
     )
-    return Recordings([Path(path) for path in paths], options)
+    files = [Path(path) for path in paths]
+    twice = [path for i, path in enumerate(files) if path.resolve() in {other.resolve() for other in files[:i]}]
+    if twice:
+        raise RecordingError(f"{twice[0]} is named twice: its candidates would count twice")
+    return Recordings(files, options)
 
 
 class Recordings:

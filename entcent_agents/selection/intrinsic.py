@@ -114,6 +114,16 @@ class LowestMeanEntropy(BySignal):
     signal: SignalName = field(default="mean_entropy", kw_only=True)
 
 
+def require_by_signal(by: object) -> None:
+    """Refuse what is no `BySignal`.
+
+    Raises:
+        ConfigurationError: With the form that works.
+    """
+    if not isinstance(by, BySignal):
+        raise ConfigurationError(f'by={by!r} is no BySignal: pass BySignal("mean_entropy"), or another signal')
+
+
 @dataclass(frozen=True, slots=True)
 class Keep(Chainable):
     """A filter for chains: the best share of the rollouts by one signal are left tied, and the next selector chooses.
@@ -133,6 +143,7 @@ class Keep(Chainable):
     share: float = 0.5
 
     def __post_init__(self) -> None:
+        require_by_signal(self.by)
         if not 0.0 < self.share <= 1.0:
             raise ConfigurationError(f"share={self.share} is not above 0 and at most 1")
 

@@ -21,14 +21,19 @@ class OnSegments(Chainable):
         kinds: Which tokens count.
 
     Raises:
-        ConfigurationError: Where no kind is given.
+        ConfigurationError: Where no kind is given, or something else than kinds.
     """
 
     selector: Selector
     kinds: frozenset[SegmentKind]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "kinds", frozenset(self.kinds))
+        try:
+            object.__setattr__(self, "kinds", frozenset(SegmentKind(kind) for kind in self.kinds))
+        except (TypeError, ValueError):
+            raise ConfigurationError(
+                f"kinds={self.kinds!r} is no set of SegmentKind, say {{SegmentKind.ANSWER}}"
+            ) from None
         if not self.kinds:
             raise ConfigurationError("kinds is empty: name at least one kind of segment")
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from entcent_agents.errors import ConfigurationError
 from entcent_agents.selection.chain import Chainable
-from entcent_agents.selection.intrinsic import BySignal, LowestMeanEntropy
+from entcent_agents.selection.intrinsic import BySignal, LowestMeanEntropy, require_by_signal
 from entcent_agents.selection.ranking import Value, rank
 from entcent_agents.selection.result import Selection
 from entcent_agents.selection.validity import of_one_k
@@ -55,6 +55,7 @@ class WeightedVote(Chainable):
     by: BySignal = field(default_factory=LowestMeanEntropy)
 
     def __post_init__(self) -> None:
+        require_by_signal(self.by)
         if self.by.measured.weights is None:
             raise ConfigurationError(f"signal {self.by.signal!r} has no upper end, so that no weight follows from it")
 
@@ -93,6 +94,7 @@ class BordaVote(Chainable):
     power: float = 0.5
 
     def __post_init__(self) -> None:
+        require_by_signal(self.by)
         if not self.power >= 0.0:
             raise ConfigurationError(f"power={self.power} must be at least 0")
 
@@ -143,4 +145,5 @@ def _elect(name: str, rollouts: Sequence[Rollout], weights: Mapping[int, Value])
     if not votes[key]:
         return replace(selection, winner=None, tied=(), reason="every vote weighs 0")
     why = f"{len(found[key])} of {len(rollouts)} rollouts came to this outcome (weight {votes[key]:.3g})"
-    return replace(selection, reason=why)
+    drawn = sum(weight == votes[key] for weight in votes.values()) - 1
+    return replace(selection, reason=f"{why}, and as many to {drawn} other" if drawn else why)
