@@ -15,10 +15,11 @@ from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from openai.types.chat.chat_completion import ChoiceLogprobs
 
 from entcent_agents.capture import tokens
-from entcent_agents.capture.openai import logprobs_of_metadata
+from entcent_agents.capture.messages import capture_logprobs
 from entcent_agents.capture.recorder import LogprobsGeneration, LogprobsGenerationChunk, TurnRecorder
 from entcent_agents.capture.tokens import MESSAGE_TOKENS, estimated_prompt_tokens, estimated_tokens
 from entcent_agents.errors import LogprobsMalformedError
+from entcent_agents.logprobs import TokenLogprobs
 from entcent_agents.testing import ScriptedChat, ScriptedTurn, scripted_logprobs
 from entcent_agents.trajectory import Trajectory
 
@@ -33,6 +34,10 @@ def entry(token: str, logprob: float | None, top: list[float | None] | None, raw
 def metadata(*entries: dict) -> dict:
     """As ChatOpenAI leaves it in `response_metadata`."""
     return {"model_name": "m", "logprobs": {"content": list(entries), "refusal": None}}
+
+
+def logprobs_of_metadata(response_metadata: dict) -> TokenLogprobs | None:
+    return capture_logprobs(AIMessage("", response_metadata=response_metadata))
 
 
 def test_the_shape_of_chat_openai_becomes_arrays():
