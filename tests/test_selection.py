@@ -221,7 +221,7 @@ def test_a_chain_in_which_everybody_abstains_abstains():
 
 
 def test_rollouts_without_a_single_logprob_are_refused_with_the_settings_to_change():
-    with pytest.raises(LogprobsMissingError, match=r"none of 2 rollouts .* top_logprobs=10"):
+    with pytest.raises(LogprobsMissingError, match=r"none of 2 rollouts .* with_logprobs\(model\)"):
         require_scorable([rollout(0), rollout(1, [float("nan")])])
     require_scorable([rollout(0), rollout(1, [0.5])])
 

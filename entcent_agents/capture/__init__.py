@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from entcent_agents.capture.messages import capture_logprobs
+    from entcent_agents.capture.settings import with_logprobs
     from entcent_agents.capture.tokens import estimated_prompt_tokens
 
-__all__ = ["capture_logprobs", "estimated_prompt_tokens"]
+__all__ = ["capture_logprobs", "estimated_prompt_tokens", "with_logprobs"]
 
-_HOMES: Final = {"capture_logprobs": "messages", "estimated_prompt_tokens": "tokens"}
+_HOMES: Final = {"capture_logprobs": "messages", "estimated_prompt_tokens": "tokens", "with_logprobs": "settings"}
 
 
 def __getattr__(name: str) -> Any:
