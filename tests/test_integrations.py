@@ -11,9 +11,13 @@ from uuid import uuid4
 
 import numpy as np
 import pytest
+from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage
-from langchain_core.outputs import ChatGeneration, LLMResult
+from langchain_core.outputs import ChatGeneration, ChatResult, LLMResult
+from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
+from langgraph.graph import START, MessagesState, StateGraph
 from pydantic import BaseModel, ConfigDict
 
 from entcent_agents.capture import capture_logprobs
@@ -188,3 +192,36 @@ def test_another_shape_is_refused_in_one_line(raw):
     with pytest.raises(LogprobsMalformedError) as refused:
         capture_logprobs(AIMessage("Hi", response_metadata={"logprobs": raw}))
     assert "\n" not in str(refused.value)
+
+
+class Replayed(BaseChatModel):
+    """A chat model that returns what an integration returned, as its `_generate` did."""
+
+    name: str
+
+    @property
+    def _llm_type(self) -> str:
+        return "replayed"
+
+    def _generate(self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any) -> ChatResult:
+        message = message_of(self.name)
+        info = {"logprobs": message.response_metadata.pop("logprobs")}
+        return ChatResult(generations=[ChatGeneration(message=message, generation_info=info)])
+
+
+@pytest.mark.parametrize("recorded", [False, True])
+@pytest.mark.parametrize("name", PAYLOADS)
+async def test_no_raw_payload_reaches_a_checkpoint(name, recorded):
+    model, recorder, saver = Replayed(name=name), TurnRecorder(), InMemorySaver()
+
+    async def answers(state: MessagesState, config: RunnableConfig) -> Any:
+        return {"messages": [await model.ainvoke(state["messages"], config)]}
+
+    graph = StateGraph(MessagesState).add_node(answers).add_edge(START, "answers").compile(checkpointer=saver)
+    config: Any = {"configurable": {"thread_id": "t"}, "callbacks": [recorder] if recorded else []}
+    await graph.ainvoke({"messages": [("user", "How warm is it?")]}, config)
+    stored = b"".join(value for _, value in saver.blobs.values())
+    stored += b"".join(value for writes in saver.writes.values() for *_, (_, value), _ in writes.values())
+    assert TEXT.encode() in stored
+    assert (b"logprob" in stored) is not recorded
+    assert [len(turn.logprobs) for turn in recorder.turns.values()] == ([len(entries_of(name))] if recorded else [])

@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 import entcent_agents
 from entcent_agents import capture, environments
 
@@ -26,3 +28,8 @@ def test_importing_the_package_loads_numpy_and_nothing_heavier():
 def test_reading_a_provider_shape_loads_no_langchain():
     code = "import sys, entcent_agents.capture.llama; print('langchain_core' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
+
+
+def test_capture_has_no_name_that_it_does_not_say():
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = capture.nothing

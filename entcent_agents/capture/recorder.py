@@ -73,7 +73,7 @@ class TurnRecorder(BaseCallbackHandler):
         for generation in (generation for batch in response.generations for generation in batch):
             message = getattr(generation, "message", None)
             if generation.generation_info:
-                generation.generation_info.pop(RAW, None)  # tracers store it; the message still has its own
+                generation.generation_info.pop(RAW, None)  # the message has them too, for now
             if isinstance(message, AIMessage):
                 self._record(message, getattr(generation, "token_logprobs", None), f"{run_id}")
 

@@ -9,6 +9,8 @@ numbers are made up. In an environment of its own (these packages are no depende
         langchain-community langgraph msgspec numpy tiktoken
     PYTHONPATH=. python tests/data/integrations/make.py [NAME ...]
 
+litellm holds `openai` below 3: make `openai deepseek together xai` in an environment without it, to see openai 3.
+
 ChatLlamaCpp runs in the process, without a server: `llama-cpp-python` needs a compiler, so a stand-in for its client
 answers here in the documented shape. Everything after the client is the integration's own.
 """
