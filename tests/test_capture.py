@@ -8,16 +8,18 @@ from uuid import uuid4
 
 import numpy as np
 import pytest
-from langchain_core.messages import AIMessage, AIMessageChunk
+import tiktoken
+from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, LLMResult
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from openai.types.chat.chat_completion import ChoiceLogprobs
 
 from entcent_agents.capture import tokens
-from entcent_agents.capture.openai import logprobs_of_metadata
+from entcent_agents.capture.messages import capture_logprobs
 from entcent_agents.capture.recorder import LogprobsGeneration, LogprobsGenerationChunk, TurnRecorder
-from entcent_agents.capture.tokens import estimated_tokens
+from entcent_agents.capture.tokens import MESSAGE_TOKENS, estimated_prompt_tokens, estimated_tokens
 from entcent_agents.errors import LogprobsMalformedError
+from entcent_agents.logprobs import TokenLogprobs
 from entcent_agents.testing import ScriptedChat, ScriptedTurn, scripted_logprobs
 from entcent_agents.trajectory import Trajectory
 
@@ -32,6 +34,10 @@ def entry(token: str, logprob: float | None, top: list[float | None] | None, raw
 def metadata(*entries: dict) -> dict:
     """As ChatOpenAI leaves it in `response_metadata`."""
     return {"model_name": "m", "logprobs": {"content": list(entries), "refusal": None}}
+
+
+def logprobs_of_metadata(response_metadata: dict) -> TokenLogprobs | None:
+    return capture_logprobs(AIMessage("", response_metadata=response_metadata))
 
 
 def test_the_shape_of_chat_openai_becomes_arrays():
@@ -168,15 +174,54 @@ def test_more_tokens_than_entries_lower_the_coverage():
     assert Trajectory(turns=tuple(recorder.turns.values())).coverage == 0.25
 
 
-@pytest.mark.parametrize("model", ["", "some-local-model", "gpt-4o"])
-def test_estimates_need_no_vocabulary(model, monkeypatch, tmp_path):
+@pytest.fixture
+def offline(monkeypatch, tmp_path):
+    """No vocabulary at hand, and none to be had."""
     monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path))
     for variable in ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"):
         monkeypatch.setenv(variable, "http://127.0.0.1:9")
     tokens._encoding.cache_clear()
+    yield
+    tokens._encoding.cache_clear()
+
+
+@pytest.mark.parametrize("model", ["", "some-local-model", "gpt-4o"])
+def test_estimates_need_no_vocabulary(model, offline):
     assert estimated_tokens("12345", model) == 2
     assert estimated_tokens("", model) == 0
-    tokens._encoding.cache_clear()
+
+
+CONVERSATION = [
+    SystemMessage("x" * 8),
+    HumanMessage(
+        [{"type": "text", "text": "x" * 12}, {"type": "image_url", "image_url": {"url": "data:," + "x" * 99}}]
+    ),
+    AIMessage("", tool_calls=[{"name": "add", "args": {"a": 1}, "id": "1"}]),
+    ToolMessage("x" * 20, tool_call_id="1"),
+]
+
+
+def test_a_prompt_without_a_vocabulary_counts_bytes_over_four_and_the_frames(offline):
+    roles = 2 + 1 + 3 + 1  # system, user, assistant, tool
+    texts = 2 + 3 + math.ceil(len('add{"a": 1}') / 4) + 5
+    assert estimated_prompt_tokens(CONVERSATION, "gpt-4o") == roles + texts + MESSAGE_TOKENS * 5
+    assert estimated_prompt_tokens([], "gpt-4o") == MESSAGE_TOKENS
+
+
+def test_a_prompt_of_an_openai_model_is_counted_by_its_vocabulary(monkeypatch, offline):
+    ranks = {bytes([i]): i for i in range(256)}
+    a_token_a_byte = tiktoken.Encoding("bytes", pat_str=r"(?s).", mergeable_ranks=ranks, special_tokens={})
+    monkeypatch.setitem(tiktoken.registry.ENCODINGS, "o200k_base", a_token_a_byte)
+    assert estimated_prompt_tokens([HumanMessage("hello")], "gpt-4o") == len("user") + len("hello") + 2 * MESSAGE_TOKENS
+    assert estimated_prompt_tokens([HumanMessage("hello")], "another") == 1 + 2 + 2 * MESSAGE_TOKENS
+
+
+def test_tools_are_part_of_a_prompt(offline):
+    tool = {"type": "function", "function": {"name": "add", "description": "", "parameters": {}}}
+    with_tool = estimated_prompt_tokens(CONVERSATION, tools=[tool])
+    assert with_tool - estimated_prompt_tokens(CONVERSATION) == math.ceil(
+        len(json.dumps(tool, separators=(",", ":"))) / 4
+    )
 
 
 def test_chunks_add_up_to_one_that_keeps_the_arrays():

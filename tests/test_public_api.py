@@ -5,12 +5,14 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 import entcent_agents
-from entcent_agents import environments
+from entcent_agents import capture, environments
 
 
 def test_public_names_are_sorted_and_there():
-    for module in (entcent_agents, environments):
+    for module in (entcent_agents, capture, environments):
         assert module.__all__ == sorted(module.__all__)
         assert [name for name in module.__all__ if not hasattr(module, name)] == []
 
@@ -21,3 +23,13 @@ def test_importing_the_package_loads_numpy_and_nothing_heavier():
     assert "numpy" in loaded
     heavy = {"langchain_core", "langgraph", "openai", "pydantic", "rich", "typer", "tiktoken", "msgspec", "httpx2"}
     assert heavy.isdisjoint(loaded)
+
+
+def test_reading_a_provider_shape_loads_no_langchain():
+    code = "import sys, entcent_agents.capture.llama; print('langchain_core' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
+
+
+def test_capture_has_no_name_that_it_does_not_say():
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = capture.nothing

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 
 from entcent_agents.errors import LogprobsMissingError
+from entcent_agents.phases import PhaseConfig
 from entcent_agents.selection import (
+    BySignal,
     Chain,
     First,
     LowestCentroid,
@@ -22,6 +24,7 @@ from entcent_agents.selection import (
     rank,
     require_scorable,
 )
+from entcent_agents.signals import SignalSettings
 from entcent_agents.testing import scripted_logprobs
 from entcent_agents.trajectory import Rollout, Trajectory, Turn
 
@@ -215,7 +218,11 @@ def test_a_chain_in_a_chain_forgets_nobody():
 
 def test_a_chain_in_which_everybody_abstains_abstains():
     selection = Chain((LowestCentroid(), MajorityVote())).select([rollout(0), rollout(1)])
-    assert selection.winner is None
+    assert (selection.winner, selection.selector) == (None, "lowest centroid, then majority vote")
+    assert selection.reason == (
+        "lowest centroid: 0 of 2 rollouts are within its validity, 2 are needed (no log-probabilities); "
+        "majority vote: no outcome to vote for"
+    )
     assert names(selection.abstained) == ["lowest centroid", "majority vote"]
     assert Chain(()).select([rollout(0)]).reason == "the chain is empty"
 
@@ -224,9 +231,9 @@ def test_rollouts_without_a_single_logprob_are_refused_with_the_settings_to_chan
     with pytest.raises(LogprobsMissingError) as caught:
         require_scorable([rollout(0), rollout(1, [float("nan")])])
     assert str(caught.value) == (
-        "none of 2 rollouts carries log-probabilities: ask the model for them (ChatLogprobs always does; ChatOpenAI "
-        "needs logprobs=True, top_logprobs=10), use a server that gives them, or pass on_unscorable='fallback' to "
-        "select without"
+        "none of 2 rollouts carries log-probabilities: ask the model for them (ChatLogprobs always does; "
+        "with_logprobs(model) sets the other models), use a server that gives them, or pass on_unscorable='fallback' "
+        "to select without"
     )
     require_scorable([rollout(0), rollout(1, [0.5])])
 
@@ -255,3 +262,55 @@ def test_a_selection_is_json_able():
     assert record["candidates"][0] == {"rollout": 0, "value": None, "rank": None, "reason": "no log-probabilities"}
     assert record["steps"][0]["selector"] == "lowest centroid"
     assert record["tied"] == [1]
+
+
+def test_a_chain_ranks_who_it_asked_first_and_the_others_as_before():
+    rollouts = [
+        rollout(0, [2.0] * 9, vote="a"),
+        rollout(1, vote="a"),
+        rollout(2, [1.0] * 9, vote="a"),
+        rollout(3, [0.0] * 9, vote="b"),
+        rollout(4, [3.0] * 9, vote="c"),
+        rollout(5, [3.0] * 9, vote="c"),
+    ]
+    selection = MajorityVote().then(LowestMeanEntropy()).select(rollouts)
+    assert [candidate.rank for candidate in selection.candidates] == [2, 3, 1, 6, 4, 5]
+    assert (selection.winner, selection.tied) == (2, (2,))
+
+
+def test_nothing_is_tied_in_an_abstention():
+    apart = [rollout(i, [1.0] * 9, vote=str(i)) for i in range(3)]
+    mixed = [rollout(0, LATE), rollout(1, EARLY, top_k=5)]
+    for selection in (
+        MajorityVote().select(apart),
+        LowestMeanEntropy().select(mixed),
+        LowestCentroid().select(apart),
+        LowestCentroid().select([rollout(0, LATE), rollout(1)]),
+    ):
+        assert (selection.winner, selection.tied) == (None, ())
+    few = LowestCentroid().select([rollout(0, LATE), rollout(1)])
+    assert few.reason == "1 of 2 rollouts are within its validity, 2 are needed (no log-probabilities)"
+
+
+def test_ranking_nobody_or_nothing():
+    nobody = Selection(winner=None, selector="x", reason="no rollouts")
+    assert rank("x", [], lambda _: 1.0) == nobody
+    assert rank("x", [rollout(0)], lambda _: None).candidates[0].reason == "no value"
+
+
+def test_a_floor_is_met_where_it_is_equalled():
+    assert LowestMeanEntropy(min_coverage=0.5).select([rollout(0, [1.0] * 4, generated=8)]).winner == 0
+    full = LowestCentroid(min_coverage=1.0, quorum=1.0, min_scored_tokens=300)
+    assert full.select([rollout(0, LATE), rollout(1, EARLY)]).winner == 1
+    assert full.select([rollout(0, LATE), rollout(1, EARLY), rollout(2)]).winner is None
+
+
+def test_phases_are_counted_with_the_settings_given():
+    values = [2.0, 0.0, 1.0, 0.0] * 10
+    loose = SignalSettings(phases=PhaseConfig(top_percent=50, bottom_percent=50, consecutive_low=1))
+    many = LowestCentroid(min_scored_tokens=1, min_phases=20, settings=loose)
+    assert many.select([rollout(0, values)]).winner == 0
+    assert LowestCentroid(min_scored_tokens=1, min_phases=20).select([rollout(0, values)]).winner is None
+    one_phase = [0.0] * 50 + [2.0] + [0.0] * 50
+    assert LowestCentroid(min_scored_tokens=0).select([rollout(0, one_phase)]).winner == 0
+    assert BySignal("centroid").select([rollout(0, [1.0] * 9)]).reason == "no centroid"

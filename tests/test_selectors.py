@@ -199,7 +199,7 @@ def test_who_has_no_outcome_weighs_on_nobody_else_s_vote():
 def test_a_vote_in_which_everybody_weighs_nothing_elects_nobody():
     rollouts = [rollout(i, turn([1], confidence=[0]), vote=v) for i, v in enumerate("aaab")]
     selection = WeightedVote(BySignal("mean_confidence")).select(rollouts)
-    assert (selection.winner, selection.reason) == (None, "every vote weighs 0")
+    assert (selection.winner, selection.tied, selection.reason) == (None, (), "every vote weighs 0")
 
 
 def test_the_order_of_the_voters_breaks_no_tie():
@@ -284,6 +284,7 @@ def test_baselines():
     assert Shortest().select(rollouts).reason == "number of generated tokens 1 is the lowest of 3"
     assert Shortest().select(rollouts).winner == 8
     assert Longest().select(rollouts).winner == 9
+    assert Longest().select([Rollout(index=0, thread_id="", status="finished")]).reason == "no tokens"
     assert Longest().select(rollouts).reason == "number of generated tokens 3 is the highest of 3"
 
 
@@ -466,6 +467,8 @@ def test_consensus_says_what_it_compared():
     selection = EntropyConsensus(points=2).select(rollouts)
     assert (selection.selector, selection.tied) == ("entropy consensus", (1,))
     assert selection.reason == "distance to the mean profile 0 is the lowest of 3"
+    lost = rollout(3, turn([1.0, 1.0]), Turn(message_id="m", generated_tokens=8))
+    assert EntropyConsensus(points=2).select([*rollouts, lost]).candidates[3].reason == "coverage 0.20 below 0.90"
     few = EntropyConsensus(points=2).select(rollouts[:2])
     assert (few.selector, few.tied) == ("entropy consensus", ())
 

@@ -5,13 +5,12 @@ vLLM, llama.cpp, SGLang, DeepSeek and most gateways speak it too.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from collections.abc import Sequence
+from typing import Annotated
 
 import msgspec
 
 from entcent_agents.capture.arrays import arrays_of, padded, token_bytes
-from entcent_agents.errors import LogprobsMalformedError
 from entcent_agents.logprobs import TokenLogprobs
 
 
@@ -34,6 +33,10 @@ class ChoiceLogprobs(msgspec.Struct):
     """The `logprobs` object of a choice."""
 
     content: list[LogprobEntry] | None = None
+    reasoning_content: list[LogprobEntry] | None = None
+    """DeepSeek's tokens of reasoning, which come before the answer's."""
+    refusal: list[LogprobEntry] | None = None
+    """OpenAI's tokens of a refusal, which stand where the answer would."""
 
 
 def token_logprobs(entries: Sequence[LogprobEntry]) -> TokenLogprobs | None:
@@ -51,19 +54,10 @@ def token_logprobs(entries: Sequence[LogprobEntry]) -> TokenLogprobs | None:
     )
 
 
-def logprobs_of_metadata(metadata: Mapping[str, Any]) -> TokenLogprobs | None:
-    """Arrays from an AIMessage's `response_metadata["logprobs"]`, as ChatOpenAI leaves it; None where there is none.
+def choice_logprobs(choice: ChoiceLogprobs) -> TokenLogprobs | None:
+    """Arrays of all tokens of a choice, in the order they were generated; None without any.
 
     Raises:
-        LogprobsMalformedError: On another shape.
+        LogprobsMalformedError: On log-probabilities that cannot be.
     """
-    raw = metadata.get("logprobs")
-    if raw is None:
-        return None
-    try:
-        content = msgspec.convert(raw, ChoiceLogprobs, from_attributes=True).content
-    except msgspec.ValidationError as error:
-        raise LogprobsMalformedError(
-            f"logprobs in an unknown shape ({error}); expected the OpenAI chat shape"
-        ) from None
-    return token_logprobs(content or ())
+    return token_logprobs([*(choice.reasoning_content or ()), *(choice.content or ()), *(choice.refusal or ())])

@@ -7,11 +7,11 @@ from typing import Any
 from uuid import UUID
 
 from langchain_core.callbacks import BaseCallbackHandler
-from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.messages import AIMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, LLMResult
 from pydantic import ConfigDict, Field
 
-from entcent_agents.capture.openai import logprobs_of_metadata
+from entcent_agents.capture.messages import RAW, capture_logprobs, strip_logprobs
 from entcent_agents.capture.tokens import estimated_tokens
 from entcent_agents.errors import LogprobsMalformedError
 from entcent_agents.logprobs import TokenLogprobs
@@ -48,8 +48,8 @@ class LogprobsGenerationChunk(ChatGenerationChunk):
 class TurnRecorder(BaseCallbackHandler):
     """Records every model call below a rollout, by message id.
 
-    Works with any LangChain chat model whose messages carry the OpenAI shape in `response_metadata["logprobs"]`, and
-    with `ChatLogprobs`, whose arrays ride beside the message.
+    Works with any LangChain chat model whose messages `capture_logprobs` understands, and with `ChatLogprobs`, whose
+    arrays ride beside the message.
 
     Args:
         on_turn: Called with each recorded turn.
@@ -72,13 +72,15 @@ class TurnRecorder(BaseCallbackHandler):
         self.usage += Usage(model_calls=len(response.generations))
         for generation in (generation for batch in response.generations for generation in batch):
             message = getattr(generation, "message", None)
+            if generation.generation_info:
+                generation.generation_info.pop(RAW, None)  # the message has them too, for now
             if isinstance(message, AIMessage):
                 self._record(message, getattr(generation, "token_logprobs", None), f"{run_id}")
 
     def _record(self, message: AIMessage, logprobs: TokenLogprobs | None, run_id: str) -> None:
         if logprobs is None:
             try:
-                logprobs = logprobs_of_metadata(message.response_metadata)
+                logprobs = capture_logprobs(message)
             except LogprobsMalformedError:
                 logprobs = None  # missing, as coverage will say; the rollout itself is sound
         strip_logprobs(message)
@@ -90,11 +92,6 @@ class TurnRecorder(BaseCallbackHandler):
         self.usage += Usage(prompt_tokens=prompt, generated_tokens=turn.generated_tokens)
         if self._on_turn:
             self._on_turn(turn)
-
-
-def strip_logprobs(message: BaseMessage) -> None:
-    """Take raw log-probabilities out of a message, in place."""
-    message.response_metadata.pop("logprobs", None)
 
 
 def _generated(message: AIMessage, logprobs: TokenLogprobs | None) -> int:

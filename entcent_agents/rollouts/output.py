@@ -16,7 +16,7 @@ from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph.graph.message import REMOVE_ALL_MESSAGES
 from langgraph.types import Overwrite
 
-from entcent_agents.capture.recorder import strip_logprobs
+from entcent_agents.capture.messages import strip_logprobs
 
 _SERIALIZER: Final = JsonPlusSerializer()
 Messages = Sequence[BaseMessage]

@@ -54,6 +54,6 @@ def require_scorable(rollouts: Sequence[Rollout]) -> None:
     if not any(rollout.trajectory.scored_tokens for rollout in rollouts):
         raise LogprobsMissingError(
             f"none of {len(rollouts)} rollouts carries log-probabilities: ask the model for them "
-            "(ChatLogprobs always does; ChatOpenAI needs logprobs=True, top_logprobs=10), use a server that gives "
+            "(ChatLogprobs always does; with_logprobs(model) sets the other models), use a server that gives "
             "them, or pass on_unscorable='fallback' to select without"
         )
