@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -48,7 +49,7 @@ def read_recordings(
         skip_bad=skip_bad, answer=answer, group_by=group_by, task_pattern=task_pattern, max_line_bytes=max_line_bytes
     )
     files = [Path(path) for path in paths]
-    twice = [path for i, path in enumerate(files) if path.resolve() in {other.resolve() for other in files[:i]}]
+    twice = [path for path, count in Counter(path.absolute() for path in files).items() if count > 1]
     if twice:
         raise RecordingError(f"{twice[0]} is named twice: its candidates would count twice")
     return Recordings(files, options)
