@@ -1,27 +1,34 @@
 """The OpenAI chat shape: `{"content": [{"token", "logprob", "bytes", "top_logprobs": [...]}]}`.
 
-vLLM, llama.cpp, SGLang, DeepSeek and most gateways speak it too.
+vLLM, llama.cpp, SGLang, DeepSeek and most gateways speak it too. The objects hold no cycles, so that the garbage
+collector need not walk the hundreds of thousands of them that a long turn decodes to.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from itertools import chain
+from operator import attrgetter
+from typing import Annotated, Any, Final
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from entcent_agents.capture.arrays import arrays_of, padded, token_bytes
 from entcent_agents.errors import LogprobsMalformedError
 from entcent_agents.logprobs import TokenLogprobs
 
+_LOGPROB: Final = attrgetter("logprob")
 
-class TopLogprob(msgspec.Struct):
+
+class TopLogprob(msgspec.Struct, gc=False):
     """One alternative; what it says is not needed for scoring and not even decoded."""
 
     logprob: float | None = None
 
 
-class LogprobEntry(msgspec.Struct):
+class LogprobEntry(msgspec.Struct, gc=False):
     """One generated token."""
 
     token: str = ""
@@ -46,9 +53,19 @@ def token_logprobs(entries: Sequence[LogprobEntry]) -> TokenLogprobs | None:
         return None
     return arrays_of(
         [token_bytes(entry.token, entry.bytes) for entry in entries],
-        padded([top.logprob for top in entry.top_logprobs or ()] for entry in entries),
+        top_rows(entries),
         [entry.logprob for entry in entries],
     )
+
+
+def top_rows(entries: Sequence[LogprobEntry]) -> NDArray[np.float64]:
+    """The alternatives of each token as a row, shape `(T, K)`; -inf where there are fewer, NaN where one is null."""
+    alternatives = [entry.top_logprobs or () for entry in entries]
+    k = len(alternatives[0]) if alternatives else 0
+    if k and all(len(each) == k for each in alternatives):  # the rule, and most of the time of a long turn
+        flat = list(map(_LOGPROB, chain.from_iterable(alternatives)))
+        return np.array(flat, np.float64).reshape(len(alternatives), k)
+    return padded(list(map(_LOGPROB, each)) for each in alternatives)
 
 
 def logprobs_of_metadata(metadata: Mapping[str, Any]) -> TokenLogprobs | None:
