@@ -7,9 +7,7 @@ collector need not walk the hundreds of thousands of them that a long turn decod
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import chain
-from operator import attrgetter
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
@@ -18,8 +16,6 @@ from numpy.typing import NDArray
 from entcent_agents.capture.arrays import arrays_of, padded, token_bytes
 from entcent_agents.errors import LogprobsMalformedError
 from entcent_agents.logprobs import TokenLogprobs
-
-_LOGPROB: Final = attrgetter("logprob")
 
 
 class TopLogprob(msgspec.Struct, gc=False):
@@ -61,11 +57,11 @@ def token_logprobs(entries: Sequence[LogprobEntry]) -> TokenLogprobs | None:
 def top_rows(entries: Sequence[LogprobEntry]) -> NDArray[np.float64]:
     """The alternatives of each token as a row, shape `(T, K)`; -inf where there are fewer, NaN where one is null."""
     alternatives = [entry.top_logprobs or () for entry in entries]
-    k = len(alternatives[0]) if alternatives else 0
-    if k and all(len(each) == k for each in alternatives):  # the rule, and most of the time of a long turn
-        flat = list(map(_LOGPROB, chain.from_iterable(alternatives)))
-        return np.array(flat, np.float64).reshape(len(alternatives), k)
-    return padded(list(map(_LOGPROB, each)) for each in alternatives)
+    lengths = set(map(len, alternatives))
+    if len(lengths) == 1 and 0 not in lengths:  # the rule, and much of the time that a long turn takes
+        flat = [top.logprob for each in alternatives for top in each]
+        return np.array(flat, np.float64).reshape(len(alternatives), -1)
+    return padded([top.logprob for top in each] for each in alternatives)
 
 
 def logprobs_of_metadata(metadata: Mapping[str, Any]) -> TokenLogprobs | None:
