@@ -157,7 +157,7 @@ class TokenLogprobs:
 
 def token_offsets(tokens: list[bytes]) -> NDArray[np.int32]:
     """Start of each token in their concatenation and the end of the last, shape `(T + 1,)`."""
-    return _offsets(np.fromiter((len(token) for token in tokens), np.int32, len(tokens)))
+    return _offsets(np.fromiter(map(len, tokens), np.int32, len(tokens)))
 
 
 def _offsets(lengths: NDArray[np.int32]) -> NDArray[np.int32]:

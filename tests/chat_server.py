@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import socket
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -15,14 +17,19 @@ from typing import Any, Self
 
 @dataclass(frozen=True, kw_only=True)
 class Token:
-    """One token on the wire: what it says, and the probabilities of the k alternatives, the sampled one's first."""
+    """One token on the wire: what it says, and the probabilities of the k alternatives, the sampled one's first.
+
+    `logprobs` goes over the wire in place of the probabilities' logarithms, NaN and infinities as Python writes them.
+    """
 
     says: str | bytes
     probabilities: Sequence[float] = (1.0,)
+    logprobs: Sequence[float | None] | None = None
 
     def entry(self) -> dict[str, Any]:
         raw = self.says if isinstance(self.says, bytes) else self.says.encode()
-        top = [{"token": f"t{i}", "logprob": math.log(p), "bytes": None} for i, p in enumerate(self.probabilities)]
+        logprobs = [math.log(p) for p in self.probabilities] if self.logprobs is None else self.logprobs
+        top = [{"token": f"t{i}", "logprob": value, "bytes": None} for i, value in enumerate(logprobs)]
         return {
             "token": raw.decode(errors="replace"),
             "logprob": top[0]["logprob"] if top else -9999.0,
@@ -35,13 +42,16 @@ class Token:
 class Reply:
     """One choice of an answer, or an error.
 
-    `status` other than 200 answers with `error` instead; `breaks_after` ends the stream after that many tokens,
-    by closing the connection early ("close") or in the middle of a chunk ("cut").
+    `status` other than 200 answers with `error` instead; `breaks_after` ends the stream after that many tokens, and a
+    body in its middle: by closing the connection early ("close"), in the middle of a chunk ("cut"), by resetting it
+    ("reset"), or by falling silent ("stall"). `listed` is how many tokens get log-probabilities: all of them if None.
     """
 
     tokens: Sequence[Token] = (Token(says="ok"),)
     tool_calls: Sequence[tuple[str, str]] = ()
     logprobs: bool = True
+    listed: int | None = None
+    index: int | None = None
     finish_reason: str = "stop"
     status: int = 200
     error: str = ""
@@ -50,6 +60,9 @@ class Reply:
     breaks_how: str = "close"
     raw: bytes | None = None
     delay_seconds: float = 0.0
+
+    def content(self) -> dict[str, Any] | None:
+        return {"content": [token.entry() for token in self.tokens[: self.listed]]} if self.logprobs else None
 
     @property
     def text(self) -> str:
@@ -87,6 +100,7 @@ class ChatServer:
         gives: Give at most so many choices, whatever was asked for.
         prompt_tokens: What usage says of every prompt.
         ascii_json: False: characters go over the wire as they are, line separators included.
+        counts: False: answers carry no usage.
     """
 
     def __init__(
@@ -97,7 +111,10 @@ class ChatServer:
         gives: int | None = None,
         prompt_tokens: int = 10,
         ascii_json: bool = True,
+        counts: bool = True,
     ) -> None:
+        self.closing = threading.Event()
+        self._counts = counts
         self.requests: list[Request] = []
         self.asked = threading.Event()
         self.hung_up = threading.Event()
@@ -118,6 +135,7 @@ class ChatServer:
         return self
 
     def __exit__(self, *exception: object) -> None:
+        self.closing.set()
         self._http.shutdown()
         self._http.server_close()
         self._thread.join()
@@ -144,10 +162,10 @@ class ChatServer:
         """A whole answer."""
         choices = [
             {
-                "index": i,
+                "index": i if reply.index is None else reply.index,
                 "message": _message(reply),
                 "finish_reason": reply.finish_reason,
-                "logprobs": {"content": [token.entry() for token in reply.tokens]} if reply.logprobs else None,
+                "logprobs": reply.content(),
             }
             for i, reply in enumerate(replies)
         ]
@@ -156,10 +174,11 @@ class ChatServer:
     def events(self, replies: Sequence[Reply]) -> Iterator[bytes]:
         """A streamed answer: the tokens of the choices take turns."""
         decoders = [_Pieces() for _ in replies]
-        for column in zip_longest(*(reply.tokens for reply in replies)):
+        for place, column in enumerate(zip_longest(*(reply.tokens for reply in replies))):
             for i, token in enumerate(column):
                 if token is not None:
-                    logprobs = {"content": [token.entry()]} if replies[i].logprobs else None
+                    listed = replies[i].logprobs and place < (replies[i].listed or place + 1)
+                    logprobs = {"content": [token.entry()]} if listed else None
                     yield self._event(i, {"content": decoders[i].add(token.says)}, logprobs, None)
         for i, reply in enumerate(replies):
             yield self._event(i, {}, None, reply.finish_reason)
@@ -170,7 +189,9 @@ class ChatServer:
         choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}
         return b"data: " + self._json({"model": "scripted", "choices": [choice]}) + b"\n\n"
 
-    def _usage(self, replies: Sequence[Reply]) -> dict[str, int]:
+    def _usage(self, replies: Sequence[Reply]) -> dict[str, int] | None:
+        if not self._counts:
+            return None
         generated = sum(len(reply.tokens) for reply in replies)
         return {"prompt_tokens": self._prompt_tokens, "completion_tokens": generated}
 
@@ -228,27 +249,40 @@ class _Handler(BaseHTTPRequestHandler):
             elif body.get("stream"):
                 self._stream(replies)
             else:
-                self._send(200, self.server.script.body(replies), {})
+                self._send(200, self.server.script.body(replies), {}, replies[0])
         except (BrokenPipeError, ConnectionResetError):
             self.server.script.hung_up.set()
 
-    def _send(self, status: int, content: bytes, headers: dict[str, str]) -> None:
+    def _send(self, status: int, content: bytes, headers: dict[str, str], reply: Reply | None = None) -> None:
         self.send_response(status)
         for name, value in {"Content-Type": "application/json", "Content-Length": len(content), **headers}.items():
             self.send_header(name, str(value))
         self.end_headers()
-        self.wfile.write(content)
+        if reply and reply.breaks_after is not None:
+            self.wfile.write(content[: len(content) // 2])
+            self._break(reply.breaks_how)
+        else:
+            self.wfile.write(content)
+
+    def _break(self, how: str) -> None:
+        self.close_connection = True
+        self.wfile.flush()
+        if how == "stall":
+            self.server.script.closing.wait(30)
+        elif how == "reset":
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.connection.close()
 
     def _stream(self, replies: Sequence[Reply]) -> None:
         breaks = replies[0].breaks_after
-        chunked = breaks is None or replies[0].breaks_how == "cut"
+        chunked = breaks is None or replies[0].breaks_how != "close"
         self.send_response(200)
         self.send_header("Content-Type", "text/event-stream")
         self.send_header(*(("Transfer-Encoding", "chunked") if chunked else ("Connection", "close")))
         self.end_headers()
         for i, event in enumerate(self.server.script.events(replies)):
             if i == breaks:
-                self.close_connection = True
+                self._break(replies[0].breaks_how)
                 return
             self.wfile.write(b"%x\r\n%s\r\n" % (len(event), event) if chunked else event)
             self.wfile.flush()

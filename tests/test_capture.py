@@ -168,9 +168,15 @@ def test_tokens_are_estimated_where_nobody_counted_them():
     assert recorder.turns["text"].scored_tokens == 0
 
 
+def test_a_token_whose_other_alternatives_the_server_left_out_is_unscored_not_certain():
+    logprobs = logprobs_of_metadata(metadata(entry("Hi", HALF, [HALF]), entry("!", 0.0, [0.0])))
+    np.testing.assert_array_equal(logprobs.scored, [False, True])
+    np.testing.assert_allclose(logprobs.logprob, [HALF, 0.0], atol=1e-6)
+
+
 def test_more_tokens_than_entries_lower_the_coverage():
     recorder = TurnRecorder()
-    record(recorder, answer(raw=metadata(entry("Hi", HALF, [HALF]))["logprobs"], output_tokens=4))
+    record(recorder, answer(raw=metadata(entry("Hi", HALF, [HALF, HALF]))["logprobs"], output_tokens=4))
     assert Trajectory(turns=tuple(recorder.turns.values())).coverage == 0.25
 
 

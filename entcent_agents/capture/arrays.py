@@ -4,15 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from itertools import chain
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from entcent_agents.entropy import ABSENT_BELOW, ROUNDING, token_distribution
 from entcent_agents.errors import LogprobsMalformedError
-from entcent_agents.logprobs import TokenLogprobs, token_offsets
+from entcent_agents.logprobs import Float32Array, TokenLogprobs, token_offsets
+
+NO_ENTROPY: Final = 1e-12
+UNSEEN: Final = 0.01
+"""Where the one alternative of a token leaves more probability than this, the others are missing, not impossible."""
 
 Numbers = Sequence[float | None] | NDArray[np.float64]
+
+
+class Columns(NamedTuple):
+    """The scores of T tokens, each of shape `(T,)`, float32; see `TokenLogprobs`."""
+
+    logprob: Float32Array
+    entropy: Float32Array
+    residual: Float32Array
+    confidence: Float32Array
 
 
 def arrays_of(tokens: list[bytes], rows: NDArray[np.float64], sampled: Numbers) -> TokenLogprobs:
@@ -26,22 +40,36 @@ def arrays_of(tokens: list[bytes], rows: NDArray[np.float64], sampled: Numbers) 
     Raises:
         LogprobsMalformedError: On a positive value.
     """
+    return whole_turn(tokens, [columns_of(rows, sampled)], rows.shape[1])
+
+
+def columns_of(rows: NDArray[np.float64], sampled: Numbers) -> Columns:
+    """The scores of T tokens, as for `arrays_of`.
+
+    A token with a single alternative and probability to spare is unscored: one entry, renormalised, has entropy 0,
+    which would make certainty of what the server left out.
+
+    Raises:
+        LogprobsMalformedError: On a positive value.
+    """
     distribution = token_distribution(rows)
+    unseen = (distribution.entropy < NO_ENTROPY) & (distribution.residual > UNSEEN)
     own = np.array(sampled, np.float64)
     if np.nanmax(own, initial=-np.inf) > ROUNDING:
         index = int(np.argmax(own > ROUNDING))
         raise LogprobsMalformedError(
             f"the logprob of token {index} is {own[index]:g}; a natural-log probability is at most 0"
         )
-    return TokenLogprobs(
-        text=b"".join(tokens),
-        offsets=token_offsets(tokens),
-        logprob=np.where(own > ABSENT_BELOW, np.minimum(own, 0.0), np.nan).astype(np.float32),
-        entropy=distribution.entropy.astype(np.float32),
-        residual=distribution.residual.astype(np.float32),
-        confidence=distribution.confidence.astype(np.float32),
-        top_k=rows.shape[1],
+    return Columns(
+        np.where(own > ABSENT_BELOW, np.minimum(own, 0.0), np.nan).astype(np.float32),
+        *(np.where(unseen, np.nan, each).astype(np.float32) for each in distribution),
     )
+
+
+def whole_turn(tokens: list[bytes], parts: Sequence[Columns], top_k: int) -> TokenLogprobs:
+    """A turn of scores that were computed part by part."""
+    columns = parts[0] if len(parts) == 1 else Columns(*map(np.concatenate, zip(*parts, strict=True)))
+    return TokenLogprobs(text=b"".join(tokens), offsets=token_offsets(tokens), top_k=top_k, **columns._asdict())
 
 
 def padded(lists: Iterable[Sequence[float | None]]) -> NDArray[np.float64]:

@@ -1,6 +1,7 @@
 """The OpenAI chat shape: `{"content": [{"token", "logprob", "bytes", "top_logprobs": [...]}]}`.
 
-vLLM, llama.cpp, SGLang, DeepSeek and most gateways speak it too.
+vLLM, llama.cpp, SGLang, DeepSeek and most gateways speak it too. The objects hold no cycles, so that the garbage
+collector need not walk the hundreds of thousands of them that a long turn decodes to.
 """
 
 from __future__ import annotations
@@ -9,18 +10,20 @@ from collections.abc import Sequence
 from typing import Annotated
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from entcent_agents.capture.arrays import arrays_of, padded, token_bytes
 from entcent_agents.logprobs import TokenLogprobs
 
 
-class TopLogprob(msgspec.Struct):
+class TopLogprob(msgspec.Struct, gc=False):
     """One alternative; what it says is not needed for scoring and not even decoded."""
 
     logprob: float | None = None
 
 
-class LogprobEntry(msgspec.Struct):
+class LogprobEntry(msgspec.Struct, gc=False):
     """One generated token."""
 
     token: str = ""
@@ -49,9 +52,19 @@ def token_logprobs(entries: Sequence[LogprobEntry]) -> TokenLogprobs | None:
         return None
     return arrays_of(
         [token_bytes(entry.token, entry.bytes) for entry in entries],
-        padded([top.logprob for top in entry.top_logprobs or ()] for entry in entries),
+        top_rows(entries),
         [entry.logprob for entry in entries],
     )
+
+
+def top_rows(entries: Sequence[LogprobEntry]) -> NDArray[np.float64]:
+    """The alternatives of each token as a row, shape `(T, K)`; -inf where there are fewer, NaN where one is null."""
+    alternatives = [entry.top_logprobs or () for entry in entries]
+    lengths = set(map(len, alternatives))
+    if len(lengths) == 1 and 0 not in lengths:  # the rule, and much of the time that a long turn takes
+        flat = [top.logprob for each in alternatives for top in each]
+        return np.array(flat, np.float64).reshape(len(alternatives), -1)
+    return padded([top.logprob for top in each] for each in alternatives)
 
 
 def choice_logprobs(choice: ChoiceLogprobs) -> TokenLogprobs | None:

@@ -7,7 +7,10 @@ from hashlib import blake2b
 from typing import Final
 from weakref import WeakKeyDictionary
 
+import httpx2
 from openai import AsyncOpenAI
+
+from entcent_agents.errors import ConfigurationError
 
 NO_KEY: Final = "none"
 """Sent where no key is given: local servers want none, and the SDK refuses an empty one."""
@@ -25,6 +28,21 @@ def client_of_loop(*, base_url: str, api_key: str, timeout_seconds: float, max_r
             base_url=base_url, api_key=api_key, timeout=timeout_seconds, max_retries=max_retries
         )
     return clients[settings]
+
+
+def shown(address: str | httpx2.URL) -> str:
+    """An address without what may be secret in it: user, password and query."""
+    return str(httpx2.URL(address).copy_with(userinfo=b"", query=None))
+
+
+def check_address(address: str) -> None:
+    """Refuse an address that holds a password.
+
+    Raises:
+        ConfigurationError: Where it does; the message does not show it.
+    """
+    if httpx2.URL(address).userinfo:
+        raise ConfigurationError(f"the address holds a user or password; give {shown(address)} and a key as api_key=")
 
 
 async def aclose_clients() -> None:

@@ -1,8 +1,9 @@
-"""Chat completions from the wire: typed decoding of server-sent events and bodies straight into arrays."""
+"""One request for chat completions: its events, its choices with their arrays, and its errors in words."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+import math
+from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, cast
 from uuid import uuid4
@@ -11,53 +12,25 @@ import httpx2
 import msgspec
 from openai import APIConnectionError, APIStatusError, APITimeoutError, AsyncOpenAI
 
-from entcent_agents.capture.openai import ChoiceLogprobs, LogprobEntry, token_logprobs
+from entcent_agents.capture.growing import GrowingLogprobs
+from entcent_agents.capture.tokens import BYTES_PER_TOKEN
+from entcent_agents.chat.clients import shown
+from entcent_agents.chat.turns import turn
+from entcent_agents.chat.wire import (
+    Choice,
+    Decoded,
+    Message,
+    NativeCall,
+    TokenUsage,
+    decoded_body,
+    decoded_event,
+    event_data,
+)
 from entcent_agents.errors import ModelServerError
 from entcent_agents.logprobs import TokenLogprobs
 
-
-class _Function(msgspec.Struct):
-    name: str | None = None
-    arguments: str | None = None
-
-
-class _ToolCall(msgspec.Struct):
-    index: int = 0
-    id: str | None = None
-    function: _Function = msgspec.field(default_factory=_Function)
-
-
-class _Message(msgspec.Struct):
-    content: str | None = None
-    reasoning_content: str | None = None
-    tool_calls: list[_ToolCall] | None = None
-
-
-class _Choice(msgspec.Struct):
-    index: int = 0
-    delta: _Message | None = None
-    message: _Message | None = None
-    logprobs: ChoiceLogprobs | None = None
-    finish_reason: str | None = None
-
-
-class _Usage(msgspec.Struct):
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-
-
-class _Payload(msgspec.Struct):
-    """One event of a stream, or a whole body: they differ in `delta` and `message` only."""
-
-    model: str | None = None
-    choices: list[_Choice] = []
-    usage: _Usage | None = None
-    error: Any = None
-
-
 _SAID: Final = 500
 """Most characters of an error message; cut only after keys are masked."""
-_DECODER: Final = msgspec.json.Decoder(_Payload)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,12 +68,37 @@ class Completion:
 
 
 @dataclass(slots=True)
+class _CallParts:
+    id: str | None = None
+    name: str | None = None
+    arguments: list[str] = field(default_factory=list[str])
+
+    def add(self, call: NativeCall) -> None:
+        self.id = self.id or call.id
+        self.name = self.name or call.function.name
+        self.arguments.append(call.function.arguments or "")
+
+
+@dataclass(slots=True)
 class _ChoiceParts:
     text: list[str] = field(default_factory=list[str])
     reasoning: list[str] = field(default_factory=list[str])
-    calls: dict[int, _ToolCall] = field(default_factory=dict[int, _ToolCall])
-    entries: list[LogprobEntry] = field(default_factory=list[LogprobEntry])
+    calls: dict[int, _CallParts] = field(default_factory=dict[int, _CallParts])
+    logprobs: GrowingLogprobs = field(default_factory=GrowingLogprobs)
     finish_reason: str = ""
+
+    def add(self, message: Message, *, streamed: bool) -> None:
+        self.text.append(message.content or "")
+        self.reasoning.append(message.reasoning_content or "")
+        for position, call in enumerate(message.tool_calls or ()):
+            self.calls.setdefault(call.index if streamed else position, _CallParts()).add(call)
+
+    def unlisted_tokens(self, listed: TokenLogprobs | None) -> int:
+        """An estimate of the tokens that came without log-probabilities, for servers that do not count."""
+        if listed is None:
+            return 0  # the recorder estimates the whole, by the model's tokenizer where there is one
+        said = "".join([*self.reasoning, *self.text]).encode("utf-8", "surrogatepass")
+        return math.ceil(max(0, len(said) - len(listed.text)) / BYTES_PER_TOKEN)
 
 
 class CompletionRequest:
@@ -117,9 +115,9 @@ class CompletionRequest:
         self._payload = {**payload, "n": n} if n > 1 else dict(payload)
         self._n = n
         self._parts: dict[int, _ChoiceParts] = {}
-        self._usage: _Usage | None = None
+        self._usage: TokenUsage | None = None
         self._model = ""
-        self._base_url = str(client.base_url)
+        self._base_url = shown(client.base_url)
 
     async def events(self) -> AsyncIterator[Delta]:
         """Send the request and yield what arrives, event by event (one for all where it does not stream).
@@ -131,10 +129,12 @@ class CompletionRequest:
         try:
             async with create(**self._payload) as response:
                 body: AsyncIterator[bytes] = response.iter_bytes()
-                async for data in _event_data(body) if self._payload.get("stream") else _whole(body):
-                    for delta in self._take(data):
+                async for decoded in self._decoded(body):
+                    for delta in self._take(decoded):
                         yield delta
             failure = self._incomplete()
+        except msgspec.DecodeError as error:
+            failure = ModelServerError(f"{self._base_url} does not answer as an OpenAI chat API does: {error}")
         except (APIStatusError, APIConnectionError, httpx2.HTTPError) as error:
             failure = server_error(error, self._base_url)
         if failure:  # raised out here, unchained: what the SDK's errors quote may hold the key
@@ -144,19 +144,31 @@ class CompletionRequest:
         """Send the request and wait for all choices."""
         async for _ in self.events():
             pass
-        return self.result()
+        return await self.result()
 
-    def result(self) -> list[Completion]:
-        """The choices, after the last event, by index."""
+    async def result(self) -> list[Completion]:
+        """The choices, after the last event, by index.
+
+        Raises:
+            ModelServerError: Where there is none.
+            LogprobsMalformedError: On log-probabilities that cannot be.
+        """
         if not self._parts:
             raise ModelServerError(f"{self._base_url} answered without a single choice")
-        usage = self._usage or _Usage()
         choices = [parts for _, parts in sorted(self._parts.items())]
-        unlisted = max(0, usage.completion_tokens - sum(len(parts.entries) for parts in choices))
-        shares = zip(_shares(usage.prompt_tokens, len(choices)), _shares(unlisted, len(choices)), strict=True)
+        logprobs: list[TokenLogprobs | None] = []
+        for parts in choices:
+            async with turn():
+                logprobs.append(parts.logprobs.arrays())
+        listed = [len(parts.logprobs) for parts in choices]
+        if self._usage:
+            unlisted = _shares(max(0, self._usage.completion_tokens - sum(listed)), len(choices))
+        else:
+            unlisted = [parts.unlisted_tokens(found) for parts, found in zip(choices, logprobs, strict=True)]
+        prompts = _shares(self._usage.prompt_tokens if self._usage else 0, len(choices))
         return [
-            self._completion(parts, prompt, len(parts.entries) + more)
-            for parts, (prompt, more) in zip(choices, shares, strict=True)
+            self._completion(parts, found, prompt, there + missing)
+            for parts, found, prompt, there, missing in zip(choices, logprobs, prompts, listed, unlisted, strict=True)
         ]
 
     def _incomplete(self) -> ModelServerError | None:
@@ -168,43 +180,50 @@ class CompletionRequest:
     def _without_key(self, error: ModelServerError) -> ModelServerError:
         return ModelServerError(str(error).replace(self._client.api_key, "***")[:_SAID])
 
-    def _take(self, data: bytes) -> list[Delta]:
-        try:
-            payload = _DECODER.decode(data)
-        except msgspec.DecodeError as error:
-            raise ModelServerError(f"{self._base_url} does not answer as an OpenAI chat API does: {error}") from error
+    async def _decoded(self, body: AsyncIterator[bytes]) -> AsyncIterator[Decoded]:
+        if not self._payload.get("stream"):
+            yield await decoded_body(body)
+            return
+        async for data in event_data(body):
+            yield await decoded_event(data)
+
+    def _take(self, decoded: Decoded) -> list[Delta]:
+        payload = decoded.payload
         if payload.error is not None:
             raise self._without_key(ModelServerError(f"{self._base_url} broke off: {_said(payload.error)}"))
         self._model = payload.model or self._model
         self._usage = payload.usage or self._usage
-        return [self._add(choice) for choice in payload.choices]
+        sliced = iter(decoded.logprobs)
+        return [self._add(choice, position, sliced) for position, choice in enumerate(payload.choices)]
 
-    def _add(self, choice: _Choice) -> Delta:
-        parts = self._parts.setdefault(choice.index, _ChoiceParts())
-        message = choice.delta or choice.message or _Message()
-        text = message.content or ""
-        parts.text.append(text)
-        parts.reasoning.append(message.reasoning_content or "")
-        for position, call in enumerate(message.tool_calls or ()):
-            key = call.index if choice.delta else position
-            known = parts.calls.setdefault(key, _ToolCall())
-            known.id = known.id or call.id
-            known.function.name = known.function.name or call.function.name
-            known.function.arguments = (known.function.arguments or "") + (call.function.arguments or "")
-        entries = (choice.logprobs.content if choice.logprobs else None) or []
-        parts.entries.extend(entries)
+    def _add(self, choice: Choice, position: int, sliced: Iterator[GrowingLogprobs]) -> Delta:
+        """Add to the choice of that number; in a body they stand in order, whatever numbers they carry."""
+        streamed = choice.message is None
+        index = choice.index if streamed else position
+        parts = self._parts.setdefault(index, _ChoiceParts())
+        message = choice.delta or choice.message or Message()
+        parts.add(message, streamed=streamed)
+        before = len(parts.logprobs)
+        entries = choice.logprobs.content if choice.logprobs else None
+        if entries is not None:
+            if (earlier := next(sliced, None)) is not None:
+                parts.logprobs.join(earlier)
+            parts.logprobs.add(entries)
         parts.finish_reason = choice.finish_reason or parts.finish_reason
-        return Delta(choice.index, text, len(entries) or bool(text))
+        text = message.content or ""
+        return Delta(index, text, len(parts.logprobs) - before or bool(text))
 
-    def _completion(self, parts: _ChoiceParts, prompt_tokens: int, generated: int) -> Completion:
+    def _completion(
+        self, parts: _ChoiceParts, logprobs: TokenLogprobs | None, prompt_tokens: int, generated: int
+    ) -> Completion:
         return Completion(
             text="".join(parts.text),
             reasoning="".join(parts.reasoning),
             tool_calls=tuple(
-                (call.id or f"call_{uuid4().hex[:24]}", call.function.name or "", call.function.arguments or "")
+                (call.id or f"call_{uuid4().hex[:24]}", call.name or "", "".join(call.arguments))
                 for _, call in sorted(parts.calls.items())
             ),
-            logprobs=token_logprobs(parts.entries),
+            logprobs=logprobs,
             finish_reason=parts.finish_reason,
             prompt_tokens=prompt_tokens,
             generated_tokens=generated,
@@ -238,17 +257,3 @@ def _shares(total: int, parts: int) -> list[int]:
     """`total` in `parts` nearly equal whole numbers that add up to it."""
     share, rest = divmod(total, parts)
     return [share + rest, *[share] * (parts - 1)]
-
-
-async def _event_data(body: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """The data of each server-sent event; split as bytes: JSON may hold what text calls line breaks (U+2028)."""
-    rest = b""
-    async for chunk in body:
-        *lines, rest = (rest + chunk).split(b"\n")
-        for line in lines:
-            if line.startswith(b"data:") and (data := line[5:].strip()) != b"[DONE]":
-                yield data
-
-
-async def _whole(body: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    yield b"".join([chunk async for chunk in body])

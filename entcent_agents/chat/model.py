@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from functools import partial
 from hashlib import blake2b
 from typing import Any, Literal, cast
@@ -20,7 +20,7 @@ from openai import AsyncOpenAI
 from pydantic import Field, SecretStr
 
 from entcent_agents.blocking import run_sync
-from entcent_agents.chat.clients import aclose_clients, client_of_loop
+from entcent_agents.chat.clients import aclose_clients, check_address, client_of_loop, shown
 from entcent_agents.chat.completion import Completion, CompletionRequest
 from entcent_agents.chat.messages import generation, last_chunk, native_tool_choice, text_chunk
 from entcent_agents.chat.sampling import Outcome, TokenListener, current_pool, token_listener
@@ -78,7 +78,11 @@ class ChatLogprobs(BaseChatModel):
 
     @property
     def _identifying_params(self) -> dict[str, Any]:
-        return {"model": self.model, "base_url": self.base_url, "top_logprobs": self.top_logprobs}
+        return {"model": self.model, "base_url": shown(self.base_url), "top_logprobs": self.top_logprobs}
+
+    def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
+        for name, value in super().__repr_args__():
+            yield name, shown(value) if name == "base_url" else value
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> Any:
         params = super()._get_ls_params(stop=stop, **kwargs)
@@ -163,9 +167,9 @@ class ChatLogprobs(BaseChatModel):
             payload["seed"] = self.seed
         request = CompletionRequest(self._client(), payload)
         async for delta in request.events():
-            if delta.text and payload["stream"]:
+            if delta.text and payload["stream"] and delta.index == 0:
                 yield text_chunk(delta.text)
-        yield last_chunk(request.result()[0], _names(kwargs), streamed=payload["stream"])
+        yield last_chunk((await request.result())[0], _names(kwargs), streamed=payload["stream"])
 
     async def _sample(self, payload: Mapping[str, Any], n: int) -> list[Completion]:
         pool, seed = current_pool(), self.seed
@@ -243,9 +247,10 @@ class ChatLogprobs(BaseChatModel):
         async for delta in request.events():
             if delta.tokens and delta.index < len(listeners):
                 listeners[delta.index](delta.tokens)
-        return request.result()
+        return await request.result()
 
     def _client(self) -> AsyncOpenAI:
+        check_address(self.base_url)
         return client_of_loop(
             base_url=self.base_url,
             api_key=self._key(),

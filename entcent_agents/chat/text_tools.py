@@ -31,6 +31,9 @@ STOP: Final = "\n```\n"
 """Generation ends with the code block of the call: whatever would follow is an invented result."""
 
 
+_RESULT: Final = re.compile(r"<\s*(/?)\s*tool_response\s*>", re.IGNORECASE)
+
+
 class TextCalls(NamedTuple):
     """Tool calls read from text."""
 
@@ -64,7 +67,7 @@ def as_text(messages: Sequence[BaseMessage], tools: Sequence[Mapping[str, Any]])
         messages = messages[1:] if first else messages
     for message in messages:
         if isinstance(message, ToolMessage):
-            result = f"<tool_response>\n{message.text}\n</tool_response>"
+            result = f"<tool_response>\n{_framed(message.text)}\n</tool_response>"
             if texts and isinstance(texts[-1], HumanMessage) and texts[-1].additional_kwargs.get("results"):
                 texts[-1] = _results(f"{texts[-1].text}\n{result}")
             else:
@@ -79,18 +82,55 @@ def as_text(messages: Sequence[BaseMessage], tools: Sequence[Mapping[str, Any]])
 def read_calls(text: str, known: Sequence[str] = ()) -> TextCalls:
     """Tool calls in what a model wrote: fenced or bare JSON, `<tool_call>` markup, doubled braces, Python literals.
 
+    What stands in `<tool_response>` is a result that the model repeats or invents, and holds no call.
+
     Args:
         text: The whole turn.
         known: Tool names; an object whose name is none of them is a call only where it has arguments too.
     """
     valid: list[ToolCall] = []
+    results = _Results(text)
     for value in read_values(text):
+        if results.hold(value):
+            continue
         for item in value.content if isinstance(value.content, list) else [value]:
             call = _as_call(text, item, known)
             if call:
                 valid.append(call)
-    broken = None if valid else _broken_call(text, known)
+    broken = None if valid else _broken_call(results.before(), known)
     return TextCalls(valid, [broken] if broken else [])
+
+
+class _Results:
+    """Follows `<tool_response>` through a text; tags within a value are part of what it says."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._position = 0
+        self._first: int | None = None
+        self._inside = False
+
+    def hold(self, value: Value) -> bool:
+        """Whether the next value stands in a result."""
+        self._follow(value.start)
+        self._position = value.end
+        return self._inside
+
+    def before(self) -> str:
+        """The text up to its first result."""
+        self._follow(len(self._text))
+        return self._text[: self._first]
+
+    def _follow(self, end: int) -> None:
+        for tag in _RESULT.finditer(self._text, self._position, end):
+            self._inside = not tag[1]
+            if self._inside and self._first is None:
+                self._first = tag.start()
+
+
+def _framed(result: str) -> str:
+    """A result that cannot end its own frame: tags of the frame in it no longer look like tags."""
+    return _RESULT.sub(lambda tag: f"&lt;{tag[0][1:]}", result)
 
 
 def _signature(function: Mapping[str, Any]) -> str:
