@@ -15,7 +15,8 @@ from entcent_agents import entropy as entropy_module
 from entcent_agents.centroid import entropy_centroid
 from entcent_agents.confidence import group_confidence
 from entcent_agents.entropy import BLOCK_ENTRIES, token_distribution, token_entropy
-from entcent_agents.phases import PhaseConfig, high_entropy_phases, percentile
+from entcent_agents.errors import ConfigurationError, LogprobsMalformedError
+from entcent_agents.phases import PhaseConfig, high_entropy_phases, percentile, scored_values
 
 rows = hnp.arrays(np.float64, st.tuples(st.integers(1, 20), st.integers(1, 20)), elements=st.floats(-30, 0))
 gapped_rows = hnp.arrays(
@@ -153,3 +154,38 @@ def test_group_confidence_is_the_mean_of_each_window(confidence, window):
     width = min(window, len(confidence))
     naive = [confidence[i : i + width].mean() for i in range(len(confidence) - width + 1)]
     np.testing.assert_allclose(group_confidence(confidence, window), naive, atol=1e-12)
+
+
+@given(entropies, st.floats(0, 100))
+def test_our_percentile_is_numpys_to_the_bit(values: np.ndarray, share: float):
+    assert percentile(values, share) == np.percentile(values, share)
+
+
+@pytest.mark.parametrize("top, bottom", [(0.0, 100.0), (100.0, 0.0), (0.5, 99.5)])
+def test_shares_from_0_to_100_are_allowed_where_they_do_not_overlap(top: float, bottom: float):
+    PhaseConfig(top_percent=top, bottom_percent=bottom)
+    for wrong in ({"top_percent": 100.5, "bottom_percent": 0}, {"top_percent": top + 0.5, "bottom_percent": bottom}):
+        with pytest.raises(ConfigurationError):
+            PhaseConfig(**wrong)
+
+
+def test_refusals_say_what_was_seen_and_what_was_expected():
+    with pytest.raises(ConfigurationError, match=r"overlap: together they must not exceed 100$"):
+        PhaseConfig(top_percent=50, bottom_percent=60)
+    with pytest.raises(LogprobsMalformedError, match=r"^entropy has shape \(1, 1\); expected \(tokens,\)$"):
+        high_entropy_phases([[1.0]])
+    with pytest.raises(LogprobsMalformedError, match=r"a natural-log probability is at most 0$"):
+        token_entropy([[0.5]])
+    for values in ([-1.0], [np.inf], [1.0, -0.5, 2.0], [1.0, np.inf]):
+        with pytest.raises(LogprobsMalformedError, match="entropy"):
+            high_entropy_phases(values)
+    for values in ([1.0], [-np.inf], [-1.0, -np.inf]):
+        with pytest.raises(LogprobsMalformedError, match=r"logprob.* to "):
+            scored_values(values, "logprob", highest=0.0)
+    assert scored_values([0.0, -1.0], "logprob", highest=0.0).tolist() == [0.0, -1.0]
+
+
+def test_rounding_of_a_server_is_read_as_0_up_to_its_limit():
+    assert token_entropy([[1e-4, -20.0]])[0] < 1e-6
+    with pytest.raises(LogprobsMalformedError):
+        token_entropy([[1.1e-4, -20.0]])
