@@ -189,3 +189,30 @@ def test_rounding_of_a_server_is_read_as_0_up_to_its_limit():
     assert token_entropy([[1e-4, -20.0]])[0] < 1e-6
     with pytest.raises(LogprobsMalformedError):
         token_entropy([[1.1e-4, -20.0]])
+
+
+def test_our_percentile_is_numpys_to_the_bit_on_rough_numbers():
+    rng = np.random.default_rng(0)
+    for length in range(2, 60):
+        values = rng.exponential(size=length)
+        for share in (50.0, 99.9, *(100.0 * rng.random(20))):
+            assert percentile(values, share) == np.percentile(values, share)
+
+
+def test_rounding_never_makes_an_entropy_negative():
+    single = -30.0 * np.random.default_rng(0).random((100_000, 1))
+    assert token_entropy(single).min() == 0.0
+
+
+def test_numbers_of_any_kind_are_worked_with_in_double_precision():
+    for values in (np.array([1.0, 0.1], np.float32), [1, 0]):
+        assert scored_values(values, "entropy", lowest=0.0).dtype == np.float64
+
+
+def test_the_bounds_in_a_refusal_are_those_that_were_asked_for():
+    with pytest.raises(LogprobsMalformedError, match=r"from 0$"):
+        scored_values([-1.0], "entropy", lowest=0.0)
+    with pytest.raises(LogprobsMalformedError, match=r"expected finite nats from -5 to 0$"):
+        scored_values([1.0], "logprob", lowest=-5.0, highest=0.0)
+    with pytest.raises(ConfigurationError, match=r"top_percent=100.5 is not a percentage"):
+        PhaseConfig(top_percent=100.5, bottom_percent=0.0)
