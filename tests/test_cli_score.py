@@ -105,11 +105,11 @@ def test_what_people_call_their_tasks_and_files_is_printed_as_it_is(tmp_path: Pa
     folder.mkdir()
     path = folder / "a.jsonl"
     path.write_text(
-        json.dumps({"task": "fix [/tmp/x] path\nnow", "choices": [{"message": {"content": "x"}}]}) + "\n{[/x]}\n"
+        json.dumps({"task": "fix [/b] path\nnow", "choices": [{"message": {"content": "x"}}]}) + "\n{[/x]}\n"
     )
     ran = entcent("score", str(path), "--skip-bad")
     assert ran.returncode == 0, ran.stderr
-    assert "task fix [/tmp/x] path now" in ran.stdout
+    assert "task fix [/b] path now" in ran.stdout
     assert f"{path}:2" in ran.stderr
 
 
