@@ -11,7 +11,8 @@
     │   ├── ModelUnknownError         no such model in the store
     │   ├── ModelDownloadError        every source of a model failed, or delivered other bytes
     │   ├── ModelFileError            a model file on disk is not the file it should be
-    │   └── ModelServerError          a model server cannot be started or reached, or answers with an error
+    │   ├── ModelServerError          a model server cannot be started or reached, or answers with an error
+    │   └── ContinuationError         a model server did not go on from the text it was given
     ├── RecordingError                recorded generations that cannot be read; FILE:LINE, reason, what was expected
     ├── RolloutError
     │   └── RolloutsFailedError       fewer rollouts finished than the quorum asks for
@@ -79,7 +80,20 @@ class ModelFileError(ModelError):
 
 
 class ModelServerError(ModelError):
-    """A model server cannot be started or reached, or answers with an error."""
+    """A model server cannot be started or reached, or answers with an error.
+
+    Args:
+        message: What was seen and what to do.
+        status: The HTTP status that the server answered with; None where it did not come to that.
+    """
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class ContinuationError(ModelError):
+    """A model server did not go on from the text it was given, but began anew or read another text."""
 
 
 class RecordingError(EntcentError):

@@ -35,6 +35,7 @@ class TokenLogprobs:
         confidence: Minus the mean of the top-k log-probabilities, nats, shape `(T,)`, float32; NaN where unscored.
         top_k: How many alternatives the server gave at most; scores of different k do not compare.
         kind: The `SegmentKind` of each token, shape `(T,)`, uint8. Default: read from the text; UNKNOWN without text.
+        ids: The tokens' numbers in the model's vocabulary, shape `(T,)`, int32; None where the server does not say.
     """
 
     text: bytes
@@ -45,6 +46,7 @@ class TokenLogprobs:
     confidence: Float32Array
     top_k: int
     kind: NDArray[np.uint8] = cast(Any, None)  # noqa: RUF009
+    ids: NDArray[np.int32] | None = None
 
     def __post_init__(self) -> None:
         tokens = len(self.entropy)
@@ -56,7 +58,8 @@ class TokenLogprobs:
             raise LogprobsMalformedError("offsets do not start at 0, or run backwards; tokens stand in a row")
         if cast("NDArray[np.uint8] | None", self.kind) is None:
             object.__setattr__(self, "kind", self._kinds_of_text())
-        for name, dtype in [*((name, np.float32) for name in _COLUMNS), ("kind", np.uint8)]:
+        columns = [*((name, np.float32) for name in _COLUMNS), ("kind", np.uint8)]
+        for name, dtype in columns if self.ids is None else [*columns, ("ids", np.int32)]:
             column: NDArray[Any] = getattr(self, name)
             if column.shape != (tokens,) or column.dtype != dtype:
                 raise LogprobsMalformedError(
@@ -99,13 +102,20 @@ class TokenLogprobs:
 
     def only(self, kinds: Collection[SegmentKind]) -> Self:
         """The tokens of these kinds, with all that is known of them."""
-        kept = np.isin(self.kind, [int(kind) for kind in kinds])
+        return self._kept(np.isin(self.kind, [int(kind) for kind in kinds]))
+
+    def head(self, tokens: int) -> Self:
+        """The first tokens, at most that many, with all that is known of them."""
+        return self._kept(np.arange(len(self)) < tokens)
+
+    def _kept(self, kept: NDArray[np.bool_]) -> Self:
         lengths = np.diff(self.offsets)
         return replace(
             self,
             text=np.frombuffer(self.text, np.uint8)[np.repeat(kept, lengths)].tobytes(),
             offsets=_offsets(lengths[kept]),
             kind=self.kind[kept],
+            ids=None if self.ids is None else self.ids[kept],
             **{name: getattr(self, name)[kept] for name in _COLUMNS},
         )
 
@@ -128,6 +138,8 @@ class TokenLogprobs:
         }
         if text:
             record |= {"text": base64.b64encode(self.text).decode(), "offsets": _encode(self.offsets, "<i4")}
+        if text and self.ids is not None:
+            record["ids"] = _encode(self.ids, "<i4")
         return record
 
     @classmethod
@@ -149,10 +161,11 @@ class TokenLogprobs:
             else:
                 offsets = np.zeros(len(columns["entropy"]) + 1, np.int32)
             kind = _decode(record["kind"], "u1").astype(np.uint8) if "kind" in record else None
+            ids = _decode(record["ids"], "<i4").astype(np.int32) if "ids" in record else None
             top_k = int(record["top_k"])
         except (KeyError, TypeError, ValueError) as error:
             raise LogprobsMalformedError(f"token log-probabilities that cannot be read: {error!r}") from error
-        return cls(text=text, offsets=offsets, top_k=top_k, kind=cast(Any, kind), **columns)
+        return cls(text=text, offsets=offsets, top_k=top_k, kind=cast(Any, kind), ids=ids, **columns)
 
 
 def token_offsets(tokens: list[bytes]) -> NDArray[np.int32]:

@@ -66,10 +66,18 @@ def columns_of(rows: NDArray[np.float64], sampled: Numbers) -> Columns:
     )
 
 
-def whole_turn(tokens: list[bytes], parts: Sequence[Columns], top_k: int) -> TokenLogprobs:
-    """A turn of scores that were computed part by part."""
+def whole_turn(
+    tokens: list[bytes], parts: Sequence[Columns], top_k: int, ids: Sequence[int | None] = (None,)
+) -> TokenLogprobs:
+    """A turn of scores that were computed part by part; its tokens have numbers where all of them are known."""
     columns = parts[0] if len(parts) == 1 else Columns(*map(np.concatenate, zip(*parts, strict=True)))
-    return TokenLogprobs(text=b"".join(tokens), offsets=token_offsets(tokens), top_k=top_k, **columns._asdict())
+    return TokenLogprobs(
+        text=b"".join(tokens),
+        offsets=token_offsets(tokens),
+        top_k=top_k,
+        ids=None if None in ids else np.array(ids, np.int32),
+        **columns._asdict(),
+    )
 
 
 def padded(lists: Iterable[Sequence[float | None]]) -> NDArray[np.float64]:

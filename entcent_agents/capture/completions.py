@@ -5,15 +5,15 @@ OpenAI's and vLLM's `/v1/completions` speak it; Together's chat completions too,
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from typing import Final
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
-from entcent_agents.capture.arrays import arrays_of, padded, token_bytes
+from entcent_agents.capture.arrays import token_bytes
+from entcent_agents.capture.openai import LogprobEntry, TopLogprob, token_logprobs
 from entcent_agents.errors import LogprobsMalformedError
 from entcent_agents.logprobs import TokenLogprobs
 
@@ -64,9 +64,32 @@ def completion_logprobs(logprobs: CompletionLogprobs, asked: int | None = None) 
     Raises:
         LogprobsMalformedError: On log-probabilities that cannot be, or lists of different lengths.
     """
+    return token_logprobs(completion_entries(logprobs, asked))
+
+
+def completion_entries(logprobs: CompletionLogprobs, asked: int | None) -> list[LogprobEntry]:
+    """The decoded lists token by token, as the chat shape has them: what a stream adds one by one.
+
+    Args:
+        logprobs: Of one choice, or of one event.
+        asked: As for `completion_logprobs`.
+
+    Raises:
+        LogprobsMalformedError: On lists of different lengths.
+    """
+    asked = alternatives_asked([logprobs]) if asked is None else asked
+    return [
+        LogprobEntry("", value, list(_said(token)), [TopLogprob(each) for each in _highest_of(row, asked)])
+        for token, value, row in zip(*_parallel(logprobs), strict=True)
+    ]
+
+
+def _parallel(
+    logprobs: CompletionLogprobs,
+) -> tuple[Sequence[str], Sequence[float | None], Sequence[dict[str, float | None] | None]]:
     tokens, sampled = logprobs.tokens, logprobs.token_logprobs
     if not tokens:
-        return None
+        return (), (), ()
     if sampled is None:
         raise LogprobsMalformedError("logprobs with tokens, but without token_logprobs")
     top = logprobs.top_logprobs or [None] * len(tokens)
@@ -74,16 +97,13 @@ def completion_logprobs(logprobs: CompletionLogprobs, asked: int | None = None) 
         raise LogprobsMalformedError(
             f"{len(tokens)} tokens, {len(sampled)} token_logprobs and {len(top)} top_logprobs; expected as many of each"
         )
-    rows = padded(list((row or {}).values()) for row in top)
-    rows = _highest(rows, alternatives_asked([logprobs]) if asked is None else asked)
-    return arrays_of([_said(token) for token in tokens], rows, sampled)
+    return tokens, sampled, top
 
 
-def _highest(rows: NDArray[np.float64], k: int) -> NDArray[np.float64]:
-    """The k highest entries of each row, shape `(T, min(k, K))`."""
-    if rows.shape[1] <= k:
-        return rows
-    return -np.sort(-np.where(np.isnan(rows), -np.inf, rows), axis=1)[:, :k]
+def _highest_of(row: dict[str, float | None] | None, k: int) -> list[float | None]:
+    """The k highest entries of a row; the sampled token comes beside them where it is none of them."""
+    values = list((row or {}).values())
+    return values if len(values) <= k else sorted(values, key=lambda value: math.inf if value is None else -value)[:k]
 
 
 def _said(token: str) -> bytes:

@@ -32,6 +32,7 @@ class GrowingLogprobs:
         self._waiting: list[LogprobEntry] = []
         self._rows: list[NDArray[np.float64]] = []
         self._sampled: list[float | None] = []
+        self._ids: list[int | None] = []
         self._parts: list[Columns] = []
         self._top_k = 0
 
@@ -60,6 +61,7 @@ class GrowingLogprobs:
             each._pack()
             each._score()
         self._tokens += other._tokens
+        self._ids += other._ids
         self._parts += other._parts
         self._top_k = max(self._top_k, other._top_k)
 
@@ -71,7 +73,7 @@ class GrowingLogprobs:
         """
         self._pack()
         self._score()
-        return whole_turn(self._tokens, self._parts, self._top_k) if self._tokens else None
+        return whole_turn(self._tokens, self._parts, self._top_k, self._ids) if self._tokens else None
 
     def _pack(self) -> None:
         """Numbers instead of objects."""
@@ -80,6 +82,7 @@ class GrowingLogprobs:
             self._rows.append(top_rows(entries))
             self._tokens += [token_bytes(entry.token, entry.bytes) for entry in entries]
             self._sampled += [entry.logprob for entry in entries]
+            self._ids += [entry.id for entry in entries]
 
     def _score(self) -> None:
         """Scores instead of rows."""

@@ -30,6 +30,8 @@ class LogprobEntry(msgspec.Struct, gc=False):
     logprob: float | None = None
     bytes: list[Annotated[int, msgspec.Meta(ge=0, le=255)]] | None = None
     top_logprobs: list[TopLogprob] | None = None
+    id: int | None = None
+    """The token's number in the vocabulary; llama.cpp gives it."""
 
 
 class ChoiceLogprobs(msgspec.Struct):

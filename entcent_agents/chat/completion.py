@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import AsyncIterator, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, cast
 from uuid import uuid4
 
 import httpx2
 import msgspec
+import numpy as np
 from openai import APIConnectionError, APIStatusError, APITimeoutError, AsyncOpenAI
 
+from entcent_agents.capture.completions import completion_entries
 from entcent_agents.capture.growing import GrowingLogprobs
+from entcent_agents.capture.openai import LogprobEntry
 from entcent_agents.capture.tokens import BYTES_PER_TOKEN
 from entcent_agents.chat.clients import shown
 from entcent_agents.chat.turns import turn
@@ -85,6 +88,7 @@ class _ChoiceParts:
     reasoning: list[str] = field(default_factory=list[str])
     calls: dict[int, _CallParts] = field(default_factory=dict[int, _CallParts])
     logprobs: GrowingLogprobs = field(default_factory=GrowingLogprobs)
+    token_ids: list[int] = field(default_factory=list[int])
     finish_reason: str = ""
 
     def add(self, message: Message, *, streamed: bool) -> None:
@@ -92,6 +96,13 @@ class _ChoiceParts:
         self.reasoning.append(message.reasoning_content or "")
         for position, call in enumerate(message.tool_calls or ()):
             self.calls.setdefault(call.index if streamed else position, _CallParts()).add(call)
+
+    def arrays(self) -> TokenLogprobs | None:
+        """The tokens, with their numbers in the vocabulary where those came apart and are as many."""
+        arrays = self.logprobs.arrays()
+        if arrays is None or len(self.token_ids) != len(arrays):
+            return arrays
+        return replace(arrays, ids=np.array(self.token_ids, np.int32))
 
     def unlisted_tokens(self, listed: TokenLogprobs | None) -> int:
         """An estimate of the tokens that came without log-probabilities, for servers that do not count."""
@@ -106,7 +117,7 @@ class CompletionRequest:
 
     Args:
         client: Whom to ask.
-        payload: The body, as the chat completions API has it.
+        payload: The body, as the chat completions API has it, or with a `prompt` the legacy completions API.
         n: How many choices.
     """
 
@@ -125,7 +136,8 @@ class CompletionRequest:
         Raises:
             ModelServerError: Where the server cannot be reached, answers with an error or breaks off.
         """
-        create = cast(Any, self._client.chat.completions.with_streaming_response.create)
+        api = self._client.completions if "prompt" in self._payload else self._client.chat.completions
+        create = cast(Any, api.with_streaming_response.create)
         try:
             async with create(**self._payload) as response:
                 body: AsyncIterator[bytes] = response.iter_bytes()
@@ -159,7 +171,7 @@ class CompletionRequest:
         logprobs: list[TokenLogprobs | None] = []
         for parts in choices:
             async with turn():
-                logprobs.append(parts.logprobs.arrays())
+                logprobs.append(parts.arrays())
         listed = [len(parts.logprobs) for parts in choices]
         if self._usage:
             unlisted = _shares(max(0, self._usage.completion_tokens - sum(listed)), len(choices))
@@ -178,7 +190,7 @@ class CompletionRequest:
         return ModelServerError(f"{self._base_url} broke off in the middle of its answer: see the server's log")
 
     def _without_key(self, error: ModelServerError) -> ModelServerError:
-        return ModelServerError(str(error).replace(self._client.api_key, "***")[:_SAID])
+        return ModelServerError(str(error).replace(self._client.api_key, "***")[:_SAID], error.status)
 
     async def _decoded(self, body: AsyncIterator[bytes]) -> AsyncIterator[Decoded]:
         if not self._payload.get("stream"):
@@ -201,17 +213,25 @@ class CompletionRequest:
         streamed = choice.message is None
         index = choice.index if streamed else position
         parts = self._parts.setdefault(index, _ChoiceParts())
-        message = choice.delta or choice.message or Message()
+        message = choice.delta or choice.message or Message(content=choice.text)
         parts.add(message, streamed=streamed)
         before = len(parts.logprobs)
-        entries = choice.logprobs.content if choice.logprobs else None
+        entries = self._entries(choice)
         if entries is not None:
             if (earlier := next(sliced, None)) is not None:
                 parts.logprobs.join(earlier)
             parts.logprobs.add(entries)
+        parts.token_ids += choice.token_ids or ()
         parts.finish_reason = choice.finish_reason or parts.finish_reason
         text = message.content or ""
         return Delta(index, text, len(parts.logprobs) - before or bool(text))
+
+    def _entries(self, choice: Choice) -> list[LogprobEntry] | None:
+        if choice.logprobs is None:
+            return None
+        if choice.logprobs.tokens is None:
+            return choice.logprobs.content
+        return completion_entries(choice.logprobs.legacy(), self._payload.get("logprobs"))
 
     def _completion(
         self, parts: _ChoiceParts, logprobs: TokenLogprobs | None, prompt_tokens: int, generated: int
@@ -240,7 +260,8 @@ def server_error(error: APIStatusError | APIConnectionError | httpx2.HTTPError, 
         return ModelServerError(f"no model server answers at {base_url} ({why}): start one, or correct the address")
     if isinstance(error, httpx2.HTTPError):
         return ModelServerError(f"{base_url} broke off in the middle of its answer ({_line(str(error))})")
-    return ModelServerError(f"{base_url} answered {error.status_code}: {_said(error.body) or _line(error.message)}")
+    said = _said(error.body) or _line(error.message)
+    return ModelServerError(f"{base_url} answered {error.status_code}: {said}", error.status_code)
 
 
 def _said(error: Any) -> str:

@@ -9,6 +9,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 import msgspec
 
+from entcent_agents.capture.completions import CompletionLogprobs
 from entcent_agents.capture.growing import GrowingLogprobs
 from entcent_agents.capture.openai import ChoiceLogprobs, LogprobEntry
 from entcent_agents.chat.turns import turn
@@ -40,14 +41,29 @@ class Message(msgspec.Struct):
     tool_calls: list[NativeCall] | None = None
 
 
+class EitherLogprobs(ChoiceLogprobs):
+    """The `logprobs` object of a choice, in the chat shape or in that of the legacy completions (parallel lists)."""
+
+    tokens: list[str] | None = None
+    token_logprobs: list[float | None] | None = None
+    top_logprobs: list[dict[str, float | None] | None] | None = None
+
+    def legacy(self) -> CompletionLogprobs:
+        """The lists."""
+        return CompletionLogprobs(self.tokens, self.token_logprobs, self.top_logprobs)
+
+
 class Choice(msgspec.Struct):
-    """One choice, or what an event adds to it."""
+    """One choice, or what an event adds to it: of a chat in `delta` or `message`, of a completion in `text`."""
 
     index: int = 0
     delta: Message | None = None
     message: Message | None = None
-    logprobs: ChoiceLogprobs | None = None
+    text: str | None = None
+    logprobs: EitherLogprobs | None = None
     finish_reason: str | None = None
+    token_ids: list[int] | None = None
+    """What vLLM gives where `return_token_ids` is asked for."""
 
 
 class TokenUsage(msgspec.Struct):
