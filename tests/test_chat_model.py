@@ -249,21 +249,24 @@ async def test_seeds_are_given_after_coalescing_and_follow_from_the_user_seed_al
     assert await seeds(None) == [None, None]
 
 
-async def test_a_server_that_refuses_n_is_asked_one_by_one_with_seeds_of_their_own(serve):
+async def test_a_server_that_refuses_n_is_asked_for_halves_with_seeds_of_their_own_and_never_refuses_again(serve):
     server = serve(numbered, max_n=4)
     model = chat(server)
     with use_pool(SamplingPool(1)):
         messages = await asyncio.gather(*(model.ainvoke("Hi") for _ in range(5)))
-    assert [request.n for request in server.requests] == [5, 1, 1, 1, 1, 1]
-    assert len({request.body["seed"] for request in server.requests[1:]}) == 5
-    assert len(messages) == 5
+        await asyncio.gather(*(model.ainvoke("Ho") for _ in range(4)))
+    assert [request.n for request in server.requests[:1]] == [5]
+    assert sorted(request.n for request in server.requests[1:4]) == [1, 2, 2]
+    assert [request.n for request in server.requests[4:]] == [2, 2]
+    seeds = {request.body["seed"] + i for request in server.requests[1:4] for i in range(request.n)}
+    assert len(seeds) == len(messages) == 5
 
 
 async def test_a_server_that_gives_fewer_choices_is_asked_for_the_rest(serve):
     server = serve([says(f"answer {i}") for i in range(4)], gives=2)
     result = await chat(server).agenerate([ASK], n=4)
     assert [generation.text for generation in result.generations[0]] == [f"answer {i}" for i in range(4)]
-    assert [request.n for request in server.requests] == [4, 1, 1]
+    assert [request.n for request in server.requests] == [4, 2]
 
 
 async def test_one_choice_that_fails_leaves_the_others_standing(serve):

@@ -150,7 +150,7 @@ class CompletionRequest:
         except (APIStatusError, APIConnectionError, httpx2.HTTPError) as error:
             failure = server_error(error, self._base_url)
         if failure:  # raised out here, unchained: what the SDK's errors quote may hold the key
-            raise self._without_key(failure)
+            raise without_key(failure, self._client)
 
     async def completions(self) -> list[Completion]:
         """Send the request and wait for all choices."""
@@ -189,9 +189,6 @@ class CompletionRequest:
             return None
         return ModelServerError(f"{self._base_url} broke off in the middle of its answer: see the server's log")
 
-    def _without_key(self, error: ModelServerError) -> ModelServerError:
-        return ModelServerError(str(error).replace(self._client.api_key, "***")[:_SAID], error.status)
-
     async def _decoded(self, body: AsyncIterator[bytes]) -> AsyncIterator[Decoded]:
         if not self._payload.get("stream"):
             yield await decoded_body(body)
@@ -202,7 +199,8 @@ class CompletionRequest:
     def _take(self, decoded: Decoded) -> list[Delta]:
         payload = decoded.payload
         if payload.error is not None:
-            raise self._without_key(ModelServerError(f"{self._base_url} broke off: {_said(payload.error)}"))
+            said = f"{self._base_url} broke off: {_said(payload.error)}"
+            raise without_key(ModelServerError(said), self._client)
         self._model = payload.model or self._model
         self._usage = payload.usage or self._usage
         sliced = iter(decoded.logprobs)
@@ -249,6 +247,11 @@ class CompletionRequest:
             generated_tokens=generated,
             model=self._model,
         )
+
+
+def without_key(error: ModelServerError, client: AsyncOpenAI) -> ModelServerError:
+    """The error, not too long, without the key where the server quoted it."""
+    return ModelServerError(str(error).replace(client.api_key, "***")[:_SAID], error.status)
 
 
 def server_error(error: APIStatusError | APIConnectionError | httpx2.HTTPError, base_url: str) -> ModelServerError:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from hashlib import blake2b
 from typing import Any, Literal, cast
@@ -11,21 +11,32 @@ from typing import Any, Literal, cast
 import msgspec
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel, LanguageModelInput
-from langchain_core.messages import AIMessage, BaseMessage, convert_to_openai_messages
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, convert_to_openai_messages
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
-from langchain_core.runnables import Runnable
+from langchain_core.runnables import Runnable, RunnableBinding, RunnableConfig
+from langchain_core.runnables.config import ensure_config
 from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from openai import AsyncOpenAI
 from pydantic import Field, SecretStr
 
 from entcent_agents.blocking import run_sync
+from entcent_agents.capture.recorder import LogprobsGeneration
+from entcent_agents.chat.choices import choices
 from entcent_agents.chat.clients import aclose_clients, check_address, client_of_loop, shown
 from entcent_agents.chat.completion import Completion, CompletionRequest
+from entcent_agents.chat.continuation import (
+    Continuation,
+    ContinuationMethod,
+    Prefix,
+    continued,
+    measured_method,
+)
 from entcent_agents.chat.messages import generation, last_chunk, native_tool_choice, text_chunk
 from entcent_agents.chat.sampling import Outcome, TokenListener, current_pool, token_listener
 from entcent_agents.chat.text_tools import STOP, as_text
-from entcent_agents.errors import ConfigurationError, LogprobsMissingError, ModelServerError
+from entcent_agents.errors import ConfigurationError, LogprobsMissingError
+from entcent_agents.logprobs import TokenLogprobs
 
 __all__ = ["ChatLogprobs", "aclose_clients"]
 
@@ -129,6 +140,113 @@ class ChatLogprobs(BaseChatModel):
                 "models that do not reason)"
             )
 
+    async def agenerate_n(
+        self,
+        messages: LanguageModelInput,
+        n: int,
+        *,
+        tools: Sequence[Mapping[str, Any] | type | Callable[..., Any] | BaseTool] = (),
+        stop: list[str] | None = None,
+        config: RunnableConfig | None = None,
+        **kwargs: Any,
+    ) -> list[LogprobsGeneration]:
+        """Several answers to one prompt, in one request where the server takes so many, else in as few as it takes.
+
+        Args:
+            messages: The prompt.
+            n: How many.
+            tools: To bind, as by `bind_tools`; what is bound already does not reach this method.
+            stop: Strings that end an answer.
+            config: Callbacks, tags and metadata.
+            **kwargs: As for `bind_tools` and `bind`: `tool_choice`, `temperature`, `max_tokens`.
+
+        Returns:
+            `n` generations, each with its own log-probabilities, and its share of the prompt in its usage.
+
+        Raises:
+            ConfigurationError: Where `n` is below 1.
+            ModelServerError: Where the server cannot be reached, or one of the answers failed.
+        """
+        if n < 1:
+            raise ConfigurationError(f"n={n}: ask for one answer at least")
+        config = ensure_config(config)
+        result = await self.agenerate_prompt(
+            [self._convert_input(messages)],
+            stop=stop,
+            callbacks=config.get("callbacks"),
+            tags=config.get("tags"),
+            metadata=config.get("metadata"),
+            run_name=config.get("run_name"),
+            n=n,
+            stream=False,
+            **self._bound(tools, kwargs),
+        )
+        return cast(list[LogprobsGeneration], result.generations[0])
+
+    async def acontinue(
+        self,
+        messages: LanguageModelInput,
+        prefix: str | TokenLogprobs,
+        *,
+        tools: Sequence[Mapping[str, Any] | type | Callable[..., Any] | BaseTool] = (),
+        stop: list[str] | None = None,
+        method: ContinuationMethod | None = None,
+        **kwargs: Any,
+    ) -> Continuation:
+        """Go on from the beginning of an answer, which is not generated again.
+
+        Args:
+            messages: The prompt that the answer is to.
+            prefix: How it begins: tokens of an earlier answer (`token_logprobs.head(12)`), or a text.
+            tools: As for `agenerate_n`.
+            stop: Strings that end the answer.
+            method: How the server is to be made to go on. Default: the best of those found to work, which is measured
+                at the first call to a server.
+            **kwargs: As for `agenerate_n`; `max_tokens` counts the prefix too.
+
+        Raises:
+            ConfigurationError: Where the server cannot go on from a text, or this one cannot be gone on from.
+            ContinuationError: Where it did something else than go on.
+            ModelServerError: Where it cannot be reached or answers with an error.
+        """
+        start = Prefix.of(prefix)
+        kwargs = self._bound(tools, kwargs)
+        payload = self._payload(self._convert_input(messages).to_messages(), stop, kwargs)
+        method = method or await self._continuation_method()
+        pool = current_pool()
+        seed = self.seed if pool is None else pool.next_seed(_digest([payload, start.text]))
+        found = await continued(self._client(), payload if seed is None else {**payload, "seed": seed}, start, method)
+        whole = replace(found.completion, text=start.text + found.completion.text)
+        tool_names = _names(kwargs) or [tool["function"]["name"] for tool in kwargs.get("tools") or ()]
+        return Continuation(
+            generation=generation(whole, tool_names),
+            method=method,
+            joint=found.joint,
+            reused_tokens=found.reused_tokens,
+        )
+
+    async def _continuation_method(self) -> ContinuationMethod:
+        """The best method that the server was found to support; measured once."""
+        server = _digest((self.base_url, self._key(), self.model))
+        if server not in _methods:
+            probe = {"temperature": 0.0, "max_tokens": 16}
+            payload = self._payload([HumanMessage("Count from one to ten in words.")], None, probe)
+            _methods[server] = await measured_method(self._client(), payload)
+        method = _methods[server]
+        if method is None:
+            raise ConfigurationError(
+                f"{self.model} at {shown(self.base_url)} goes on from no text it is given, in none of "
+                f"{len(ContinuationMethod)} ways tried: llama.cpp, vLLM, SGLang and Mistral do; DeepSeek does where "
+                "base_url ends in /beta"
+            )
+        return method
+
+    def _bound(
+        self, tools: Sequence[Mapping[str, Any] | type | Callable[..., Any] | BaseTool], kwargs: dict[str, Any]
+    ) -> dict[str, Any]:
+        """What `bind_tools` would bind."""
+        return cast(RunnableBinding[Any, Any], self.bind_tools(tools, **kwargs)).kwargs if tools else kwargs
+
     async def _agenerate(
         self,
         messages: list[BaseMessage],
@@ -217,32 +335,13 @@ class ChatLogprobs(BaseChatModel):
     async def _send(
         self, payload: Mapping[str, Any], n: int, seed: int | None, listeners: Sequence[TokenListener]
     ) -> list[Outcome]:
-        """N outcomes of one request; one by one where the server takes no such n, topped up where it gives fewer."""
-        outcomes: list[Outcome] = []
-        try:
-            outcomes += (await self._request(payload, n, seed, listeners))[:n]
-        except ModelServerError as error:
-            if n == 1 or not _refuses_n(error):
-                raise
-        more = await asyncio.gather(
-            *(
-                self._request(payload, 1, None if seed is None else seed + i, listeners[i : i + 1])
-                for i in range(len(outcomes), n)
-            ),
-            return_exceptions=True,
-        )
-        for outcome in more:
-            if isinstance(outcome, list):
-                outcomes.append(outcome[0])
-            elif isinstance(outcome, Exception):
-                outcomes.append(outcome)
-            else:
-                raise outcome
-        return outcomes
+        request = partial(self._request, payload)
+        return await choices(request, n, seed, listeners, server=f"{self.base_url} {self.model}")
 
     async def _request(
         self, payload: Mapping[str, Any], n: int, seed: int | None, listeners: Sequence[TokenListener]
     ) -> list[Completion]:
+        """One request, its listeners told of each token."""
         request = CompletionRequest(self._client(), payload if seed is None else {**payload, "seed": seed}, n)
         async for delta in request.events():
             if delta.tokens and delta.index < len(listeners):
@@ -265,13 +364,11 @@ class ChatLogprobs(BaseChatModel):
         return key
 
 
+_methods: dict[str, ContinuationMethod | None] = {}
+
+
 def _digest(value: Any) -> str:
     return blake2b(msgspec.json.encode(value, order="deterministic"), digest_size=16).hexdigest()
-
-
-def _refuses_n(error: ModelServerError) -> bool:
-    said = str(error)
-    return "answered 400" in said and ("'n'" in said or "n >" in said or "n must" in said or "choices" in said)
 
 
 def _names(kwargs: Mapping[str, Any]) -> list[str]:

@@ -1,0 +1,318 @@
+"""Going on from an assistant's unfinished text: token by token where the server takes tokens, else as a message.
+
+A text read anew may fall into other tokens than it was written in, and a server may begin a new answer instead: both
+are looked at, at the joint of old and new.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Any, Final, Self, assert_never, cast
+
+from langchain_core.messages import AIMessage
+from openai import AsyncOpenAI
+
+from entcent_agents.capture.recorder import LogprobsGeneration
+from entcent_agents.chat.completion import Completion, CompletionRequest
+from entcent_agents.chat.tokenizers import LlamaTokenizer, Tokenizer, VllmTokenizer
+from entcent_agents.errors import ConfigurationError, ContinuationError, ModelServerError
+from entcent_agents.logprobs import TokenLogprobs
+
+_COMPLETION_FIELDS: Final = ("model", "temperature", "top_p", "stop", "seed", "extra_body")
+_CONSTRAINTS: Final = (
+    "response_format",
+    "grammar",
+    "json_schema",
+    "guided_json",
+    "guided_grammar",
+    "structured_outputs",
+)
+_SURELY_AGAIN: Final = 8
+"""Characters of the old text that no answer begins with by chance."""
+_AGREE: Final = 12
+"""Characters that a probe compares."""
+
+
+class ContinuationMethod(StrEnum):
+    """How a server is made to go on, the surest first."""
+
+    LLAMA_TOKENS = "llama-tokens"
+    """llama.cpp: prompt and prefix as tokens, to `/v1/completions`."""
+    VLLM_TOKENS = "vllm-tokens"
+    """vLLM: the same, with its own way to tokenise a conversation."""
+    FINAL_MESSAGE = "continue-final-message"
+    """vLLM and SGLang: the prefix as the last message, and a flag to continue it."""
+    PREFIX_MESSAGE = "prefix-message"
+    """Mistral, and DeepSeek below `/beta`: the last message itself carries the flag."""
+    TRAILING_MESSAGE = "trailing-message"
+    """llama.cpp: a last message of the assistant is continued."""
+
+
+class Joint(StrEnum):
+    """What is known of the tokens on the old side of the joint."""
+
+    EXACT = "exact"
+    """The server went on from the very tokens that were generated."""
+    RETOKENISED = "retokenised"
+    """It read the same text as other tokens."""
+    UNCHECKED = "unchecked"
+    """It read the same text; the server does not tell in which tokens, or nobody knows the first ones."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prefix:
+    """What the assistant has said already.
+
+    Attributes:
+        text: The words.
+        pieces: What each of its tokens says; None where only the text is known.
+        ids: The tokens' numbers; None where they are not known.
+    """
+
+    text: str
+    pieces: tuple[bytes, ...] | None = None
+    ids: tuple[int, ...] | None = None
+
+    @classmethod
+    def of(cls, said: str | TokenLogprobs) -> Self:
+        """From a text, or from the tokens of a turn (cut by `TokenLogprobs.head`).
+
+        Raises:
+            ConfigurationError: Where there is nothing to go on from, or it ends inside a character.
+        """
+        if not (said if isinstance(said, str) else said.text):
+            raise ConfigurationError("an empty prefix continues nothing: call the model instead")
+        if isinstance(said, str):
+            return cls(text=said)
+        try:
+            text = said.text.decode()
+        except UnicodeDecodeError:
+            raise ConfigurationError("the prefix ends inside a character: cut one token earlier or later") from None
+        pieces = tuple(said.token(i) for i in range(len(said)))
+        return cls(text=text, pieces=pieces, ids=None if said.ids is None else tuple(said.ids.tolist()))
+
+    def __len__(self) -> int:
+        """Tokens, as far as they are known."""
+        return len(self.pieces or ())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Continued:
+    """What a server added to a prefix.
+
+    Attributes:
+        completion: The new text and its log-probabilities, without the prefix.
+        method: How.
+        joint: What is known of the tokens before.
+        reused_tokens: Tokens of the prefix, which nobody generated again; 0 where the server does not tell them.
+    """
+
+    completion: Completion
+    method: ContinuationMethod
+    joint: Joint
+    reused_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Continuation:
+    """A turn that was continued from its prefix.
+
+    Attributes:
+        generation: Its message is the whole turn, prefix and tool calls included; its usage and its `token_logprobs`
+            are those of the new tokens alone.
+        method: How the server was made to go on.
+        joint: What is known of the tokens before the joint.
+        reused_tokens: Tokens of the prefix, which nobody generated again; 0 where the server does not tell them.
+    """
+
+    generation: LogprobsGeneration
+    method: ContinuationMethod
+    joint: Joint
+    reused_tokens: int
+
+    @property
+    def message(self) -> AIMessage:
+        """The whole turn."""
+        return cast(AIMessage, self.generation.message)
+
+
+async def continued(
+    client: AsyncOpenAI, payload: Mapping[str, Any], prefix: Prefix, method: ContinuationMethod
+) -> Continued:
+    """Have a server go on from a prefix.
+
+    Args:
+        client: Whom to ask.
+        payload: The chat request that the prefix began to answer; its `max_tokens` are those of the whole turn.
+        prefix: What is there already.
+        method: How; see `measured_method`.
+
+    Raises:
+        ConfigurationError: Where the turn is at its `max_tokens`, or was constrained by a schema or grammar.
+        ContinuationError: Where the server did not go on from the prefix.
+        ModelServerError: Where it cannot be reached or answers with an error.
+    """
+    _check(payload)
+    match method:
+        case ContinuationMethod.LLAMA_TOKENS:
+            found = await _by_tokens(client, payload, prefix, method, LlamaTokenizer(client))
+        case ContinuationMethod.VLLM_TOKENS:
+            found = await _by_tokens(client, payload, prefix, method, VllmTokenizer(client, payload["model"]))
+        case ContinuationMethod.FINAL_MESSAGE:
+            flags = {"continue_final_message": True, "add_generation_prompt": False}
+            found = await _by_message(client, _with_extra(payload, flags), prefix, method, {})
+        case ContinuationMethod.PREFIX_MESSAGE:
+            found = await _by_message(client, payload, prefix, method, {"prefix": True})
+        case ContinuationMethod.TRAILING_MESSAGE:
+            found = await _by_message(client, payload, prefix, method, {})
+        case _:
+            assert_never(method)
+    return replace(found, completion=_stopped(prefix.text, found.completion, payload.get("stop") or ()))
+
+
+async def measured_method(client: AsyncOpenAI, payload: Mapping[str, Any]) -> ContinuationMethod | None:
+    """The first method with which a server goes on as it went on by itself; None where none does.
+
+    Args:
+        client: Whom to ask.
+        payload: A chat request of temperature 0, for an answer of some tokens.
+
+    Raises:
+        ModelServerError: Where the server cannot be reached, or fails otherwise than by refusing a method.
+    """
+    whole = (await CompletionRequest(client, payload).completions())[0]
+    if whole.logprobs is None or len(whole.logprobs) < 2:
+        return None
+    prefix = Prefix.of(whole.logprobs.head(len(whole.logprobs) // 2))
+    rest = whole.logprobs.text.decode(errors="replace")[len(prefix.text) :][:_AGREE]
+    for method in ContinuationMethod:
+        try:
+            found = await continued(client, payload, prefix, method)
+        except ContinuationError:
+            continue
+        except ModelServerError as error:
+            if not _refused(error):
+                raise
+            continue
+        new = found.completion.text[: len(rest)]
+        if new and rest.startswith(new):
+            return method
+    return None
+
+
+def _check(payload: Mapping[str, Any]) -> None:
+    fields = {*payload, *(payload.get("extra_body") or {})}
+    if constraint := next((name for name in _CONSTRAINTS if name in fields), None):
+        raise ConfigurationError(
+            f"{constraint} constrains the answer from its first token, and a continued one would be constrained anew "
+            "from the joint: continue unconstrained turns only"
+        )
+
+
+async def _by_tokens(
+    client: AsyncOpenAI, payload: Mapping[str, Any], prefix: Prefix, method: ContinuationMethod, tokenizer: Tokenizer
+) -> Continued:
+    prompt = await tokenizer.prompt(payload)
+    ids, joint = await _tokens(tokenizer, prefix)
+    body = {key: payload[key] for key in _COMPLETION_FIELDS if key in payload}
+    body |= {"prompt": [*prompt, *ids], "logprobs": payload["top_logprobs"]}
+    body |= {"stream": True, "stream_options": {"include_usage": True}} | _room(payload, len(ids))
+    if method is ContinuationMethod.VLLM_TOKENS:
+        body = _with_extra(body, {"return_token_ids": True})
+    completion = (await CompletionRequest(client, body).completions())[0]
+    if completion.prompt_tokens not in (0, len(body["prompt"])):
+        raise ContinuationError(
+            f"the server read {completion.prompt_tokens} tokens where {len(prompt)} of prompt and {len(ids)} of prefix "
+            "were sent: it did not go on from them"
+        )
+    return Continued(completion=completion, method=method, joint=joint, reused_tokens=len(ids))
+
+
+async def _tokens(tokenizer: Tokenizer, prefix: Prefix) -> tuple[Sequence[int], Joint]:
+    """The prefix in tokens: its own where they are known and say its text, else those the text falls into."""
+    if prefix.ids is not None and await tokenizer.decode(prefix.ids) == prefix.text:
+        return prefix.ids, Joint.EXACT
+    encoded = await tokenizer.encode(prefix.text)
+    if prefix.pieces is None:
+        return encoded.ids, Joint.UNCHECKED
+    if encoded.pieces is not None:
+        same = _characters(encoded.pieces) == _characters(prefix.pieces)
+        return encoded.ids, Joint.EXACT if same else Joint.RETOKENISED
+    return encoded.ids, Joint.UNCHECKED if len(encoded.ids) == len(prefix.pieces) else Joint.RETOKENISED
+
+
+def _characters(pieces: Sequence[bytes]) -> list[bytes]:
+    """Tokens that share a character as one: llama.cpp lists them so when it generates."""
+    found: list[bytes] = []
+    open_piece = b""
+    for piece in pieces:
+        open_piece += piece
+        try:
+            open_piece.decode()
+        except UnicodeDecodeError:
+            continue
+        found.append(open_piece)
+        open_piece = b""
+    return [*found, open_piece] if open_piece else found
+
+
+async def _by_message(
+    client: AsyncOpenAI,
+    payload: Mapping[str, Any],
+    prefix: Prefix,
+    method: ContinuationMethod,
+    flags: Mapping[str, Any],
+) -> Continued:
+    message = {"role": "assistant", "content": prefix.text, **flags}
+    body = {**payload, "messages": [*payload["messages"], message], **_room(payload, len(prefix))}
+    completion = (await CompletionRequest(client, body).completions())[0]
+    return Continued(
+        completion=_new(completion, prefix.text), method=method, joint=Joint.UNCHECKED, reused_tokens=len(prefix)
+    )
+
+
+def _new(completion: Completion, prefix: str) -> Completion:
+    """Without the prefix, which some servers repeat in the text without generating it.
+
+    Raises:
+        ContinuationError: Where it was generated again.
+    """
+    if not completion.text.startswith(prefix):
+        return completion
+    generated = completion.logprobs.text.decode(errors="replace") if completion.logprobs else ""
+    if generated.startswith(prefix):
+        if len(prefix) < _SURELY_AGAIN and not completion.text[len(prefix) :].startswith(generated):
+            return completion  # a short one, which may well come twice
+        raise ContinuationError(f"the server did not go on from the prefix but wrote it again: {prefix[:40]!r}")
+    return replace(completion, text=completion.text[len(prefix) :])
+
+
+def _room(payload: Mapping[str, Any], taken: int) -> dict[str, int]:
+    """What is left of the turn's tokens."""
+    if "max_tokens" not in payload:
+        return {}
+    if taken >= payload["max_tokens"]:
+        raise ConfigurationError(
+            f"the prefix has {taken} tokens and the turn is to have {payload['max_tokens']} at most: raise max_tokens"
+        )
+    return {"max_tokens": payload["max_tokens"] - taken}
+
+
+def _with_extra(payload: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {**payload, "extra_body": {**(payload.get("extra_body") or {}), **fields}}
+
+
+def _stopped(prefix: str, completion: Completion, stops: Sequence[str]) -> Completion:
+    """A stop string across the joint ends the turn too; the server, which saw its second half only, went on."""
+    for stop in stops:
+        start = (prefix + completion.text).find(stop, max(0, len(prefix) - len(stop) + 1))
+        if 0 <= start < len(prefix):
+            return replace(completion, text="", logprobs=None, finish_reason="stop")
+    return completion
+
+
+def _refused(error: ModelServerError) -> bool:
+    """Whether the server does not know the method, rather than fails."""
+    return error.status is not None and error.status < 500 and error.status not in (401, 403, 408, 429)
