@@ -16,23 +16,20 @@ from openai import AsyncOpenAI
 
 from entcent_agents.capture.recorder import LogprobsGeneration
 from entcent_agents.chat.completion import Completion, CompletionRequest
-from entcent_agents.chat.tokenizers import LlamaTokenizer, Tokenizer, VllmTokenizer
+from entcent_agents.chat.tokenizers import Encoded, LlamaTokenizer, Tokenizer, VllmTokenizer
 from entcent_agents.errors import ConfigurationError, ContinuationError, ModelServerError
 from entcent_agents.logprobs import TokenLogprobs
 
 _COMPLETION_FIELDS: Final = ("model", "temperature", "top_p", "stop", "seed", "extra_body")
-_CONSTRAINTS: Final = (
-    "response_format",
-    "grammar",
-    "json_schema",
-    "guided_json",
-    "guided_grammar",
-    "structured_outputs",
+_CONSTRAINTS: Final = frozenset(
+    ("response_format", "grammar", "json_schema", "guided_json", "guided_grammar", "structured_outputs")
 )
 _SURELY_AGAIN: Final = 8
 """Characters of the old text that no answer begins with by chance."""
 _AGREE: Final = 12
 """Characters that a probe compares."""
+_tell_nothing: Final[set[str]] = set()
+"""Addresses of servers that tell nothing of their tokenizer."""
 
 
 class ContinuationMethod(StrEnum):
@@ -203,10 +200,10 @@ async def measured_method(client: AsyncOpenAI, payload: Mapping[str, Any]) -> Co
 
 
 def _check(payload: Mapping[str, Any]) -> None:
-    fields = {*payload, *(payload.get("extra_body") or {})}
-    if constraint := next((name for name in _CONSTRAINTS if name in fields), None):
+    fields: set[str] = {*payload, *(payload.get("extra_body") or {})}
+    if found := sorted(fields & _CONSTRAINTS):
         raise ConfigurationError(
-            f"{constraint} constrains the answer from its first token, and a continued one would be constrained anew "
+            f"{found[0]} constrains the answer from its first token, and a continued one would be constrained anew "
             "from the joint: continue unconstrained turns only"
         )
 
@@ -235,12 +232,14 @@ async def _tokens(tokenizer: Tokenizer, prefix: Prefix) -> tuple[Sequence[int], 
     if prefix.ids is not None and await tokenizer.decode(prefix.ids) == prefix.text:
         return prefix.ids, Joint.EXACT
     encoded = await tokenizer.encode(prefix.text)
-    if prefix.pieces is None:
-        return encoded.ids, Joint.UNCHECKED
-    if encoded.pieces is not None:
-        same = _characters(encoded.pieces) == _characters(prefix.pieces)
-        return encoded.ids, Joint.EXACT if same else Joint.RETOKENISED
-    return encoded.ids, Joint.UNCHECKED if len(encoded.ids) == len(prefix.pieces) else Joint.RETOKENISED
+    return encoded.ids, Joint.UNCHECKED if prefix.pieces is None else _compared(encoded, prefix.pieces)
+
+
+def _compared(read: Encoded, generated: Sequence[bytes]) -> Joint:
+    """Whether a text is read as the tokens it was generated in."""
+    if read.pieces is not None:
+        return Joint.EXACT if _characters(read.pieces) == _characters(generated) else Joint.RETOKENISED
+    return Joint.UNCHECKED if len(read.ids) == len(generated) else Joint.RETOKENISED
 
 
 def _characters(pieces: Sequence[bytes]) -> list[bytes]:
@@ -269,8 +268,25 @@ async def _by_message(
     body = {**payload, "messages": [*payload["messages"], message], **_room(payload, len(prefix))}
     completion = (await CompletionRequest(client, body).completions())[0]
     return Continued(
-        completion=_new(completion, prefix.text), method=method, joint=Joint.UNCHECKED, reused_tokens=len(prefix)
+        completion=_new(completion, prefix.text),
+        method=method,
+        joint=await _joint(client, payload["model"], prefix),
+        reused_tokens=len(prefix),
     )
+
+
+async def _joint(client: AsyncOpenAI, model: str, prefix: Prefix) -> Joint:
+    """Whether the text falls into its own tokens again, where the server has an address that tells."""
+    if prefix.pieces is None or str(client.base_url) in _tell_nothing:
+        return Joint.UNCHECKED
+    for tokenizer in (VllmTokenizer(client, model), LlamaTokenizer(client)):
+        try:
+            return _compared(await tokenizer.encode(prefix.text), prefix.pieces)
+        except ModelServerError as error:
+            if not _refused(error):
+                return Joint.UNCHECKED
+    _tell_nothing.add(str(client.base_url))
+    return Joint.UNCHECKED
 
 
 def _new(completion: Completion, prefix: str) -> Completion:

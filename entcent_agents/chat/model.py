@@ -245,7 +245,7 @@ class ChatLogprobs(BaseChatModel):
         self, tools: Sequence[Mapping[str, Any] | type | Callable[..., Any] | BaseTool], kwargs: dict[str, Any]
     ) -> dict[str, Any]:
         """What `bind_tools` would bind."""
-        return cast(RunnableBinding[Any, Any], self.bind_tools(tools, **kwargs)).kwargs if tools else kwargs
+        return dict(cast(RunnableBinding[Any, Any], self.bind_tools(tools, **kwargs)).kwargs) if tools else kwargs
 
     async def _agenerate(
         self,
