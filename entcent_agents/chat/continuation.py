@@ -279,7 +279,7 @@ async def _joint(client: AsyncOpenAI, model: str, prefix: Prefix) -> Joint:
     """Whether the text falls into its own tokens again, where the server has an address that tells."""
     if prefix.pieces is None or str(client.base_url) in _tell_nothing:
         return Joint.UNCHECKED
-    for tokenizer in (VllmTokenizer(client, model), LlamaTokenizer(client)):
+    for tokenizer in (LlamaTokenizer(client), VllmTokenizer(client, model)):
         try:
             return _compared(await tokenizer.encode(prefix.text), prefix.pieces)
         except ModelServerError as error:
@@ -295,14 +295,13 @@ def _new(completion: Completion, prefix: str) -> Completion:
     Raises:
         ContinuationError: Where it was generated again.
     """
-    if not completion.text.startswith(prefix):
-        return completion
+    text, rest = completion.text, completion.text.removeprefix(prefix)
     generated = completion.logprobs.text.decode(errors="replace") if completion.logprobs else ""
-    if generated.startswith(prefix):
-        if len(prefix) < _SURELY_AGAIN and not completion.text[len(prefix) :].startswith(generated):
-            return completion  # a short one, which may well come twice
+    if text != generated and (rest.startswith(generated) or not text.startswith(generated)):
+        text = rest
+    if len(prefix) >= _SURELY_AGAIN and text.startswith(prefix):
         raise ContinuationError(f"the server did not go on from the prefix but wrote it again: {prefix[:40]!r}")
-    return replace(completion, text=completion.text[len(prefix) :])
+    return replace(completion, text=text)
 
 
 def _room(payload: Mapping[str, Any], taken: int) -> dict[str, int]:
