@@ -83,11 +83,11 @@ class ModelServerError(ModelError):
     """A model server cannot be started or reached, or answers with an error.
 
     Args:
-        message: What was seen and what to do.
-        status: The HTTP status that the server answered with; None where it did not come to that.
+        message: What was seen, and what to do.
+        status: The HTTP status of the answer; None where there was none, or where a good one was broken off.
     """
 
-    def __init__(self, message: str, status: int | None = None) -> None:
+    def __init__(self, message: str, *, status: int | None = None) -> None:
         super().__init__(message)
         self.status = status
 

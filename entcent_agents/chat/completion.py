@@ -150,7 +150,12 @@ class CompletionRequest:
         except (APIStatusError, APIConnectionError, httpx2.HTTPError) as error:
             failure = server_error(error, self._base_url)
         if failure:  # raised out here, unchained: what the SDK's errors quote may hold the key
-            raise without_key(failure, self._client)
+            raise without_key(failure, self._client.api_key)
+
+    @property
+    def usage(self) -> TokenUsage | None:
+        """What the server counted; None before the last event, and where it does not count."""
+        return self._usage
 
     async def completions(self) -> list[Completion]:
         """Send the request and wait for all choices."""
@@ -199,8 +204,8 @@ class CompletionRequest:
     def _take(self, decoded: Decoded) -> list[Delta]:
         payload = decoded.payload
         if payload.error is not None:
-            said = f"{self._base_url} broke off: {_said(payload.error)}"
-            raise without_key(ModelServerError(said), self._client)
+            broken = ModelServerError(f"{self._base_url} broke off: {_said(payload.error)}")
+            raise without_key(broken, self._client.api_key)
         self._model = payload.model or self._model
         self._usage = payload.usage or self._usage
         sliced = iter(decoded.logprobs)
@@ -249,11 +254,6 @@ class CompletionRequest:
         )
 
 
-def without_key(error: ModelServerError, client: AsyncOpenAI) -> ModelServerError:
-    """The error, not too long, without the key where the server quoted it."""
-    return ModelServerError(str(error).replace(client.api_key, "***")[:_SAID], error.status)
-
-
 def server_error(error: APIStatusError | APIConnectionError | httpx2.HTTPError, base_url: str) -> ModelServerError:
     """Our error for one of the SDK's or the wire's: what was asked, what was seen, what to do."""
     if isinstance(error, APITimeoutError | httpx2.TimeoutException):
@@ -264,7 +264,12 @@ def server_error(error: APIStatusError | APIConnectionError | httpx2.HTTPError, 
     if isinstance(error, httpx2.HTTPError):
         return ModelServerError(f"{base_url} broke off in the middle of its answer ({_line(str(error))})")
     said = _said(error.body) or _line(error.message)
-    return ModelServerError(f"{base_url} answered {error.status_code}: {said}", error.status_code)
+    return ModelServerError(f"{base_url} answered {error.status_code}: {said}", status=error.status_code)
+
+
+def without_key(error: ModelServerError, api_key: str) -> ModelServerError:
+    """The error as it may be shown: what a server says of a key may quote it."""
+    return ModelServerError(str(error).replace(api_key, "***")[:_SAID], status=error.status)
 
 
 def _said(error: Any) -> str:

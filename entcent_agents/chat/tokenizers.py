@@ -134,7 +134,7 @@ async def _post(client: AsyncOpenAI, path: str, body: Mapping[str, Any], answer:
         said = await client.post(f"{root}/{path}", body=body, cast_to=cast(Any, object))
         return msgspec.convert(said, answer)
     except msgspec.ValidationError as error:
-        failure = ModelServerError(f"{shown(root)}/{path} does not answer as expected: {error}", 200)
+        failure = ModelServerError(f"{shown(root)}/{path} does not answer as expected: {error}", status=200)
     except (APIStatusError, APIConnectionError) as error:
         failure = server_error(error, f"{shown(root)}/{path}")
-    raise without_key(failure, client)  # out here, unchained: what the SDK's errors quote may hold the key
+    raise without_key(failure, client.api_key)  # out here, unchained: what the SDK's errors quote may hold the key
