@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import math
 import time
 import traceback
+from typing import Any
 
 import numpy as np
 import pytest
@@ -83,6 +85,28 @@ async def test_raw_logprobs_are_nowhere_in_the_message(serve):
     assert "logprob" not in message.model_dump_json()
     assert message.response_metadata["finish_reason"] == "stop"
     assert message.response_metadata["model_name"] == "scripted"
+
+
+def counted(prompt: int, cached: int, *generated: int) -> bytes:
+    """A stream of as many choices of one token, each counted in an event of its own, as llama.cpp does."""
+    choices = [{"index": i, "delta": {"content": "a"}, "finish_reason": "stop"} for i in range(len(generated))]
+    events: list[dict[str, Any]] = [{"choices": [choice]} for choice in choices]
+    for count in generated:
+        usage = {
+            "prompt_tokens": prompt,
+            "completion_tokens": count,
+            "prompt_tokens_details": {"cached_tokens": cached},
+        }
+        events.append({"choices": [], "usage": usage})
+    return b"".join(b"data: " + json.dumps(event).encode() + b"\n\n" for event in events)
+
+
+async def test_choices_that_are_counted_one_by_one_are_all_counted_and_cached_tokens_are_told(serve):
+    server = serve([Reply(raw=counted(100, 60, 7, 5))])
+    usages = [each.message.usage_metadata for each in await chat(server).agenerate_n("Hi", 2)]
+    assert [usage["output_tokens"] for usage in usages] == [6, 6]
+    assert [usage["input_tokens"] for usage in usages] == [50, 50]
+    assert [usage["input_token_details"] for usage in usages] == [{"cache_read": 30}] * 2
 
 
 async def test_usage_is_what_the_server_says(serve):

@@ -24,6 +24,7 @@ from entcent_agents.chat.wire import (
     Decoded,
     Message,
     NativeCall,
+    Payload,
     TokenUsage,
     decoded_body,
     decoded_event,
@@ -56,6 +57,7 @@ class Completion:
         logprobs: Of all tokens the server gave them for; None where it gave none.
         finish_reason: As the server says.
         prompt_tokens: This choice's share of the prompt, so that the choices of a request add up to what is billed.
+        cached_tokens: Of these, what the server had read before; None where it does not say.
         generated_tokens: Tokens sampled for this choice.
         model: The model's name, as the server says.
     """
@@ -66,6 +68,7 @@ class Completion:
     logprobs: TokenLogprobs | None
     finish_reason: str
     prompt_tokens: int
+    cached_tokens: int | None
     generated_tokens: int
     model: str
 
@@ -127,6 +130,7 @@ class CompletionRequest:
         self._n = n
         self._parts: dict[int, _ChoiceParts] = {}
         self._usage: TokenUsage | None = None
+        self._lasts: list[TokenUsage] = []
         self._model = ""
         self._base_url = shown(client.base_url)
 
@@ -183,9 +187,13 @@ class CompletionRequest:
         else:
             unlisted = [parts.unlisted_tokens(found) for parts, found in zip(choices, logprobs, strict=True)]
         prompts = _shares(self._usage.prompt_tokens if self._usage else 0, len(choices))
+        cached = self._usage.cached_tokens if self._usage else None
+        cached = [None] * len(choices) if cached is None else _shares(cached, len(choices))
         return [
-            self._completion(parts, found, prompt, there + missing)
-            for parts, found, prompt, there, missing in zip(choices, logprobs, prompts, listed, unlisted, strict=True)
+            self._completion(parts, found, prompt, known, there + missing)
+            for parts, found, prompt, known, there, missing in zip(
+                choices, logprobs, prompts, cached, listed, unlisted, strict=True
+            )
         ]
 
     def _incomplete(self) -> ModelServerError | None:
@@ -207,9 +215,20 @@ class CompletionRequest:
             broken = ModelServerError(f"{self._base_url} broke off: {_said(payload.error)}")
             raise without_key(broken, self._client.api_key)
         self._model = payload.model or self._model
-        self._usage = payload.usage or self._usage
+        self._count(payload)
         sliced = iter(decoded.logprobs)
         return [self._add(choice, position, sliced) for position, choice in enumerate(payload.choices)]
+
+    def _count(self, payload: Payload) -> None:
+        """Counts stand in the last event, or grow in each; llama.cpp counts each choice in a last one of its own."""
+        if payload.usage is None:
+            return
+        if payload.choices:
+            self._usage = payload.usage
+            return
+        self._lasts.append(payload.usage)
+        generated = sum(usage.completion_tokens for usage in self._lasts)
+        self._usage = msgspec.structs.replace(payload.usage, completion_tokens=generated)
 
     def _add(self, choice: Choice, position: int, sliced: Iterator[GrowingLogprobs]) -> Delta:
         """Add to the choice of that number; in a body they stand in order, whatever numbers they carry."""
@@ -237,7 +256,7 @@ class CompletionRequest:
         return completion_entries(choice.logprobs.legacy(), self._payload.get("logprobs"))
 
     def _completion(
-        self, parts: _ChoiceParts, logprobs: TokenLogprobs | None, prompt_tokens: int, generated: int
+        self, parts: _ChoiceParts, logprobs: TokenLogprobs | None, prompt: int, cached: int | None, generated: int
     ) -> Completion:
         return Completion(
             text="".join(parts.text),
@@ -248,7 +267,8 @@ class CompletionRequest:
             ),
             logprobs=logprobs,
             finish_reason=parts.finish_reason,
-            prompt_tokens=prompt_tokens,
+            prompt_tokens=prompt,
+            cached_tokens=cached,
             generated_tokens=generated,
             model=self._model,
         )

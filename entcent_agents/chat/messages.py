@@ -70,12 +70,19 @@ def ai_message(completion: Completion, text_tools: Sequence[str]) -> AIMessage:
         tool_calls=valid,
         invalid_tool_calls=invalid,
         additional_kwargs={"reasoning_content": completion.reasoning} if completion.reasoning else {},
-        usage_metadata=UsageMetadata(
-            input_tokens=completion.prompt_tokens,
-            output_tokens=completion.generated_tokens,
-            total_tokens=completion.prompt_tokens + completion.generated_tokens,
-        ),
+        usage_metadata=_usage(completion),
     )
+
+
+def _usage(completion: Completion) -> UsageMetadata:
+    usage = UsageMetadata(
+        input_tokens=completion.prompt_tokens,
+        output_tokens=completion.generated_tokens,
+        total_tokens=completion.prompt_tokens + completion.generated_tokens,
+    )
+    if completion.cached_tokens is not None:
+        usage["input_token_details"] = {"cache_read": completion.cached_tokens}
+    return usage
 
 
 def native_tool_choice(choice: str | Mapping[str, Any] | bool) -> Any:

@@ -66,11 +66,23 @@ class Choice(msgspec.Struct):
     """What vLLM gives where `return_token_ids` is asked for."""
 
 
+class PromptDetails(msgspec.Struct):
+    """What is known of a prompt."""
+
+    cached_tokens: int | None = None
+
+
 class TokenUsage(msgspec.Struct):
     """What the server counted."""
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    prompt_tokens_details: PromptDetails | None = None
+
+    @property
+    def cached_tokens(self) -> int | None:
+        """Tokens of the prompt that the server had read before; None where it does not say."""
+        return self.prompt_tokens_details.cached_tokens if self.prompt_tokens_details else None
 
 
 class Payload(msgspec.Struct):
