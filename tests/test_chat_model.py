@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from langchain_core.callbacks import StreamingStdOutCallbackHandler as StreamingStdOut
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.tools import tool
 
@@ -284,6 +285,41 @@ async def test_a_server_that_refuses_n_is_asked_for_halves_with_seeds_of_their_o
     assert [request.n for request in server.requests[4:]] == [2, 2]
     seeds = {request.body["seed"] + i for request in server.requests[1:4] for i in range(request.n)}
     assert len(seeds) == len(messages) == 5
+
+
+async def test_several_answers_come_in_one_request_with_their_own_arrays_and_their_share_of_the_prompt(serve):
+    server = serve(numbered, prompt_tokens=10)
+    handler = TurnRecorder()
+    answers = await chat(server, tool_calling="text").agenerate_n(
+        "Hi", 3, tools=[search], stop=["x"], config={"callbacks": [handler]}, temperature=0.2
+    )
+    (request,) = server.requests
+    assert (request.n, request.body["temperature"], request.body["stop"][0]) == (3, 0.2, "x")
+    assert "search(query: string" in request.body["messages"][0]["content"]
+    assert [answer.text for answer in answers] == ["answer 0", "answer 1", "answer 2"]
+    assert [answer.token_logprobs.text for answer in answers] == [b"answer 0", b"answer 1", b"answer 2"]
+    assert [answer.message.usage_metadata["input_tokens"] for answer in answers] == [4, 3, 3]
+    assert handler.usage.generated_tokens == 6
+
+
+async def test_several_answers_beyond_what_a_server_takes_come_in_few_requests(serve):
+    server = serve(numbered, max_n=3)
+    answers = await chat(server).agenerate_n("Hi", 8)
+    assert len(answers) == 8
+    assert [request.n for request in server.requests] == [8, 4, 4, 2, 2, 2, 2]
+    assert all(answer.token_logprobs.scored_tokens == 2 for answer in answers)
+
+
+async def test_several_answers_are_whole_ones_while_somebody_listens_to_tokens(serve):
+    answers = await chat(serve(numbered)).agenerate_n("Hi", 2, config={"callbacks": [StreamingStdOut()]})
+    assert [answer.text for answer in answers] == ["answer 0", "answer 1"]
+
+
+async def test_no_answers_are_refused_before_any_request(serve):
+    server = serve(numbered)
+    with pytest.raises(ConfigurationError, match="n=0: ask for one answer at least"):
+        await chat(server).agenerate_n("Hi", 0)
+    assert server.requests == []
 
 
 async def test_a_server_that_gives_fewer_choices_is_asked_for_the_rest(serve):

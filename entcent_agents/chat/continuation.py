@@ -15,6 +15,7 @@ from langchain_core.messages import AIMessage
 from openai import AsyncOpenAI
 
 from entcent_agents.capture.recorder import LogprobsGeneration
+from entcent_agents.chat.clients import shown
 from entcent_agents.chat.completion import Completion, CompletionRequest
 from entcent_agents.chat.tokenizers import Encoded, LlamaTokenizer, Tokenizer, VllmTokenizer
 from entcent_agents.errors import ConfigurationError, ContinuationError, ModelServerError
@@ -28,8 +29,12 @@ _SURELY_AGAIN: Final = 8
 """Characters of the old text that no answer begins with by chance."""
 _AGREE: Final = 12
 """Characters that a probe compares."""
+PROBE_QUESTION: Final = "Count from one to ten in words."
+PROBE_TOKENS: Final = 16
 _tell_nothing: Final[set[str]] = set()
 """Addresses of servers that tell nothing of their tokenizer."""
+_methods: Final[dict[tuple[str, str], ContinuationMethod | None]] = {}
+"""What was measured, by server and model."""
 
 
 class ContinuationMethod(StrEnum):
@@ -169,12 +174,37 @@ async def continued(
     return replace(found, completion=_stopped(prefix.text, found.completion, payload.get("stop") or ()))
 
 
+async def known_method(client: AsyncOpenAI, payload: Mapping[str, Any], *, server: str) -> ContinuationMethod:
+    """The best method that works with a server, measured at the first call.
+
+    Args:
+        client: Whom to ask.
+        payload: A request of `PROBE_QUESTION` for `PROBE_TOKENS` tokens at temperature 0.
+        server: What tells this server, and who asks, from others.
+
+    Raises:
+        ConfigurationError: Where none works.
+        ModelServerError: As by `measured_method`; the next call then measures again.
+    """
+    key = server, str(payload["model"])
+    if key not in _methods:
+        _methods[key] = await measured_method(client, payload)
+    method = _methods[key]
+    if method is None:
+        raise ConfigurationError(
+            f"{payload['model']} at {shown(client.base_url)} goes on from no text it is given, in none of "
+            f"{len(ContinuationMethod)} ways tried: llama.cpp, vLLM, SGLang and Mistral do; DeepSeek does where "
+            "base_url ends in /beta"
+        )
+    return method
+
+
 async def measured_method(client: AsyncOpenAI, payload: Mapping[str, Any]) -> ContinuationMethod | None:
     """The first method with which a server goes on as it went on by itself; None where none does.
 
     Args:
         client: Whom to ask.
-        payload: A chat request of temperature 0, for an answer of some tokens.
+        payload: As for `known_method`.
 
     Raises:
         ModelServerError: Where the server cannot be reached, or fails otherwise than by refusing a method.

@@ -26,11 +26,13 @@ from entcent_agents.chat.choices import choices
 from entcent_agents.chat.clients import aclose_clients, check_address, client_of_loop, shown
 from entcent_agents.chat.completion import Completion, CompletionRequest
 from entcent_agents.chat.continuation import (
+    PROBE_QUESTION,
+    PROBE_TOKENS,
     Continuation,
     ContinuationMethod,
     Prefix,
     continued,
-    measured_method,
+    known_method,
 )
 from entcent_agents.chat.messages import generation, last_chunk, native_tool_choice, text_chunk
 from entcent_agents.chat.sampling import Outcome, TokenListener, current_pool, token_listener
@@ -226,20 +228,10 @@ class ChatLogprobs(BaseChatModel):
         )
 
     async def _continuation_method(self) -> ContinuationMethod:
-        """The best method that the server was found to support; measured once."""
-        server = _digest((self.base_url, self._key(), self.model))
-        if server not in _methods:
-            probe = {"temperature": 0.0, "max_tokens": 16}
-            payload = self._payload([HumanMessage("Count from one to ten in words.")], None, probe)
-            _methods[server] = await measured_method(self._client(), payload)
-        method = _methods[server]
-        if method is None:
-            raise ConfigurationError(
-                f"{self.model} at {shown(self.base_url)} goes on from no text it is given, in none of "
-                f"{len(ContinuationMethod)} ways tried: llama.cpp, vLLM, SGLang and Mistral do; DeepSeek does where "
-                "base_url ends in /beta"
-            )
-        return method
+        """The best method that the server was found to support."""
+        probe = {"temperature": 0.0, "max_tokens": PROBE_TOKENS}
+        payload = self._payload([HumanMessage(PROBE_QUESTION)], None, probe)
+        return await known_method(self._client(), payload, server=_digest((self.base_url, self._key())))
 
     def _bound(
         self, tools: Sequence[Mapping[str, Any] | type | Callable[..., Any] | BaseTool], kwargs: dict[str, Any]
@@ -362,9 +354,6 @@ class ChatLogprobs(BaseChatModel):
         if not key.isprintable() or not key.isascii():
             raise ConfigurationError("the API key has characters that no key has: check where it is read from")
         return key
-
-
-_methods: dict[str, ContinuationMethod | None] = {}
 
 
 def _digest(value: Any) -> str:
