@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, cast
 
 from langchain_core.messages import AIMessage, AIMessageChunk, InvalidToolCall, ToolCall
@@ -76,15 +76,6 @@ def ai_message(completion: Completion, text_tools: Sequence[str]) -> AIMessage:
             total_tokens=completion.prompt_tokens + completion.generated_tokens,
         ),
     )
-
-
-def native_tool_choice(choice: str | Mapping[str, Any] | bool) -> Any:
-    """LangChain's ways to say it, in the API's."""
-    if choice in (True, "any"):
-        return "required"
-    if isinstance(choice, str) and choice not in ("auto", "none", "required"):
-        return {"type": "function", "function": {"name": choice}}
-    return choice
 
 
 def _info(completion: Completion) -> dict[str, Any]:

@@ -41,28 +41,39 @@ class TextCalls(NamedTuple):
     invalid: list[InvalidToolCall]
 
 
-def tool_prompt(tools: Sequence[Mapping[str, Any]]) -> str:
+def tool_prompt(tools: Sequence[Mapping[str, Any]], *, forced: bool = False) -> str:
     """What the system message says about the tools.
 
     Args:
         tools: OpenAI function specifications.
+        forced: Whether the reply has to be a call, and the server sees to it.
     """
     functions = [tool["function"] for tool in tools]
     example = json.dumps({"name": functions[0]["name"], "arguments": _example(functions[0])})
+    signatures = "You have these tools:\n" + "\n".join(f"- {_signature(function)}" for function in functions)
+    if forced:
+        return f"{signatures}\n\nCall one of them now: write one JSON object and nothing else, like this:\n{example}"
     return (
-        "You have these tools:\n"
-        + "\n".join(f"- {_signature(function)}" for function in functions)
-        + "\n\nTo call a tool, write one JSON object in a code block, like this:\n"
-        + f"```json\n{example}\n```\nThen stop. The result comes in the next message; never invent it."
+        f"{signatures}\n\nTo call a tool, write one JSON object in a code block, like this:\n"
+        f"```json\n{example}\n```\nThen stop. The result comes in the next message; never invent it."
     )
 
 
-def as_text(messages: Sequence[BaseMessage], tools: Sequence[Mapping[str, Any]]) -> list[AnyMessage]:
-    """The conversation for a model that knows nothing of tools: calls and results as plain text."""
+def as_text(
+    messages: Sequence[BaseMessage], tools: Sequence[Mapping[str, Any]], *, forced: bool = False
+) -> list[AnyMessage]:
+    """The conversation for a model that knows nothing of tools: calls and results as plain text.
+
+    Args:
+        messages: The conversation.
+        tools: OpenAI function specifications.
+        forced: Whether the reply has to be a call.
+    """
     texts: list[AnyMessage] = []
     if tools:
         first = messages[0] if messages and isinstance(messages[0], SystemMessage) else None
-        system = f"{first.text}\n\n{tool_prompt(tools)}" if first else tool_prompt(tools)
+        described = tool_prompt(tools, forced=forced)
+        system = f"{first.text}\n\n{described}" if first else described
         texts.append(SystemMessage(system))
         messages = messages[1:] if first else messages
     for message in messages:
