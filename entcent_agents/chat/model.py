@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from hashlib import blake2b
 from typing import Any, Literal, cast
@@ -11,7 +11,7 @@ from typing import Any, Literal, cast
 import msgspec
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel, LangSmithParams, LanguageModelInput
-from langchain_core.messages import AIMessage, BaseMessage, convert_to_openai_messages
+from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable
 from langchain_core.tools import BaseTool
@@ -19,11 +19,12 @@ from langchain_core.utils.function_calling import convert_to_openai_tool
 from openai import AsyncOpenAI
 from pydantic import AliasChoices, Field, SecretStr
 
-from entcent_agents.blocking import run_sync
+from entcent_agents.blocking import iterate_sync, run_sync
 from entcent_agents.chat.clients import aclose_clients, check_address, client_of_loop, shown
 from entcent_agents.chat.completion import Completion, CompletionRequest
 from entcent_agents.chat.constraints import call_format, native_tool_choice, text_binding
 from entcent_agents.chat.messages import generation, last_chunk, text_chunk
+from entcent_agents.chat.prompts import api_messages
 from entcent_agents.chat.sampling import Outcome, TokenListener, current_pool, token_listener
 from entcent_agents.chat.structured import Method, Schema, structured_output
 from entcent_agents.chat.text_tools import STOP, as_text
@@ -218,6 +219,15 @@ class ChatLogprobs(BaseChatModel):
                 yield text_chunk(delta.text)
         yield last_chunk((await request.result())[0], _names(kwargs), streamed=payload["stream"])
 
+    def _stream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> Iterator[ChatGenerationChunk]:
+        yield from iterate_sync(self._astream(messages, stop, None, **kwargs))
+
     async def _sample(self, payload: Mapping[str, Any], n: int) -> list[Completion]:
         pool, seed = current_pool(), self.seed
         if pool is not None:
@@ -245,7 +255,7 @@ class ChatLogprobs(BaseChatModel):
         stops = [*(stop or self.stop or ()), *((STOP,) if text_tools else ())]
         body: dict[str, Any] = {
             "model": kwargs.get("model", self.model),
-            "messages": convert_to_openai_messages(list(messages)),
+            "messages": api_messages(messages),
             "temperature": kwargs.get("temperature", self.temperature),
             "logprobs": True,
             "top_logprobs": self.top_logprobs,

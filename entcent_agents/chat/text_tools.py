@@ -78,11 +78,8 @@ def as_text(
         messages = messages[1:] if first else messages
     for message in messages:
         if isinstance(message, ToolMessage):
-            result = f"<tool_response>\n{_framed(message.text)}\n</tool_response>"
-            if texts and isinstance(texts[-1], HumanMessage) and texts[-1].additional_kwargs.get("results"):
-                texts[-1] = _results(f"{texts[-1].text}\n{result}")
-            else:
-                texts.append(_results(result))
+            last = texts.pop() if texts and texts[-1].additional_kwargs.get("results") else None
+            texts.append(_results(last, message))
         elif isinstance(message, AIMessage):
             texts.append(AIMessage(_call_text(message)))
         else:
@@ -171,8 +168,20 @@ def _example(function: Mapping[str, Any]) -> dict[str, str]:
     return {name: "..." for name in schema.get("required", ())}
 
 
-def _results(text: str) -> HumanMessage:
-    return HumanMessage(text, additional_kwargs={"results": True})
+def _results(earlier: AnyMessage | None, message: ToolMessage) -> HumanMessage:
+    """One more result in a message of results: as text, and with what else it holds behind all texts."""
+    text = f"<tool_response>\n{_framed(message.text)}\n</tool_response>"
+    parts = _parts(message)
+    if earlier:
+        text, parts = f"{earlier.text}\n{text}", _parts(earlier) + parts
+    content = cast(Any, [{"type": "text", "text": text}, *parts] if parts else text)
+    return HumanMessage(content, additional_kwargs={"results": True})
+
+
+def _parts(message: BaseMessage) -> list[dict[str, Any]]:
+    """What of a message's content is no text."""
+    blocks = [] if isinstance(message.content, str) else message.content
+    return [cast(dict[str, Any], block) for block in blocks if isinstance(block, dict) and block.get("type") != "text"]
 
 
 def _call_text(message: AIMessage) -> str:
