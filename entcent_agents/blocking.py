@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import threading
-from collections.abc import Coroutine
-from typing import Any, Final, TypeVar
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterator
+from typing import Any, Final, TypeVar, cast
 
 T = TypeVar("T")
 
@@ -59,6 +59,31 @@ def run_sync(coroutine: Coroutine[Any, Any, T]) -> T:
         concurrent.futures.wait([ended], CLEAN_UP_SECONDS)
         raise
     return task.result()
+
+
+def iterate_sync(items: AsyncIterator[T]) -> Iterator[T]:
+    """Iterate from synchronous code, each step as `run_sync` runs it; an iteration given up is closed.
+
+    Raises:
+        RuntimeError: On a step from inside the background loop.
+    """
+
+    async def step() -> T:
+        return await anext(items)
+
+    async def close() -> None:
+        if isinstance(items, AsyncGenerator):
+            await cast(AsyncGenerator[T], items).aclose()
+
+    try:
+        while True:
+            try:
+                item = run_sync(step())
+            except StopAsyncIteration:
+                return
+            yield item
+    finally:
+        run_sync(close())
 
 
 class _Background:

@@ -59,6 +59,7 @@ class Reply:
     breaks_after: int | None = None
     breaks_how: str = "close"
     raw: bytes | None = None
+    model: str = "scripted"
     delay_seconds: float = 0.0
 
     def content(self) -> dict[str, Any] | None:
@@ -169,7 +170,7 @@ class ChatServer:
             }
             for i, reply in enumerate(replies)
         ]
-        return self._json({"model": "scripted", "choices": choices, "usage": self._usage(replies)})
+        return self._json({"model": replies[0].model, "choices": choices, "usage": self._usage(replies)})
 
     def events(self, replies: Sequence[Reply]) -> Iterator[bytes]:
         """A streamed answer: the tokens of the choices take turns."""
@@ -182,12 +183,13 @@ class ChatServer:
                     yield self._event(i, {"content": decoders[i].add(token.says)}, logprobs, None)
         for i, reply in enumerate(replies):
             yield self._event(i, {}, None, reply.finish_reason)
-        yield b"data: " + self._json({"model": "scripted", "choices": [], "usage": self._usage(replies)}) + b"\n\n"
+        end = {"model": replies[0].model, "choices": [], "usage": self._usage(replies)}
+        yield b"data: " + self._json(end) + b"\n\n"
         yield b"data: [DONE]\n\n"
 
     def _event(self, index: int, delta: dict[str, Any], logprobs: Any, finish_reason: str | None) -> bytes:
         choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}
-        return b"data: " + self._json({"model": "scripted", "choices": [choice]}) + b"\n\n"
+        return b"data: " + self._json({"choices": [choice]}) + b"\n\n"
 
     def _usage(self, replies: Sequence[Reply]) -> dict[str, int] | None:
         if not self._counts:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, cast
 
 from langchain_core.messages import AIMessage, AIMessageChunk, InvalidToolCall, ToolCall
@@ -83,15 +83,6 @@ def _usage(completion: Completion) -> UsageMetadata:
     if completion.cached_tokens is not None:
         usage["input_token_details"] = {"cache_read": completion.cached_tokens}
     return usage
-
-
-def native_tool_choice(choice: str | Mapping[str, Any] | bool) -> Any:
-    """LangChain's ways to say it, in the API's."""
-    if choice in (True, "any"):
-        return "required"
-    if isinstance(choice, str) and choice not in ("auto", "none", "required"):
-        return {"type": "function", "function": {"name": choice}}
-    return choice
 
 
 def _info(completion: Completion) -> dict[str, Any]:

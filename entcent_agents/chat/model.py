@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from hashlib import blake2b
@@ -10,21 +10,22 @@ from typing import Any, Literal, cast
 
 import msgspec
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
-from langchain_core.language_models import BaseChatModel, LanguageModelInput
-from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, convert_to_openai_messages
+from langchain_core.language_models import BaseChatModel, LangSmithParams, LanguageModelInput
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable, RunnableBinding, RunnableConfig
 from langchain_core.runnables.config import ensure_config
 from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from openai import AsyncOpenAI
-from pydantic import Field, SecretStr
+from pydantic import AliasChoices, Field, SecretStr
 
-from entcent_agents.blocking import run_sync
+from entcent_agents.blocking import iterate_sync, run_sync
 from entcent_agents.capture.recorder import LogprobsGeneration
 from entcent_agents.chat.choices import choices
 from entcent_agents.chat.clients import aclose_clients, check_address, client_of_loop, shown
 from entcent_agents.chat.completion import Completion, CompletionRequest
+from entcent_agents.chat.constraints import call_format, native_tool_choice, text_binding
 from entcent_agents.chat.continuation import (
     PROBE_QUESTION,
     PROBE_TOKENS,
@@ -34,8 +35,10 @@ from entcent_agents.chat.continuation import (
     continued,
     known_method,
 )
-from entcent_agents.chat.messages import generation, last_chunk, native_tool_choice, text_chunk
+from entcent_agents.chat.messages import generation, last_chunk, text_chunk
+from entcent_agents.chat.prompts import api_messages
 from entcent_agents.chat.sampling import Outcome, TokenListener, current_pool, token_listener
+from entcent_agents.chat.structured import Method, Schema, structured_output
 from entcent_agents.chat.text_tools import STOP, as_text
 from entcent_agents.errors import ConfigurationError, LogprobsMissingError
 from entcent_agents.logprobs import TokenLogprobs
@@ -78,8 +81,8 @@ class ChatLogprobs(BaseChatModel):
     """Choices of one call; `agenerate` gives all of them, `ainvoke` the first."""
     coalesce: bool = True
     """Whether identical concurrent calls of one request's rollouts share a request."""
-    timeout_seconds: float = 600.0
-    """Longest silence of the server."""
+    timeout_seconds: float = Field(default=600.0, validation_alias=AliasChoices("timeout_seconds", "timeout"))
+    """Longest silence of the server; `timeout`, as LangChain calls it, is understood too."""
     max_retries: int = 2
     """How often a failed request is repeated (with backoff, Retry-After honoured)."""
     extra_body: dict[str, Any] = Field(default_factory=dict[str, Any])
@@ -91,39 +94,84 @@ class ChatLogprobs(BaseChatModel):
 
     @property
     def _identifying_params(self) -> dict[str, Any]:
-        return {"model": self.model, "base_url": shown(self.base_url), "top_logprobs": self.top_logprobs}
+        """What decides an answer, for traces and caches."""
+        settings = ("model", "tool_calling", "temperature", "top_p", "max_tokens", "seed", "stop", "top_logprobs", "n")
+        return {"base_url": shown(self.base_url), **{name: getattr(self, name) for name in settings}}
 
     def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
         for name, value in super().__repr_args__():
             yield name, shown(value) if name == "base_url" else value
 
-    def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> Any:
-        params = super()._get_ls_params(stop=stop, **kwargs)
-        return {**params, "ls_model_name": self.model, "ls_temperature": self.temperature}
+    def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
+        return {**super()._get_ls_params(stop=stop or self.stop, **kwargs), "ls_provider": "entcent"}
+
+    @classmethod
+    def is_lc_serializable(cls) -> bool:
+        """Yes: caches and traces then see all settings; `load` needs `entcent_agents` among its namespaces."""
+        return True
+
+    @property
+    def lc_secrets(self) -> dict[str, str]:
+        """What is left out of serialised forms, and the names under which `load` asks for it."""
+        secrets = {"api_key": "ENTCENT_API_KEY"}
+        return secrets if self.base_url == shown(self.base_url) else {**secrets, "base_url": "ENTCENT_BASE_URL"}
 
     def bind_tools(
         self,
         tools: Sequence[Mapping[str, Any] | type | Callable[..., Any] | BaseTool],
         *,
         tool_choice: str | Mapping[str, Any] | bool | None = None,
+        strict: bool | None = None,
         **kwargs: Any,
     ) -> Runnable[LanguageModelInput, AIMessage]:
         """Bind tools natively or as text, as `tool_calling` says.
 
+        Args:
+            tools: What LangChain takes as tools.
+            tool_choice: "auto", "none", "any" (also True, "required"), or a tool by name. Where tools are text, a
+                forced choice holds the reply to JSON of a call (`response_format`), on servers that can do that.
+            strict: Whether OpenAI is told to hold arguments to their schema.
+            **kwargs: Settings of the calls.
+
         Raises:
-            ConfigurationError: Where tools are text and a choice is to be forced: a prompt cannot force one.
+            ConfigurationError: Where tools are text, on a choice that names none of them, or a `response_format` of a
+                schema beside them.
         """
-        specifications = [convert_to_openai_tool(cast(Any, tool)) for tool in tools]
+        specifications = [convert_to_openai_tool(cast(Any, tool), strict=strict) for tool in tools]
         if self.tool_calling == "text":
-            if tool_choice not in (None, "auto", False):
-                raise ConfigurationError(
-                    f"tool_choice={tool_choice!r} cannot be forced when tools are bound as text: "
-                    "use tool_calling='native', or leave the choice to the model"
-                )
-            return cast(Any, self.bind(text_tools=specifications, **kwargs))
-        if tool_choice:
-            kwargs["tool_choice"] = native_tool_choice(tool_choice)
-        return cast(Any, self.bind(tools=specifications, **kwargs))
+            kwargs |= text_binding(specifications, tool_choice, kwargs.get("response_format"))
+        else:
+            kwargs |= {"tools": specifications} | (
+                {"tool_choice": native_tool_choice(tool_choice)} if tool_choice else {}
+            )
+        return cast(Any, self.bind(**kwargs))
+
+    def with_structured_output(
+        self,
+        schema: Schema,
+        *,
+        include_raw: bool = False,
+        method: Method = "function_calling",
+        strict: bool | None = None,
+        **kwargs: Any,
+    ) -> Runnable[LanguageModelInput, Any]:
+        """A runnable that answers in the schema; log-probabilities are captured as of any call.
+
+        Args:
+            schema: Pydantic class, TypedDict, JSON schema with a title, or OpenAI function.
+            include_raw: Whether to give `{"raw": message, "parsed": ..., "parsing_error": ...}`.
+            method: "function_calling" (a forced call, as `tool_calling` binds it: in text the tokens are covered on
+                any server), "json_schema" (`response_format`; the prompt says nothing of the schema), or "json_mode"
+                (any JSON; the prompt has to describe it).
+            strict: Whether OpenAI is told to hold to the schema; other servers do so anyhow.
+            **kwargs: None others are known.
+
+        Raises:
+            ConfigurationError: On settings that are not known.
+        """
+        if kwargs:
+            raise ConfigurationError(f"with_structured_output knows nothing of {', '.join(kwargs)}")
+        return structured_output(self, schema, method=method, include_raw=include_raw, strict=strict)
 
     async def acheck(self) -> None:
         """Ask for one token, to find out whether the server answers, knows the model and gives log-probabilities.
@@ -281,6 +329,15 @@ class ChatLogprobs(BaseChatModel):
                 yield text_chunk(delta.text)
         yield last_chunk((await request.result())[0], _names(kwargs), streamed=payload["stream"])
 
+    def _stream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> Iterator[ChatGenerationChunk]:
+        yield from iterate_sync(self._astream(messages, stop, None, **kwargs))
+
     async def _sample(self, payload: Mapping[str, Any], n: int) -> list[Completion]:
         pool, seed = current_pool(), self.seed
         if pool is not None:
@@ -301,23 +358,25 @@ class ChatLogprobs(BaseChatModel):
     ) -> dict[str, Any]:
         """The body of the request, without seed and number of choices."""
         text_tools: Sequence[Mapping[str, Any]] = kwargs.get("text_tools") or ()
+        native, choice = kwargs.get("tools"), kwargs.get("tool_choice")
+        forced = bool(text_tools) and choice == "required"
         if self.tool_calling == "text":
-            messages = as_text(messages, text_tools)
+            messages = as_text(messages, text_tools, forced=forced)
         stops = [*(stop or self.stop or ()), *((STOP,) if text_tools else ())]
-        native = kwargs.get("tools")
         body: dict[str, Any] = {
-            "model": self.model,
-            "messages": convert_to_openai_messages(list(messages)),
+            "model": kwargs.get("model", self.model),
+            "messages": api_messages(messages),
             "temperature": kwargs.get("temperature", self.temperature),
             "logprobs": True,
             "top_logprobs": self.top_logprobs,
             "stream": not native,  # llama.cpp refuses tools, streaming and log-probabilities together
-            "top_p": self.top_p,
+            "top_p": kwargs.get("top_p", self.top_p),
             "max_tokens": kwargs.get("max_tokens", self.max_tokens),
             "stop": stops or None,
             "tools": native,
-            "tool_choice": kwargs.get("tool_choice"),
-            "response_format": kwargs.get("response_format"),
+            "tool_choice": choice if native else None,
+            "parallel_tool_calls": kwargs.get("parallel_tool_calls") if native else None,
+            "response_format": call_format(text_tools) if forced else kwargs.get("response_format"),
             "extra_body": self.extra_body | kwargs.get("extra_body", {}) or None,
         }
         if body["stream"]:

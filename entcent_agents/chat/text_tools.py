@@ -41,37 +41,45 @@ class TextCalls(NamedTuple):
     invalid: list[InvalidToolCall]
 
 
-def tool_prompt(tools: Sequence[Mapping[str, Any]]) -> str:
+def tool_prompt(tools: Sequence[Mapping[str, Any]], *, forced: bool = False) -> str:
     """What the system message says about the tools.
 
     Args:
         tools: OpenAI function specifications.
+        forced: Whether the reply has to be a call, and the server sees to it.
     """
     functions = [tool["function"] for tool in tools]
     example = json.dumps({"name": functions[0]["name"], "arguments": _example(functions[0])})
+    signatures = "You have these tools:\n" + "\n".join(f"- {_signature(function)}" for function in functions)
+    if forced:
+        return f"{signatures}\n\nCall one of them now: write one JSON object and nothing else, like this:\n{example}"
     return (
-        "You have these tools:\n"
-        + "\n".join(f"- {_signature(function)}" for function in functions)
-        + "\n\nTo call a tool, write one JSON object in a code block, like this:\n"
-        + f"```json\n{example}\n```\nThen stop. The result comes in the next message; never invent it."
+        f"{signatures}\n\nTo call a tool, write one JSON object in a code block, like this:\n"
+        f"```json\n{example}\n```\nThen stop. The result comes in the next message; never invent it."
     )
 
 
-def as_text(messages: Sequence[BaseMessage], tools: Sequence[Mapping[str, Any]]) -> list[AnyMessage]:
-    """The conversation for a model that knows nothing of tools: calls and results as plain text."""
+def as_text(
+    messages: Sequence[BaseMessage], tools: Sequence[Mapping[str, Any]], *, forced: bool = False
+) -> list[AnyMessage]:
+    """The conversation for a model that knows nothing of tools: calls and results as plain text.
+
+    Args:
+        messages: The conversation.
+        tools: OpenAI function specifications.
+        forced: Whether the reply has to be a call.
+    """
     texts: list[AnyMessage] = []
     if tools:
         first = messages[0] if messages and isinstance(messages[0], SystemMessage) else None
-        system = f"{first.text}\n\n{tool_prompt(tools)}" if first else tool_prompt(tools)
+        described = tool_prompt(tools, forced=forced)
+        system = f"{first.text}\n\n{described}" if first else described
         texts.append(SystemMessage(system))
         messages = messages[1:] if first else messages
     for message in messages:
         if isinstance(message, ToolMessage):
-            result = f"<tool_response>\n{_framed(message.text)}\n</tool_response>"
-            if texts and isinstance(texts[-1], HumanMessage) and texts[-1].additional_kwargs.get("results"):
-                texts[-1] = _results(f"{texts[-1].text}\n{result}")
-            else:
-                texts.append(_results(result))
+            last = texts.pop() if texts and texts[-1].additional_kwargs.get("results") else None
+            texts.append(_results(last, message))
         elif isinstance(message, AIMessage):
             texts.append(AIMessage(_call_text(message)))
         else:
@@ -160,8 +168,20 @@ def _example(function: Mapping[str, Any]) -> dict[str, str]:
     return {name: "..." for name in schema.get("required", ())}
 
 
-def _results(text: str) -> HumanMessage:
-    return HumanMessage(text, additional_kwargs={"results": True})
+def _results(earlier: AnyMessage | None, message: ToolMessage) -> HumanMessage:
+    """One more result in a message of results: as text, and with what else it holds behind all texts."""
+    text = f"<tool_response>\n{_framed(message.text)}\n</tool_response>"
+    parts = _parts(message)
+    if earlier:
+        text, parts = f"{earlier.text}\n{text}", _parts(earlier) + parts
+    content = cast(Any, [{"type": "text", "text": text}, *parts] if parts else text)
+    return HumanMessage(content, additional_kwargs={"results": True})
+
+
+def _parts(message: BaseMessage) -> list[dict[str, Any]]:
+    """What of a message's content is no text."""
+    blocks = [] if isinstance(message.content, str) else message.content
+    return [cast(dict[str, Any], block) for block in blocks if isinstance(block, dict) and block.get("type") != "text"]
 
 
 def _call_text(message: AIMessage) -> str:
