@@ -39,6 +39,7 @@ class Delta:
 
     index: int
     text: str
+    reasoning: str
     tokens: int
 
 
@@ -210,8 +211,8 @@ class CompletionRequest:
                 parts.logprobs.join(earlier)
             parts.logprobs.add(entries)
         parts.finish_reason = choice.finish_reason or parts.finish_reason
-        text = message.content or ""
-        return Delta(index, text, len(parts.logprobs) - before or bool(text))
+        text, reasoning = message.content or "", message.reasoning_content or ""
+        return Delta(index, text, reasoning, len(parts.logprobs) - before or bool(text or reasoning))
 
     def _completion(
         self, parts: _ChoiceParts, logprobs: TokenLogprobs | None, prompt_tokens: int, generated: int
