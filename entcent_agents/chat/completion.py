@@ -43,6 +43,7 @@ class Delta:
 
     index: int
     text: str
+    reasoning: str
     tokens: int
 
 
@@ -245,8 +246,8 @@ class CompletionRequest:
             parts.logprobs.add(entries)
         parts.token_ids += choice.token_ids or ()
         parts.finish_reason = choice.finish_reason or parts.finish_reason
-        text = message.content or ""
-        return Delta(index, text, len(parts.logprobs) - before or bool(text))
+        text, reasoning = message.content or "", message.reasoning_content or ""
+        return Delta(index, text, reasoning, len(parts.logprobs) - before or bool(text or reasoning))
 
     def _entries(self, choice: Choice) -> list[LogprobEntry] | None:
         if choice.logprobs is None:

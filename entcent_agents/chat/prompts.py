@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any
 
 from langchain_core.messages import AIMessage, BaseMessage, convert_to_openai_messages
-
-_SENT: Final = ("text", "tool_use")
-"""Of a model's content blocks those the API takes back: its reasoning it does not, and calls stand in `tool_calls`."""
 
 
 def api_messages(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:
@@ -32,11 +29,14 @@ def api_messages(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:
     return sent + _shown_by_user(shown)
 
 
-def _sendable(message: BaseMessage) -> Any:
+def _sendable(message: BaseMessage) -> BaseMessage:
+    """What a model said is text there, also where it was kept in blocks; its calls stand apart, its reasoning stays.
+
+    Streams of version 3 and `output_version="v1"` keep blocks, with calls among them that servers refuse.
+    """
     if not isinstance(message, AIMessage) or isinstance(message.content, str):
         return message
-    blocks = [block for block in message.content if isinstance(block, str) or block.get("type") in _SENT]
-    return message.model_copy(update={"content": blocks})
+    return message.model_copy(update={"content": str(message.text)})
 
 
 def _taken_from(result: dict[str, Any]) -> list[dict[str, Any]]:
