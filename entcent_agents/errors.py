@@ -79,7 +79,16 @@ class ModelFileError(ModelError):
 
 
 class ModelServerError(ModelError):
-    """A model server cannot be started or reached, or answers with an error."""
+    """A model server cannot be started or reached, or answers with an error.
+
+    Args:
+        message: What was seen, and what to do.
+        status: The HTTP status of the answer; None where there was none, or where a good one was broken off.
+    """
+
+    def __init__(self, message: str, *, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class RecordingError(EntcentError):

@@ -138,7 +138,12 @@ class CompletionRequest:
         except (APIStatusError, APIConnectionError, httpx2.HTTPError) as error:
             failure = server_error(error, self._base_url)
         if failure:  # raised out here, unchained: what the SDK's errors quote may hold the key
-            raise self._without_key(failure)
+            raise without_key(failure, self._client.api_key)
+
+    @property
+    def usage(self) -> TokenUsage | None:
+        """What the server counted; None before the last event, and where it does not count."""
+        return self._usage
 
     async def completions(self) -> list[Completion]:
         """Send the request and wait for all choices."""
@@ -177,9 +182,6 @@ class CompletionRequest:
             return None
         return ModelServerError(f"{self._base_url} broke off in the middle of its answer: see the server's log")
 
-    def _without_key(self, error: ModelServerError) -> ModelServerError:
-        return ModelServerError(str(error).replace(self._client.api_key, "***")[:_SAID])
-
     async def _decoded(self, body: AsyncIterator[bytes]) -> AsyncIterator[Decoded]:
         if not self._payload.get("stream"):
             yield await decoded_body(body)
@@ -190,7 +192,8 @@ class CompletionRequest:
     def _take(self, decoded: Decoded) -> list[Delta]:
         payload = decoded.payload
         if payload.error is not None:
-            raise self._without_key(ModelServerError(f"{self._base_url} broke off: {_said(payload.error)}"))
+            broken = ModelServerError(f"{self._base_url} broke off: {_said(payload.error)}")
+            raise without_key(broken, self._client.api_key)
         self._model = payload.model or self._model
         self._usage = payload.usage or self._usage
         sliced = iter(decoded.logprobs)
@@ -240,7 +243,13 @@ def server_error(error: APIStatusError | APIConnectionError | httpx2.HTTPError, 
         return ModelServerError(f"no model server answers at {base_url} ({why}): start one, or correct the address")
     if isinstance(error, httpx2.HTTPError):
         return ModelServerError(f"{base_url} broke off in the middle of its answer ({_line(str(error))})")
-    return ModelServerError(f"{base_url} answered {error.status_code}: {_said(error.body) or _line(error.message)}")
+    said = _said(error.body) or _line(error.message)
+    return ModelServerError(f"{base_url} answered {error.status_code}: {said}", status=error.status_code)
+
+
+def without_key(error: ModelServerError, api_key: str) -> ModelServerError:
+    """The error as it may be shown: what a server says of a key may quote it."""
+    return ModelServerError(str(error).replace(api_key, "***")[:_SAID], status=error.status)
 
 
 def _said(error: Any) -> str:
