@@ -139,6 +139,12 @@ def _event(reply: Reply) -> bytes:
     return b"data: " + json.dumps({"choices": [choice]}).encode() + b"\n\ndata: [DONE]\n\n"
 
 
+async def test_another_question_is_asked_where_an_answer_ends_too_soon(serve):
+    served = iter([says("no"), says("not so short"), says("no")])
+    found = await PROBES["text"](Asking(chat(serve(lambda request: [next(served)]))))
+    assert found.details["generated_tokens"] == 3
+
+
 @pytest.mark.parametrize("name", ["text", "streaming", "text_tools"])
 async def test_text_without_log_probabilities_is_below_the_floor(serve, name: str):
     found = await measured(serve, name, logprobs=False)
@@ -147,7 +153,7 @@ async def test_text_without_log_probabilities_is_below_the_floor(serve, name: st
 
 async def test_tokens_skipped_inside_characters_lower_the_coverage_of_such_text_alone(serve):
     found = await measured(serve, "other_scripts", skips_in_characters=True)
-    assert found.value == 0.5 and "inside characters" in found.means
+    assert found.value == 0.5 and "such characters are missing" in found.means
     assert found.details["characters_beyond_ascii"] == 3
     assert (await measured(serve, "other_scripts")).value == 1.0
     assert (await measured(serve, "text", skips_in_characters=True)).value == 1.0
@@ -201,7 +207,7 @@ async def test_a_choice_that_is_ignored_or_refused_is_told(serve):
 async def test_a_server_that_refuses_tools(serve):
     found = await measured(serve, "native_tools", refuses=["tools"])
     assert (found.value, found.shown) == (None, "refused")
-    assert "answered 400" in found.means
+    assert "answered 400" in found.details["said"]
 
 
 async def test_tools_as_text_are_called_and_covered(serve):
@@ -290,6 +296,15 @@ async def test_cuts_of_the_sampler_in_the_log_probabilities_are_told(serve):
     assert (refused.details["top_p"], refused.details["top_k"]) == ("ignored", "refused")
 
 
+async def test_further_fields_of_the_user_s_reach_the_server_with_every_question(serve):
+    server = serve(Habits())
+    asking = Asking(chat(server, extra_body={"route": "here"}))
+    asking.most_alternatives = 10
+    assert (await PROBES["temperature"](asking)).details["top_k"] == "ignored"
+    assert [request.body.get("route") for request in server.requests] == ["here"] * 4
+    assert server.requests[-1].body["top_k"] == 3
+
+
 async def test_too_few_alternatives_leave_the_temperature_unmeasured(serve):
     found = await measured(serve, "temperature", max_k=3)
     assert found.value is None and "too few alternatives" in found.means
@@ -352,6 +367,8 @@ async def test_a_whole_measurement_is_json_and_counts_what_it_cost(serve):
 async def test_settings_follow_from_what_was_measured(serve):
     found = await measure_capabilities(chat(serve(Habits(max_k=5, scores_calls=False, copies=True))))
     assert found.recommended() == {"tool_calling": "text", "top_logprobs": 5, "coalesce": False}
+    refusing = await measure_capabilities(chat(serve(Habits(refuses=["tools"]))))
+    assert refusing.recommended()["tool_calling"] == "text"
     ignoring = await measure_capabilities(chat(serve(Habits(calls_when_forced=False))))
     assert ignoring.recommended(20) == {"tool_calling": "text", "top_logprobs": 20}
 

@@ -23,7 +23,6 @@ from entcent_agents.chat.probes import bounds, coverage, sampling
 from entcent_agents.chat.probes.asking import Asking, Cost, is_refusal
 from entcent_agents.chat.probes.measured import Constraint, Measured, Seeding, Semantics, not_measured
 from entcent_agents.errors import LogprobsError, LogprobsMissingError, ModelServerError
-from entcent_agents.selection.validity import MIN_COVERAGE
 
 __all__ = [
     "PROBES",
@@ -56,7 +55,8 @@ PROBES: Final[Mapping[str, Probe]] = MappingProxyType(
         "json_schema": sampling.json_schema,
     }
 )
-"""Every capability and how it is measured, in this order. A further one is a line here and nothing else."""
+"""Every capability and how it is measured, in this order. A further one is a line here and nothing else: a probe gives
+its value, what it means and its figures as one `Measured`, asks by `Asking.answer` or adds what it spent otherwise."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,9 +93,8 @@ class Capabilities:
         """
         native, most = self.measured["native_tools"], self.measured["top_logprobs"].value
         usable = native.details.get("called_by_itself") and native.details["forcing"] == "honoured"
-        scored = isinstance(native.value, float) and native.value >= MIN_COVERAGE
         settings: dict[str, Any] = {
-            "tool_calling": "native" if usable and scored else "text",
+            "tool_calling": "native" if usable and native.details["covered"] else "text",
             "top_logprobs": min(top_logprobs, most) if isinstance(most, int) else top_logprobs,
         }
         if self.measured["n"].details.get("different") == 1:

@@ -124,6 +124,12 @@ class Asking:
             seconds=time.perf_counter() - self._started,
         )
 
+    def add(self, *, requests: int = 0, prompt_tokens: int = 0, generated_tokens: int = 0) -> None:
+        """Count what was spent."""
+        self._requests += requests
+        self._prompt_tokens += prompt_tokens
+        self._generated_tokens += generated_tokens
+
     def model(self, **settings: Any) -> ChatLogprobs:
         """The chat model with these settings, and as many alternatives as the user wants and the server gives."""
         top = min(self.wanted_alternatives, self.most_alternatives)
@@ -168,14 +174,16 @@ class Asking:
             ModelServerError: As `CompletionRequest` does.
             LogprobsMalformedError: On log-probabilities that cannot be.
         """
-        self._requests += 1
+        self.add(requests=1)
         request = CompletionRequest(self._client(), payload, n)
         pieces = 0
         async for delta in request.events():
             pieces += bool(delta.tokens)
         choices = tuple(await request.result())
-        self._prompt_tokens += sum(choice.prompt_tokens for choice in choices)
-        self._generated_tokens += sum(choice.generated_tokens for choice in choices)
+        self.add(
+            prompt_tokens=sum(choice.prompt_tokens for choice in choices),
+            generated_tokens=sum(choice.generated_tokens for choice in choices),
+        )
         return Answer(choices=choices, usage=request.usage, pieces=pieces)
 
     async def alternatives(self, payload: Mapping[str, Any]) -> list[list[Alternative]]:
@@ -184,12 +192,11 @@ class Asking:
         Raises:
             ModelServerError: As `answer`.
         """
-        self._requests += 1
+        self.add(requests=1)
         create = self._client().chat.completions.with_raw_response.create
         body = await self._body(lambda: create(**payload), _Body)
         if body.usage:
-            self._prompt_tokens += body.usage.prompt_tokens
-            self._generated_tokens += body.usage.completion_tokens
+            self.add(prompt_tokens=body.usage.prompt_tokens, generated_tokens=body.usage.completion_tokens)
         logprobs = body.choices[0].logprobs if body.choices else None
         entries = logprobs.content if logprobs else None
         return [entry.top_logprobs or [] for entry in entries or ()]
@@ -200,7 +207,7 @@ class Asking:
         Raises:
             ModelServerError: Where it does not.
         """
-        self._requests += 1
+        self.add(requests=1)
         listing = self._client().models.with_raw_response.list
         return (await self._body(listing, _Models)).data
 

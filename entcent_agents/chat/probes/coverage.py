@@ -12,9 +12,14 @@ from entcent_agents.chat.text_tools import read_calls
 from entcent_agents.errors import ModelServerError
 from entcent_agents.selection.validity import MIN_COVERAGE
 
-LONG: Final = "Count from one to one hundred in words."
-"""Long enough that no answer ends by itself within the tokens that are asked for."""
+LONG: Final = (
+    "Count from one to one hundred in words.",
+    "Write a long letter to a friend about a journey by sea.",
+    "Explain in detail how bread is made.",
+)
+"""Asked in this order until an answer is long: weak models may end after a word."""
 TEXT_TOKENS: Final = 32
+ENOUGH_TOKENS: Final = 24
 CALL_TOKENS: Final = 64
 END_TOKENS: Final = 4
 """At most so many end a turn: the end-of-turn token, or a stop sequence."""
@@ -40,13 +45,13 @@ GREET: Final = "Say hello."
 
 async def text(asking: Asking) -> Measured:
     """Coverage of plain text, in one piece."""
-    answer = await asking.answer(asking.payload(LONG, max_tokens=TEXT_TOKENS, stream=False))
+    answer = await _long_answer(asking, stream=False)
     return _measured(answer, _floor_words(answer, "plain text counts in full", "scores of this server are doubtful"))
 
 
 async def streaming(asking: Asking) -> Measured:
     """Coverage of plain text that is streamed, and whether it comes piece by piece."""
-    answer = await asking.answer(asking.payload(LONG, max_tokens=TEXT_TOKENS, stream=True))
+    answer = await _long_answer(asking, stream=True)
     flows = "tokens are seen as they come" if answer.pieces > 1 else "but all at once, so live views show nothing"
     lost = "log-probabilities are lost in streams, in which ChatLogprobs asks"
     return _measured(answer, _floor_words(answer, flows, lost), {"pieces": answer.pieces})
@@ -61,7 +66,7 @@ async def other_scripts(asking: Asking) -> Measured:
         if characters:
             means = "such text counts in full"
             if _scored(answer.choices[0]) + 1 < MIN_COVERAGE * answer.choices[0].generated_tokens:  # 1: end of turn
-                means = f"below the floor of {MIN_COVERAGE}: tokens inside characters are skipped"
+                means = f"below the floor of {MIN_COVERAGE}: some tokens of such characters are missing"
             return _measured(answer, means, {"characters_beyond_ascii": characters})
     return not_measured("the model wrote no character of several bytes when asked to")
 
@@ -70,24 +75,27 @@ async def native_tools(asking: Asking) -> Measured:
     """Coverage of native tool calls: one left to the model, and one that is forced where the server can force it."""
     free, said = await _native_call(asking, ASK_ROWS, None)
     if free is None:
-        return Measured(value=None, shown="refused", means=f"use tool_calling='text' ({said})")
+        means = "use tool_calling='text'"
+        return Measured(value=None, shown="refused", means=means, details={"called_by_itself": False, "said": said})
     forced, refused = await _native_call(asking, GREET, "any")
+    calling = forced if forced and not _has_call(free) else free
+    covered = _is_covered(calling.choices[0])
     details = {
+        "covered": covered,
         "called_by_itself": _has_call(free),
         "forcing": "refused" if forced is None else "honoured" if _has_call(forced) else "ignored",
         "forcing_said": refused,
         "tokens_allowed": CALL_TOKENS,
     }
     if _has_call(free):
-        covered = _is_covered(free.choices[0])
         means = _CALLS[covered] if covered else f"{_CALLS[covered]}: use tool_calling='text'"
         if details["forcing"] != "honoured":
             means += f"; tool_choice is {details['forcing']}"
         return _measured(free, means, details)
     means = "the model did not call by itself: use tool_calling='text'"
-    if forced is None or not _has_call(forced):
+    if not _has_call(calling):
         return Measured(value=None, shown=f"no call in {CALL_TOKENS} tokens", means=means, details=details)
-    return _measured(forced, f"{means}; when forced, {_CALLS[_is_covered(forced.choices[0])]}", details)
+    return _measured(calling, f"{means}; when forced, {_CALLS[covered]}", details)
 
 
 _CALLS: Final = {True: "calls are scored", False: "the tokens of calls are not scored"}
@@ -126,6 +134,16 @@ async def streamed_tools(asking: Asking) -> Measured:
 
 
 _STREAMED: Final = {True: "they go together", False: "log-probabilities are lost; ChatLogprobs asks in one piece"}
+
+
+async def _long_answer(asking: Asking, *, stream: bool) -> Answer:
+    """The first answer that is long enough, else the longest."""
+    answers: list[Answer] = []
+    for says in LONG:
+        answers.append(await asking.answer(asking.payload(says, max_tokens=TEXT_TOKENS, stream=stream)))
+        if answers[-1].choices[0].generated_tokens >= ENOUGH_TOKENS:
+            break
+    return max(answers, key=lambda answer: answer.choices[0].generated_tokens)
 
 
 async def _native_call(asking: Asking, says: str, tool_choice: str | None) -> tuple[Answer | None, str | None]:

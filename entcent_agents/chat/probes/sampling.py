@@ -94,7 +94,7 @@ async def temperature(asking: Asking) -> Measured:
     value = semantics(ratio, LOW_TEMPERATURE)
     cuts = {
         "top_p": await _cut(asking, before, top_p=0.5),
-        "top_k": await _cut(asking, before, extra_body={"top_k": 3}),
+        "top_k": await _cut(asking, before, bound={"extra_body": {"top_k": 3}}),
     }
     means = _SEMANTICS[value]
     harmful = [name for name, effect in cuts.items() if effect not in ("ignored", "refused")]
