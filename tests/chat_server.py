@@ -19,17 +19,20 @@ from typing import Any, Self
 class Token:
     """One token on the wire: what it says, and the probabilities of the k alternatives, the sampled one's first.
 
-    `logprobs` goes over the wire in place of the probabilities' logarithms, NaN and infinities as Python writes them.
+    `logprobs` goes over the wire in place of the probabilities' logarithms, NaN and infinities as Python writes them;
+    `names` is what the alternatives say.
     """
 
     says: str | bytes
     probabilities: Sequence[float] = (1.0,)
     logprobs: Sequence[float | None] | None = None
+    names: Sequence[str] | None = None
 
     def entry(self) -> dict[str, Any]:
         raw = self.says if isinstance(self.says, bytes) else self.says.encode()
         logprobs = [math.log(p) for p in self.probabilities] if self.logprobs is None else self.logprobs
-        top = [{"token": f"t{i}", "logprob": value, "bytes": None} for i, value in enumerate(logprobs)]
+        names = self.names or [f"t{i}" for i in range(len(logprobs))]
+        top = [{"token": name, "logprob": value, "bytes": None} for name, value in zip(names, logprobs, strict=True)]
         return {
             "token": raw.decode(errors="replace"),
             "logprob": top[0]["logprob"] if top else -9999.0,
@@ -101,7 +104,8 @@ class ChatServer:
         gives: Give at most so many choices, whatever was asked for.
         prompt_tokens: What usage says of every prompt.
         ascii_json: False: characters go over the wire as they are, line separators included.
-        counts: False: answers carry no usage.
+        counts: False: answers carry no usage; "first": that of the first choice alone, as llama.cpp's do.
+        models: What it lists at `/models`; None: nothing is there.
     """
 
     def __init__(
@@ -112,8 +116,10 @@ class ChatServer:
         gives: int | None = None,
         prompt_tokens: int = 10,
         ascii_json: bool = True,
-        counts: bool = True,
+        counts: bool | str = True,
+        models: Sequence[dict[str, Any]] | None = None,
     ) -> None:
+        self.models = models
         self.closing = threading.Event()
         self._counts = counts
         self.requests: list[Request] = []
@@ -194,7 +200,8 @@ class ChatServer:
     def _usage(self, replies: Sequence[Reply]) -> dict[str, int] | None:
         if not self._counts:
             return None
-        generated = sum(len(reply.tokens) for reply in replies)
+        counted = replies[:1] if self._counts == "first" else replies
+        generated = sum(len(reply.tokens) for reply in counted)
         return {"prompt_tokens": self._prompt_tokens, "completion_tokens": generated}
 
     def _json(self, value: Any) -> bytes:
@@ -236,6 +243,13 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: object) -> None:
         """Nothing."""
+
+    def do_GET(self) -> None:
+        models = self.server.script.models
+        if models is None:
+            self._send(404, b'{"error": {"message": "no such page"}}', {})
+        else:
+            self._send(200, json.dumps({"object": "list", "data": models}).encode(), {})
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))

@@ -55,8 +55,10 @@ def not_a_graph(model):
 '''
 
 
-def entcent(*arguments: str, home: Path | None = None, timeout: float = 60.0) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "120"}
+def entcent(
+    *arguments: str, home: Path | None = None, timeout: float = 60.0, **variables: str
+) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "120", **variables}
     if home is not None:
         environment["ENTCENT_HOME"] = str(home)
     command = [sys.executable, "-c", "from entcent_agents.cli import main; main()", *arguments]

@@ -118,6 +118,22 @@ def score(
     )
 
 
+@app.command()
+def doctor(
+    model: Annotated[
+        str, typer.Option(help="A model of `entcent models list`, a .gguf file, or http://…/v1#name.")
+    ] = DEFAULT_MODEL,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the record as one JSON object.")] = False,
+) -> None:
+    """Measure what a model's server can do: log-probabilities, tools, choices, temperature; takes some 50 requests.
+
+    Exit code 0: usable; 1: it answers without log-probabilities; 2: no server, or a wrong option.
+    """
+    from entcent_agents.cli.doctor import diagnose
+
+    diagnose(model, as_json=as_json)
+
+
 @models.command("list")
 def list_models() -> None:
     """Show the known models, and which are here."""
