@@ -23,7 +23,7 @@ class ContinuingServer:
         ways: In which ways it goes on: "llama", "vllm", "flag", "prefix" or "trailing".
         words: The model's answer, a token a word.
         merges: Read `one two` as one token, so that text falls into other tokens than were generated.
-        numbers: Tell the tokens' numbers when it generates.
+        holds: List ` four five` as one token with the number of the last, as llama.cpp does where it held text back.
         anew: Begin the answer anew wherever it should go on.
         echoes: Have the prefix in the text too, though it is not generated.
         lost: How many tokens of every prompt it loses.
@@ -33,7 +33,7 @@ class ContinuingServer:
     ways: tuple[str, ...] = ()
     words: str = "one two three four five six seven eight"
     merges: bool = False
-    numbers: bool = True
+    holds: bool = False
     anew: bool = False
     echoes: bool = False
     lost: int = 0
@@ -92,11 +92,13 @@ class ContinuingServer:
         assert body["prompt"][: len(PROMPT)] == PROMPT
         said = "".join(self.vocabulary[number] for number in body["prompt"][len(PROMPT) :])
         new = split(self.words if self.anew else self.words.removeprefix(said))[: self.room(body)]
+        if self.holds and " four" in new:
+            new[new.index(" four") : new.index(" five") + 1] = [" four five"]
         shape = self.llama_event if "llama" in self.ways else self.vllm_event
         return Reply(raw=stream([shape(word) for word in new], prompt=len(body["prompt"]) - self.lost))
 
     def llama_event(self, word: str) -> dict[str, Any]:
-        entry = Token(says=word, probabilities=(0.5, 0.5)).entry() | {"id": self.number(word)}
+        entry = Token(says=word, probabilities=(0.5, 0.5)).entry() | {"id": self.number(split(word)[-1])}
         return {"text": word, "logprobs": {"content": [entry]}}
 
     def vllm_event(self, word: str) -> dict[str, Any]:

@@ -86,20 +86,20 @@ async def test_without_numbers_the_tokens_that_the_text_falls_into_are_compared(
     assert (await model.acontinue("Count", prefix)).joint is Joint.RETOKENISED
 
 
-async def test_numbers_that_do_not_say_the_text_are_not_sent(serve):
-    """llama.cpp lists the tokens of one character as one, with the number of the last."""
-    script = ContinuingServer(("llama",), words="one two three four")
+async def test_tokens_that_are_listed_as_one_are_told_apart(serve):
+    """llama.cpp does so inside a character, and where text could begin a stop string; the number is the last one's."""
+    script = ContinuingServer(("llama",), holds=True)
     server = serve(script)
     model = chat(server)
-    found = await model.acontinue("Count", "one")
-    script.words = " two three four"
-    wrong = found.generation.token_logprobs.head(2)
-    wrong = type(wrong)(
-        **{name: getattr(wrong, name) for name in wrong.__slots__ if name != "ids"}, ids=wrong.ids[::-1]
-    )
-    again = await model.acontinue("Count", wrong)
-    assert server.requests[-1].body["prompt"] == [*PROMPT, script.number(" two"), script.number(" three")]
-    assert again.joint is Joint.EXACT
+    held = (await model.acontinue("Count", "one two three")).generation.token_logprobs.head(2)
+    assert [held.token(i) for i in range(2)] == [b" four five", b" six"]
+    script.words = " four five six seven"
+    found = await model.acontinue("Count", held)
+    assert found.joint is Joint.EXACT
+    assert server.requests[-1].body["prompt"] == [*PROMPT, *map(script.number, (" four", " five", " six"))]
+    assert found.reused_tokens == 3
+    wrong = replace(held, ids=held.ids[::-1])
+    assert (await model.acontinue("Count", wrong)).joint is Joint.RETOKENISED
 
 
 @pytest.mark.parametrize("method", [m for m in ContinuationMethod if m.endswith("message")])

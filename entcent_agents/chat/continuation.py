@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from itertools import accumulate
 from typing import Any, Final, Self, assert_never, cast
 
 from langchain_core.messages import AIMessage
@@ -258,33 +259,38 @@ async def _by_tokens(
 
 
 async def _tokens(tokenizer: Tokenizer, prefix: Prefix) -> tuple[Sequence[int], Joint]:
-    """The prefix in tokens: its own where they are known and say its text, else those the text falls into."""
+    """The prefix in tokens: its own where they are known and say its text, else those the text falls into.
+
+    llama.cpp lists tokens as one where it held text back: inside a character, or what could begin a stop string. Such a
+    piece has the number of the last of them.
+    """
     if prefix.ids is not None and await tokenizer.decode(prefix.ids) == prefix.text:
         return prefix.ids, Joint.EXACT
     encoded = await tokenizer.encode(prefix.text)
-    return encoded.ids, Joint.UNCHECKED if prefix.pieces is None else _compared(encoded, prefix.pieces)
+    return encoded.ids, _compared(encoded, prefix)
 
 
-def _compared(read: Encoded, generated: Sequence[bytes]) -> Joint:
+def _compared(read: Encoded, prefix: Prefix) -> Joint:
     """Whether a text is read as the tokens it was generated in."""
-    if read.pieces is not None:
-        return Joint.EXACT if _characters(read.pieces) == _characters(generated) else Joint.RETOKENISED
-    return Joint.UNCHECKED if len(read.ids) == len(generated) else Joint.RETOKENISED
+    if prefix.pieces is None:
+        return Joint.UNCHECKED
+    if read.pieces is None:
+        return Joint.UNCHECKED if len(read.ids) == len(prefix.pieces) else Joint.RETOKENISED
+    last_ids = dict(zip(accumulate(map(len, read.pieces)), read.ids, strict=True))
+    ends = list(accumulate(map(len, prefix.pieces)))
+    if prefix.ids is not None:
+        return Joint.EXACT if [last_ids.get(end) for end in ends] == list(prefix.ids) else Joint.RETOKENISED
+    same = ends == [end for end in last_ids if _is_whole(prefix.text.encode()[:end])]
+    return Joint.EXACT if same else Joint.RETOKENISED
 
 
-def _characters(pieces: Sequence[bytes]) -> list[bytes]:
-    """Tokens that share a character as one: llama.cpp lists them so when it generates."""
-    found: list[bytes] = []
-    open_piece = b""
-    for piece in pieces:
-        open_piece += piece
-        try:
-            open_piece.decode()
-        except UnicodeDecodeError:
-            continue
-        found.append(open_piece)
-        open_piece = b""
-    return [*found, open_piece] if open_piece else found
+def _is_whole(said: bytes) -> bool:
+    """Whether it ends where a character does: tokens that share one are listed as one."""
+    try:
+        said.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 async def _by_message(
@@ -311,7 +317,7 @@ async def _joint(client: AsyncOpenAI, model: str, prefix: Prefix) -> Joint:
         return Joint.UNCHECKED
     for tokenizer in (LlamaTokenizer(client), VllmTokenizer(client, model)):
         try:
-            return _compared(await tokenizer.encode(prefix.text), prefix.pieces)
+            return _compared(await tokenizer.encode(prefix.text), prefix)
         except ModelServerError as error:
             if not _refused(error):
                 return Joint.UNCHECKED
