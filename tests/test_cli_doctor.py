@@ -13,7 +13,7 @@ import pytest
 
 from entcent_agents.chat.capabilities import PROBES
 from tests.behaving import Habits
-from tests.chat_server import Reply
+from tests.chat_server import Reply, Token
 from tests.test_cli import ROOT, entcent, refused
 
 KEY = "sk-very-secret-4711"
@@ -63,6 +63,11 @@ def test_a_server_without_log_probabilities_is_exit_code_1(serve):
     ran = doctor(server, "--json")
     assert ran.returncode == 1
     assert json.loads(ran.stdout)["usable"] is False and "no log-probabilities" in json.loads(ran.stdout)["reason"]
+
+
+def test_log_probabilities_that_cannot_be_are_exit_code_1_too(serve):
+    ran = doctor(serve([Reply(tokens=[Token(says="x", logprobs=(0.5, -1.0))])]))
+    assert ran.returncode == 1 and "a natural-log probability is at most 0" in ran.stderr
 
 
 def test_no_server_no_name_and_no_such_model_are_one_line_and_exit_code_2(serve):

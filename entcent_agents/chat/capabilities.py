@@ -126,6 +126,7 @@ async def measure_capabilities(
     Raises:
         ModelServerError: Where the server cannot be reached, or does not answer the simplest question.
         LogprobsMissingError: Where it gives no log-probabilities.
+        LogprobsMalformedError: Where it gives such as cannot be.
         ConfigurationError: On settings of the model that cannot work.
     """
     asking = Asking(model)

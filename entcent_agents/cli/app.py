@@ -125,9 +125,11 @@ def doctor(
     ] = DEFAULT_MODEL,
     as_json: Annotated[bool, typer.Option("--json", help="Print the record as one JSON object.")] = False,
 ) -> None:
-    """Measure what a model's server can do: log-probabilities, tools, choices, temperature; takes some 50 requests.
+    """Measure what a model's server can do: log-probabilities, tools, choices, temperature.
 
-    Exit code 0: usable; 1: it answers without log-probabilities; 2: no server, or a wrong option.
+    Takes some 30 small requests.
+
+    Exit code 0: usable. 1: no log-probabilities. 2: no server.
     """
     from entcent_agents.cli.doctor import diagnose
 

@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from entcent_agents.cli.serving import address_of, serve
-from entcent_agents.errors import LogprobsMissingError
+from entcent_agents.errors import LogprobsError
 
 SLOTS: Final = 4
 """Of an embedded server: as many as `entcent run` has rollouts by default."""
@@ -29,7 +29,7 @@ def diagnose(model: str, *, as_json: bool) -> None:
     """Measure the model's server and print what was found.
 
     Raises:
-        typer.Exit: With code 1 where the server gives no log-probabilities.
+        typer.Exit: With code 1 where the server gives no log-probabilities, or such as cannot be.
     """
     address_of(model)
     try:
@@ -37,7 +37,7 @@ def diagnose(model: str, *, as_json: bool) -> None:
     except KeyboardInterrupt:
         Console(stderr=True).print("[bold]interrupted[/]")
         raise typer.Exit(130) from None
-    except LogprobsMissingError as error:
+    except LogprobsError as error:
         if as_json:
             _print_json({"usable": False, "reason": str(error)})
         Console(stderr=True, highlight=False).print(Text(f"unusable: {error}", "bold red"), soft_wrap=True)
