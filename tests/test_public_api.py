@@ -8,11 +8,11 @@ import sys
 import pytest
 
 import entcent_agents
-from entcent_agents import capture, environments
+from entcent_agents import capture, environments, ledger
 
 
 def test_public_names_are_sorted_and_there():
-    for module in (entcent_agents, capture, environments):
+    for module in (entcent_agents, capture, environments, ledger):
         assert module.__all__ == sorted(module.__all__)
         assert [name for name in module.__all__ if not hasattr(module, name)] == []
 

@@ -49,8 +49,10 @@ async def _settled(ledger: Any, address: str, call: ExternalCall) -> None:
     async def run() -> str:
         return await touch(address, f"{call.position.turn} {call.position.ordinal} {current_idempotency_key()}")
 
-    while isinstance(outcome := await perform(ledger, call, run, settings=SETTINGS), Pending):
+    outcome = await perform(ledger, call, run, settings=SETTINGS)
+    while isinstance(outcome, Pending):
         await asyncio.sleep(outcome.retry_after_seconds)
+        outcome = await perform(ledger, call, run, settings=SETTINGS)
     assert isinstance(outcome, Done | InDoubt), outcome
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import shutil
 import signal
 import subprocess
@@ -15,8 +16,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+NOBODY = pwd.getpwnam("nobody")
 # PostgreSQL refuses to run as root; where the tests do, it runs as the user who owns nothing.
-UNPRIVILEGED: dict[str, Any] = {"user": "nobody", "group": "nogroup", "extra_groups": []} if os.geteuid() == 0 else {}
+UNPRIVILEGED: dict[str, Any] = (
+    {"user": NOBODY.pw_uid, "group": NOBODY.pw_gid, "extra_groups": []} if os.geteuid() == 0 else {}
+)
 START_SECONDS = 60.0
 
 

@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,16 +25,18 @@ from tests.ledger.postgres_server import postgres, why_none
 
 KILLS = 200
 RACES = 200
-LIVES_UP_TO_SECONDS = 0.25
+SHORTEST_LIVES_SECONDS = 0.25
 
 
 def kill_at_random(where: str, outside: World, kills: int, seed: int) -> Counter[str]:
     """Kill an agent `kills` times, resume it each time, and count what became of its calls."""
     dice = random.Random(seed)
     told, ended = FORKS.Value("i", 0), Counter[str]()
+    # The first process waits for modules to be loaded, and says nothing about the others.
+    lives_up_to = max(SHORTEST_LIVES_SECONDS, 2 * min(turn_seconds(where, outside, told) for _ in range(3)))
     while ended["kills"] < kills:
         turn, process = told.value, child(agent, where, outside.address, told.value, sys.maxsize, told)
-        time.sleep(dice.uniform(0.0, LIVES_UP_TO_SECONDS))
+        time.sleep(dice.uniform(0.0, lives_up_to))
         process.kill()
         process.join()
         assert process.exitcode == -9, f"the agent ended by itself in turn {turn}"
@@ -43,6 +46,15 @@ def kill_at_random(where: str, outside: World, kills: int, seed: int) -> Counter
     last.join(60)
     assert last.exitcode == 0
     return ended + asyncio.run(compared(where, outside, turns))
+
+
+def turn_seconds(where: str, outside: World, told: Any) -> float:
+    """How long a process takes here for a turn, from its start to its end."""
+    begun = time.monotonic()
+    process = child(agent, where, outside.address, told.value, told.value + 1, told)
+    process.join(60)
+    assert process.exitcode == 0
+    return time.monotonic() - begun
 
 
 async def compared(where: str, outside: World, turns: int) -> Counter[str]:
