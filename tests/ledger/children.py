@@ -65,7 +65,7 @@ async def _race(where: str, address: str, rounds: int, start: Any) -> list[str]:
     ledger, came = open_ledger(where), list[str]()
     for number in range(rounds):
         call = race_call(number)
-        start.wait(60)
+        start.wait(30)
 
         async def run(number: int = number) -> str:
             return await touch(address, str(number))

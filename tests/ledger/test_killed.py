@@ -94,7 +94,7 @@ def race(where: str, outside: World, races: int) -> Counter[str]:
     start, outcomes = FORKS.Barrier(2), FORKS.Queue()
     for _ in range(2):
         child(racer, where, outside.address, races, start, outcomes)
-    first, second = outcomes.get(timeout=300), outcomes.get(timeout=300)
+    first, second = outcomes.get(timeout=90), outcomes.get(timeout=90)
     assert sorted(outside.effects, key=int) == [str(number) for number in range(races)]
     return Counter(" and ".join(sorted(pair)) for pair in zip(first, second, strict=True))
 
