@@ -27,7 +27,7 @@ class ContinuingServer:
         anew: Begin the answer anew wherever it should go on.
         echoes: Have the prefix in the text too, though it is not generated.
         lost: How many tokens of every prompt it loses.
-        failing: Paths that answer 500.
+        failing: Paths that answer 503.
     """
 
     ways: tuple[str, ...] = ()
@@ -43,7 +43,7 @@ class ContinuingServer:
     def __call__(self, request: Request) -> list[Reply]:
         path = request.path.removeprefix("/v1")
         if path in self.failing:
-            return [Reply(status=500, error="out of memory")]
+            return [Reply(status=503, error="out of memory")]
         if path == "/chat/completions":
             return [self.chat(request.body)]
         answer = {

@@ -167,7 +167,7 @@ async def test_a_server_that_fails_while_it_is_measured_is_measured_again(serve)
     script = ContinuingServer(("llama",), failing=("/apply-template",))
     model = chat(serve(script))
     prefix = await beginning(model, 3)
-    with pytest.raises(ModelServerError, match="500: out of memory"):
+    with pytest.raises(ModelServerError, match="503: out of memory"):
         await model.acontinue("Count", prefix)
     script.failing = ()
     assert (await model.acontinue("Count", prefix)).method is ContinuationMethod.LLAMA_TOKENS

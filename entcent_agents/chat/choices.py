@@ -7,13 +7,14 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 from entcent_agents.chat.completion import Completion
+from entcent_agents.chat.learnt import memory
 from entcent_agents.chat.sampling import Outcome, TokenListener
 from entcent_agents.errors import ModelServerError
 
 Request = Callable[[int, int | None, Sequence[TokenListener]], Awaitable[list[Completion]]]
 """Sends one request: (choices, seed, one listener a choice) → the choices that came, one at least."""
 
-_taken: Final[dict[str, int]] = {}
+_taken: Final[dict[str, int]] = memory()
 """The most choices of one request that a server takes, once it has refused more."""
 
 

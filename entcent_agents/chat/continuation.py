@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from itertools import accumulate
-from typing import Any, Final, Self, assert_never, cast
+from typing import Any, Final, NamedTuple, Self, assert_never, cast
 
 from langchain_core.messages import AIMessage
 from openai import AsyncOpenAI
@@ -18,6 +18,7 @@ from openai import AsyncOpenAI
 from entcent_agents.capture.recorder import LogprobsGeneration
 from entcent_agents.chat.clients import shown
 from entcent_agents.chat.completion import Completion, CompletionRequest
+from entcent_agents.chat.learnt import memory
 from entcent_agents.chat.tokenizers import Encoded, LlamaTokenizer, Tokenizer, VllmTokenizer
 from entcent_agents.errors import ConfigurationError, ContinuationError, ModelServerError
 from entcent_agents.logprobs import TokenLogprobs
@@ -32,9 +33,9 @@ _AGREE: Final = 12
 """Characters that a probe compares."""
 PROBE_QUESTION: Final = "Count from one to ten in words."
 PROBE_TOKENS: Final = 16
-_tell_nothing: Final[set[str]] = set()
-"""Addresses of servers that tell nothing of their tokenizer."""
-_methods: Final[dict[tuple[str, str], ContinuationMethod | None]] = {}
+_silent: Final[dict[str, bool]] = memory()
+"""Servers that tell nothing of their tokenizer."""
+_methods: Final[dict[str, ContinuationMethod | None]] = memory()
 """What was measured, by server and model."""
 
 
@@ -150,7 +151,7 @@ async def continued(
         client: Whom to ask.
         payload: The chat request that the prefix began to answer; its `max_tokens` are those of the whole turn.
         prefix: What is there already.
-        method: How; see `measured_method`.
+        method: How; see `known_method`.
 
     Raises:
         ConfigurationError: Where the turn is at its `max_tokens`, or was constrained by a schema or grammar.
@@ -185,11 +186,17 @@ async def known_method(client: AsyncOpenAI, payload: Mapping[str, Any], *, serve
 
     Raises:
         ConfigurationError: Where none works.
-        ModelServerError: As by `measured_method`; the next call then measures again.
+        ModelServerError: Where the server cannot be reached; the next call then measures again.
     """
-    key = server, str(payload["model"])
+    key = f"{server} {payload['model']}"
     if key not in _methods:
-        _methods[key] = await measured_method(client, payload)
+        half = half_answer((await CompletionRequest(client, payload).completions())[0])
+        for method in ContinuationMethod if half else ():
+            if await goes_on(client, payload, cast(Half, half), method):
+                _methods[key] = method
+                break
+        else:
+            _methods[key] = None
     method = _methods[key]
     if method is None:
         raise ConfigurationError(
@@ -200,34 +207,39 @@ async def known_method(client: AsyncOpenAI, payload: Mapping[str, Any], *, serve
     return method
 
 
-async def measured_method(client: AsyncOpenAI, payload: Mapping[str, Any]) -> ContinuationMethod | None:
-    """The first method with which a server goes on as it went on by itself; None where none does.
+class Half(NamedTuple):
+    """An answer, cut in the middle."""
 
-    Args:
-        client: Whom to ask.
-        payload: As for `known_method`.
+    prefix: Prefix
+    rest: str
 
-    Raises:
-        ModelServerError: Where the server cannot be reached, or fails otherwise than by refusing a method.
-    """
-    whole = (await CompletionRequest(client, payload).completions())[0]
+
+def half_answer(whole: Completion) -> Half | None:
+    """The halves of an answer; None where it is too short, or came without log-probabilities."""
     if whole.logprobs is None or len(whole.logprobs) < 2:
         return None
     prefix = Prefix.of(whole.logprobs.head(len(whole.logprobs) // 2))
-    rest = whole.logprobs.text.decode(errors="replace")[len(prefix.text) :][:_AGREE]
-    for method in ContinuationMethod:
-        try:
-            found = await continued(client, payload, prefix, method)
-        except ContinuationError:
-            continue
-        except ModelServerError as error:
-            if not _refused(error):
-                raise
-            continue
-        new = found.completion.text[: len(rest)]
-        if new and rest.startswith(new):
-            return method
-    return None
+    return Half(prefix, whole.logprobs.text.decode(errors="replace")[len(prefix.text) :][:_AGREE])
+
+
+async def goes_on(
+    client: AsyncOpenAI, payload: Mapping[str, Any], half: Half, method: ContinuationMethod
+) -> Continued | None:
+    """Whether a server, asked in this way, goes on from half of its answer as it had gone on by itself.
+
+    Raises:
+        ModelServerError: Where the server cannot be reached, or fails otherwise than by refusing the method.
+    """
+    try:
+        found = await continued(client, payload, half.prefix, method)
+    except ContinuationError:
+        return None
+    except ModelServerError as error:
+        if not _refused(error):
+            raise
+        return None
+    new = found.completion.text[: len(half.rest)]
+    return found if new and half.rest.startswith(new) else None
 
 
 def _check(payload: Mapping[str, Any]) -> None:
@@ -313,7 +325,7 @@ async def _by_message(
 
 async def _joint(client: AsyncOpenAI, model: str, prefix: Prefix) -> Joint:
     """Whether the text falls into its own tokens again, where the server has an address that tells."""
-    if prefix.pieces is None or str(client.base_url) in _tell_nothing:
+    if prefix.pieces is None or str(client.base_url) in _silent:
         return Joint.UNCHECKED
     for tokenizer in (LlamaTokenizer(client), VllmTokenizer(client, model)):
         try:
@@ -321,7 +333,7 @@ async def _joint(client: AsyncOpenAI, model: str, prefix: Prefix) -> Joint:
         except ModelServerError as error:
             if not _refused(error):
                 return Joint.UNCHECKED
-    _tell_nothing.add(str(client.base_url))
+    _silent[str(client.base_url)] = True
     return Joint.UNCHECKED
 
 
@@ -365,5 +377,5 @@ def _stopped(prefix: str, completion: Completion, stops: Sequence[str]) -> Compl
 
 
 def _refused(error: ModelServerError) -> bool:
-    """Whether the server does not know the method, rather than fails."""
-    return error.status is not None and error.status < 500 and error.status not in (401, 403, 408, 429)
+    """Whether the server does not know the method, rather than fails; some fail where they do not know one."""
+    return error.status is not None and error.status <= 501 and error.status not in (401, 403, 408, 429)
