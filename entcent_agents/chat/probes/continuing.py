@@ -29,10 +29,12 @@ async def continuation(asking: Asking) -> Measured:
         return not_measured("the answer was too short to be cut")
     found: dict[ContinuationMethod, Continued] = {}
     for method in ContinuationMethod:
-        asking.add(requests=1)
+        if method.endswith("message"):
+            asking.add(requests=1)  # the others ask for tokens first, and mostly end there
         if continued := await goes_on(asking.client(), payload, half, method):
             found[method] = continued
             asking.add(
+                requests=not method.endswith("message"),
                 prompt_tokens=continued.completion.prompt_tokens,
                 generated_tokens=continued.completion.generated_tokens,
             )
