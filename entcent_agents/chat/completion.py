@@ -234,10 +234,11 @@ class CompletionRequest:
 
 def server_error(error: APIStatusError | APIConnectionError | httpx2.HTTPError, base_url: str) -> ModelServerError:
     """Our error for one of the SDK's or the wire's: what was asked, what was seen, what to do."""
-    if isinstance(error, APITimeoutError | httpx2.TimeoutException):
+    silent = isinstance(error, APITimeoutError | httpx2.TimeoutException)
+    if silent and not isinstance(error.__cause__, httpx2.ConnectTimeout):
         return ModelServerError(f"{base_url} did not answer in time: raise timeout_seconds, or ask for fewer tokens")
     if isinstance(error, APIConnectionError):
-        why = _line(str(error.__cause__ or error))
+        why = _line(str(error.__cause__ or "")) or "it does not take the connection"
         return ModelServerError(f"no model server answers at {base_url} ({why}): start one, or correct the address")
     if isinstance(error, httpx2.HTTPError):
         return ModelServerError(f"{base_url} broke off in the middle of its answer ({_line(str(error))})")
