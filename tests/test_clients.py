@@ -180,3 +180,9 @@ async def test_nothing_of_the_environment_goes_to_a_server(serve, monkeypatch):
     assert "sk-of-the-environment" not in repr([request.headers for request in server.requests])
     assert [request.headers["authorization"] for request in server.requests] == ["Bearer none", "Bearer sk-given"]
     assert not [name for request in server.requests for name in request.headers if name.startswith("openai-")]
+
+
+async def test_the_query_of_an_address_goes_with_every_request(serve):
+    server = serve([says("x")])
+    await ask(chat(server, base_url=f"{server.base_url}?api-version=1&a=b"))
+    assert server.requests[0].path == "/v1/chat/completions?api-version=1&a=b"

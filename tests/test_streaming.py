@@ -6,6 +6,7 @@ import asyncio
 import json
 import math
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import aclosing
 from typing import Any
 
 import numpy as np
@@ -334,6 +335,21 @@ def test_a_synchronous_stream_that_is_left_early_ends_the_request(serve):
         assert chunk.text == "word"
         break
     assert server.hung_up.wait(10)
+
+
+@pytest.mark.parametrize("version", [None, "v2", "v3"])
+async def test_an_asynchronous_stream_that_is_left_early_ends_the_request_and_is_no_turn(serve, version):
+    server, recorder = serve([says(" ".join(["word"] * 20_000))]), TurnRecorder()
+    model, config = chat(server), {"callbacks": [recorder]}
+    if version == "v3":
+        async with await model.astream_events(ASK, config, version="v3") as parts:
+            assert "message-start" in repr(await anext(aiter(parts)))
+    else:
+        parts = model.astream_events(ASK, config, version="v2") if version else model.astream(ASK, config)
+        async with aclosing(parts):
+            await anext(part async for part in parts if "word" in repr(part))
+    assert await asyncio.to_thread(server.hung_up.wait, 10)
+    assert not recorder.turns
 
 
 def test_an_error_in_a_synchronous_stream_is_raised_where_it_is_read(serve):

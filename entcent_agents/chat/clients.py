@@ -106,8 +106,10 @@ def _certificates() -> ssl.SSLContext:
 def _client(settings: _Settings) -> AsyncOpenAI:
     """A client that takes nothing from the environment: its keys and headers are for OpenAI, and not for any server."""
     most, silence = settings.max_connections, settings.timeout_seconds
+    address = httpx2.URL(settings.base_url)
     client = AsyncOpenAI(
-        base_url=settings.base_url,
+        base_url=address.copy_with(query=None),
+        default_query=dict(address.params),  # the SDK would write its path behind the query
         api_key=settings.api_key,
         max_retries=settings.max_retries,
         http_client=DefaultAsyncHttpxClient(

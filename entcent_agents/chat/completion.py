@@ -14,7 +14,7 @@ from openai import APIConnectionError, APIStatusError, APITimeoutError, AsyncOpe
 
 from entcent_agents.capture.growing import GrowingLogprobs
 from entcent_agents.capture.tokens import BYTES_PER_TOKEN
-from entcent_agents.chat.clients import shown
+from entcent_agents.chat.clients import NO_KEY, shown
 from entcent_agents.chat.turns import turn
 from entcent_agents.chat.wire import (
     Choice,
@@ -179,7 +179,8 @@ class CompletionRequest:
         return ModelServerError(f"{self._base_url} broke off in the middle of its answer: see the server's log")
 
     def _without_key(self, error: ModelServerError) -> ModelServerError:
-        return ModelServerError(str(error).replace(self._client.api_key, "***")[:_SAID])
+        said, key = str(error), self._client.api_key
+        return ModelServerError((said if key == NO_KEY else said.replace(key, "***"))[:_SAID])
 
     async def _decoded(self, body: AsyncIterator[bytes]) -> AsyncIterator[Decoded]:
         if not self._payload.get("stream"):
