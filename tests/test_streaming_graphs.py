@@ -99,7 +99,7 @@ async def agraph_invoke(graph, config, seen) -> None:
 
 
 MODES = ("values", "updates", "messages", "custom", "debug", "tasks", "checkpoints", ["messages", "updates", "values"])
-SHAPES = [{"subgraphs": subgraphs, "version": version} for subgraphs in (False, True) for version in ("v1", "v2")]
+SHAPES = ({"subgraphs": False, "version": "v1"}, {"subgraphs": True, "version": "v2"})
 EVENTS = {"events v1": agraph_events("v1"), "events v2": agraph_events("v2"), "events v3": agraph_events_v3}
 RUNS: dict[str, tuple[str, Callable[..., Any]]] = {
     **{f"ainvoke: {kind} {shape}": ("ainvoke", amode(stream_mode=kind, **shape)) for kind in MODES for shape in SHAPES},
