@@ -17,7 +17,7 @@ from entcent_agents.capture.completions import completion_entries
 from entcent_agents.capture.growing import GrowingLogprobs
 from entcent_agents.capture.openai import LogprobEntry
 from entcent_agents.capture.tokens import BYTES_PER_TOKEN
-from entcent_agents.chat.clients import shown
+from entcent_agents.chat.clients import NO_KEY, shown
 from entcent_agents.chat.turns import turn
 from entcent_agents.chat.wire import (
     Choice,
@@ -277,10 +277,11 @@ class CompletionRequest:
 
 def server_error(error: APIStatusError | APIConnectionError | httpx2.HTTPError, base_url: str) -> ModelServerError:
     """Our error for one of the SDK's or the wire's: what was asked, what was seen, what to do."""
-    if isinstance(error, APITimeoutError | httpx2.TimeoutException):
+    silent = isinstance(error, APITimeoutError | httpx2.TimeoutException)
+    if silent and not isinstance(error.__cause__, httpx2.ConnectTimeout):
         return ModelServerError(f"{base_url} did not answer in time: raise timeout_seconds, or ask for fewer tokens")
     if isinstance(error, APIConnectionError):
-        why = _line(str(error.__cause__ or error))
+        why = _line(str(error.__cause__ or "")) or "it does not take the connection"
         return ModelServerError(f"no model server answers at {base_url} ({why}): start one, or correct the address")
     if isinstance(error, httpx2.HTTPError):
         return ModelServerError(f"{base_url} broke off in the middle of its answer ({_line(str(error))})")
@@ -290,7 +291,8 @@ def server_error(error: APIStatusError | APIConnectionError | httpx2.HTTPError, 
 
 def without_key(error: ModelServerError, api_key: str) -> ModelServerError:
     """The error as it may be shown: what a server says of a key may quote it."""
-    return ModelServerError(str(error).replace(api_key, "***")[:_SAID], status=error.status)
+    said = str(error) if api_key == NO_KEY else str(error).replace(api_key, "***")
+    return ModelServerError(said[:_SAID], status=error.status)
 
 
 def _said(error: Any) -> str:

@@ -23,7 +23,7 @@ from pydantic import AliasChoices, Field, SecretStr
 from entcent_agents.blocking import iterate_sync, run_sync
 from entcent_agents.capture.recorder import LogprobsGeneration, hand_over
 from entcent_agents.chat.choices import choices
-from entcent_agents.chat.clients import aclose_clients, check_address, client_of_loop, shown
+from entcent_agents.chat.clients import MAX_CONNECTIONS, aclose_clients, check_address, client_of_loop, shown
 from entcent_agents.chat.completion import Completion, CompletionRequest
 from entcent_agents.chat.constraints import call_format, native_tool_choice, text_binding
 from entcent_agents.chat.continuation import (
@@ -85,7 +85,9 @@ class ChatLogprobs(BaseChatModel):
     """Longest silence of the server; `timeout`, as LangChain calls it, is understood too."""
     max_retries: int = 2
     """How often a failed request is repeated (with backoff, Retry-After honoured)."""
-    extra_body: dict[str, Any] = Field(default_factory=dict[str, Any])
+    max_connections: int = Field(default=MAX_CONNECTIONS, ge=1)
+    """Most requests at once, from one event loop to one server; further ones wait, however long."""
+    extra_body: dict[str, Any] = Field(default_factory=dict[str, Any], repr=False)
     """Further fields of the body, for what only this server has."""
 
     @property
@@ -422,6 +424,7 @@ class ChatLogprobs(BaseChatModel):
             api_key=self._key(),
             timeout_seconds=self.timeout_seconds,
             max_retries=self.max_retries,
+            max_connections=self.max_connections,
         )
 
     def _key(self) -> str:
