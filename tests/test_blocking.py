@@ -10,7 +10,7 @@ from contextvars import ContextVar
 
 import pytest
 
-from entcent_agents.blocking import run_sync
+from entcent_agents.blocking import iterate_sync, run_sync
 
 who: ContextVar[str] = ContextVar("who", default="nobody")
 
@@ -95,3 +95,44 @@ def test_a_call_from_inside_the_background_loop_is_refused_and_leaves_nothing_un
 
 async def test_a_call_from_another_running_loop_works():
     assert run_sync(loop_of_call()) is not asyncio.get_running_loop()
+
+
+def test_an_iteration_gives_each_item_as_it_comes_with_the_callers_context():
+    taken: list[int] = []
+
+    async def numbers():
+        for number in range(3):
+            taken.append(number)
+            yield f"{who.get()} {number}"
+
+    who.set("Ann")
+    items = iterate_sync(numbers())
+    assert taken == []
+    assert next(items) == "Ann 0" and taken == [0]
+    assert list(items) == ["Ann 1", "Ann 2"]
+
+
+def test_an_iteration_that_is_given_up_is_closed_on_its_own_loop():
+    loops: list[asyncio.AbstractEventLoop] = []
+
+    async def endless():
+        try:
+            while True:
+                yield 1
+        finally:
+            loops.append(await loop_of_call())
+
+    for _ in iterate_sync(endless()):
+        break
+    assert loops == [run_sync(loop_of_call())]
+
+
+def test_an_error_within_an_iteration_reaches_the_caller_as_it_is():
+    async def fails():
+        yield 1
+        raise KeyError("x")
+
+    items = iterate_sync(fails())
+    assert next(items) == 1
+    with pytest.raises(KeyError):
+        next(items)

@@ -401,12 +401,6 @@ def test_invoke_works_twice_from_synchronous_code_and_stream_too(serve):
     assert len(server.requests) == 3
 
 
-def test_a_choice_cannot_be_forced_on_text_tools(serve):
-    model = ChatLogprobs(model="m", tool_calling="text")
-    with pytest.raises(ConfigurationError, match="cannot be forced"):
-        model.bind_tools([search], tool_choice="any")
-
-
 # Errors
 
 
