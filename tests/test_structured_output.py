@@ -80,7 +80,8 @@ async def test_any_call_is_one_of_the_tools_each_with_its_own_arguments(serve, c
     assert set(first["properties"]["arguments"]["properties"]) == {"query", "limit"}
     assert second["properties"]["arguments"] == {"additionalProperties": False, "type": "object", "properties": {}}
     assert first["required"] == ["name", "arguments"] and first["additionalProperties"] is False
-    assert not {"tools", "tool_choice"} & set(server.requests[0].body)
+    assert not {"tools", "tool_choice", "stop"} & set(server.requests[0].body)
+    assert server.requests[0].body["stream"] is False
     assert [call["args"] for call in message.tool_calls] == [{"query": "bees", "limit": 2}]
 
 
@@ -175,9 +176,9 @@ async def test_a_forced_token_outside_the_alternatives_is_scored_by_what_the_mod
     forced = Token(says="{", logprobs=[-0.01, -4.85, -6.3])  # of other tokens
     entry = {**forced.entry(), "token": "{", "bytes": [123], "logprob": -13.6}
     body = {"choices": [{"message": {"content": "{"}, "finish_reason": "stop", "logprobs": {"content": [entry]}}]}
-    server = serve([Reply(raw=b"data: " + json.dumps(body).encode() + b"\n\n")])
+    server = serve([Reply(raw=json.dumps(body).encode())])
     recorder = TurnRecorder()
-    await text_chat(server).ainvoke("Hi", config={"callbacks": [recorder]})
+    await text_chat(server).bind_tools([search], tool_choice="any").ainvoke("Hi", config={"callbacks": [recorder]})
     (turn,) = recorder.turns.values()
     assert turn.scored_tokens == 1
     assert float(turn.logprobs.logprob[0]) == pytest.approx(-13.6)

@@ -250,23 +250,27 @@ class ChatLogprobs(BaseChatModel):
         text_tools: Sequence[Mapping[str, Any]] = kwargs.get("text_tools") or ()
         native, choice = kwargs.get("tools"), kwargs.get("tool_choice")
         forced = bool(text_tools) and choice == "required"
+        response_format = call_format(text_tools) if forced else kwargs.get("response_format")
         if self.tool_calling == "text":
             messages = as_text(messages, text_tools, forced=forced)
-        stops = [*(stop or self.stop or ()), *((STOP,) if text_tools else ())]
+        # A forced call ends by itself, and servers give no log-probabilities for the tokens of a stop sequence.
+        stops = [*(stop or self.stop or ()), *((STOP,) if text_tools and not forced else ())]
         body: dict[str, Any] = {
             "model": kwargs.get("model", self.model),
             "messages": api_messages(messages),
             "temperature": kwargs.get("temperature", self.temperature),
             "logprobs": True,
             "top_logprobs": self.top_logprobs,
-            "stream": not native,  # llama.cpp refuses tools, streaming and log-probabilities together
+            # llama.cpp refuses tools, streaming and log-probabilities together, and streams none for those tokens of a
+            # constrained reply that it leaves out of the text (a fence around the JSON).
+            "stream": not native and not response_format,
             "top_p": kwargs.get("top_p", self.top_p),
             "max_tokens": kwargs.get("max_tokens", self.max_tokens),
             "stop": stops or None,
             "tools": native,
             "tool_choice": choice if native else None,
             "parallel_tool_calls": kwargs.get("parallel_tool_calls") if native else None,
-            "response_format": call_format(text_tools) if forced else kwargs.get("response_format"),
+            "response_format": response_format,
             "extra_body": self.extra_body | kwargs.get("extra_body", {}) or None,
         }
         if body["stream"]:
