@@ -13,17 +13,7 @@ from entcent_agents.chat.model import ChatLogprobs
 from entcent_agents.chat.store import ModelStore
 
 MODEL = "qwen2.5-coder-1.5b"
-pytestmark = [
-    pytest.mark.real,
-    pytest.mark.timeout(600),
-    pytest.mark.filterwarnings("ignore:Benchmark fixture was not used"),
-]
-
-
-@pytest.fixture(scope="module")
-def vcr_config() -> dict[str, Any]:
-    """Let the test that is meant for recorded answers ask the server, which is on this machine."""
-    return {"ignore_localhost": True}
+pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 class TestTextTools(ChatModelIntegrationTests):
