@@ -250,6 +250,14 @@ async def test_an_answer_that_is_cut_off_is_an_error_and_never_half_an_answer(se
     assert result["parsed"] is None and isinstance(result["parsing_error"], OutputParserException)
 
 
+async def test_a_forced_call_that_is_cut_off_is_none_and_the_message_tells(serve):
+    server = serve([says('{"name": "Person", "arguments": {"name": "An', finish_reason="length")])
+    model = text_chat(server).with_structured_output(Person, include_raw=True)
+    result = await model.ainvoke("Who?")
+    assert (result["parsed"], result["raw"].tool_calls) == (None, [])
+    assert [call["name"] for call in result["raw"].invalid_tool_calls] == ["Person"]
+
+
 def test_settings_that_are_not_known_are_refused():
     model = ChatLogprobs(model="m")
     with pytest.raises(ConfigurationError, match="none of function_calling"):

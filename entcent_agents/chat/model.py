@@ -94,14 +94,14 @@ class ChatLogprobs(BaseChatModel):
 
     @classmethod
     def is_lc_serializable(cls) -> bool:
-        """Yes: caches and traces then see all settings; `load` needs `entcent_agents` among its namespaces."""
+        """Yes: caches and traces then see all settings, and `load` takes the class where it is allowed by name."""
         return True
 
     @property
     def lc_secrets(self) -> dict[str, str]:
         """What is left out of serialised forms, and the names under which `load` asks for it."""
-        secrets = {"api_key": "ENTCENT_API_KEY"}
-        return secrets if self.base_url == shown(self.base_url) else {**secrets, "base_url": "ENTCENT_BASE_URL"}
+        address = {"base_url": "ENTCENT_BASE_URL"} if set("?@") & set(self.base_url) else {}  # it may hold a key
+        return {"api_key": "ENTCENT_API_KEY", **address}
 
     def bind_tools(
         self,
@@ -127,11 +127,10 @@ class ChatLogprobs(BaseChatModel):
         specifications = [convert_to_openai_tool(cast(Any, tool), strict=strict) for tool in tools]
         if self.tool_calling == "text":
             kwargs |= text_binding(specifications, tool_choice, kwargs.get("response_format"))
-        else:
-            kwargs |= {"tools": specifications} | (
-                {"tool_choice": native_tool_choice(tool_choice)} if tool_choice else {}
-            )
-        return cast(Any, self.bind(**kwargs))
+            return cast(Any, self.bind(**kwargs))
+        if tool_choice:
+            kwargs["tool_choice"] = native_tool_choice(tool_choice)
+        return cast(Any, self.bind(tools=specifications, **kwargs))
 
     def with_structured_output(
         self,

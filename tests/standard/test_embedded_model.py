@@ -42,6 +42,11 @@ class TestTextTools(ChatModelIntegrationTests):
         }
 
     @property
+    def supports_model_override(self) -> bool:
+        """The server has one model, and answers to any name with it."""
+        return False
+
+    @property
     def supports_json_mode(self) -> bool:
         return True
 
