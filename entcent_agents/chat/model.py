@@ -99,9 +99,10 @@ class ChatLogprobs(BaseChatModel):
 
     @property
     def lc_secrets(self) -> dict[str, str]:
-        """What is left out of serialised forms, and the names under which `load` asks for it."""
-        address = {"base_url": "ENTCENT_BASE_URL"} if set("?@") & set(self.base_url) else {}  # it may hold a key
-        return {"api_key": "ENTCENT_API_KEY", **address}
+        """What may hold a key and is left out of serialised forms, and the names under which `load` asks for it."""
+        address = {"base_url": "ENTCENT_BASE_URL"} if set("?@") & set(self.base_url) else {}
+        fields = {"extra_body": "ENTCENT_EXTRA_BODY"} if self.extra_body else {}
+        return {"api_key": "ENTCENT_API_KEY", **address, **fields}
 
     def bind_tools(
         self,
