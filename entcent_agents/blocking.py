@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterator
-from typing import Any, Final, TypeVar, cast
+from collections.abc import AsyncIterator, Coroutine, Generator
+from queue import SimpleQueue
+from typing import Any, Final, Generic, TypeVar
 
 T = TypeVar("T")
 
@@ -32,58 +33,79 @@ def run_sync(coroutine: Coroutine[Any, Any, T]) -> T:
     Raises:
         RuntimeError: On a call from inside the background loop, which would wait for itself.
     """
-    if threading.current_thread().name == _THREAD:
-        coroutine.close()
-        raise RuntimeError("a synchronous call from inside the library's own event loop: call the async form instead")
-    nested = threading.current_thread().name.startswith(_WORKER)
-    loop = (_nested if nested else _background).loop()
-    ended: concurrent.futures.Future[asyncio.Task[T]] = concurrent.futures.Future()
-    tasks: list[asyncio.Task[T]] = []
-
-    def start() -> None:  # runs in a copy of the caller's context, which the task inherits
-        tasks.append(loop.create_task(coroutine))
-        tasks[0].add_done_callback(ended.set_result)
-
-    def stop() -> None:
-        if tasks:
-            tasks[0].cancel()
-        else:  # interrupted before it began
-            coroutine.close()
-            ended.cancel()
-
+    call = _Call(coroutine)
     try:
-        loop.call_soon_threadsafe(start)
-        task = ended.result()
+        call.start()
+        call.ended.result()
     except BaseException:
-        loop.call_soon_threadsafe(stop)
-        concurrent.futures.wait([ended], CLEAN_UP_SECONDS)
+        call.stop()
         raise
-    return task.result()
+    return call.result()
 
 
-def iterate_sync(items: AsyncIterator[T]) -> Iterator[T]:
-    """Iterate from synchronous code, each step as `run_sync` runs it; an iteration given up is closed.
+def iterate_sync(items: AsyncIterator[T]) -> Generator[T]:
+    """Give synchronous code what an asynchronous iterator gives, as it comes; closing the generator cancels it.
 
     Raises:
-        RuntimeError: On a step from inside the background loop.
+        RuntimeError: On a call from inside the background loop, which would wait for itself.
+    """
+    arrived: SimpleQueue[tuple[T] | None] = SimpleQueue()
+
+    async def pump() -> None:
+        async for item in items:
+            arrived.put((item,))
+
+    call = _Call(pump())
+    call.ended.add_done_callback(lambda _: arrived.put(None))
+    try:
+        call.start()
+        while (item := arrived.get()) is not None:
+            yield item[0]
+    except BaseException:
+        call.stop()
+        raise
+    call.result()
+
+
+class _Call(Generic[T]):
+    """A coroutine on its way through a background loop.
+
+    Raises:
+        RuntimeError: Where it would be waited for inside that loop.
     """
 
-    async def step() -> T:
-        return await anext(items)
+    def __init__(self, coroutine: Coroutine[Any, Any, T]) -> None:
+        if threading.current_thread().name == _THREAD:
+            coroutine.close()
+            raise RuntimeError("a synchronous call from inside the library's own event loop: call the async form")
+        nested = threading.current_thread().name.startswith(_WORKER)
+        self._loop = (_nested if nested else _background).loop()
+        self._coroutine = coroutine
+        self._task: asyncio.Task[T] | None = None
+        self.ended: concurrent.futures.Future[asyncio.Task[T]] = concurrent.futures.Future()
 
-    async def close() -> None:
-        if isinstance(items, AsyncGenerator):
-            await cast(AsyncGenerator[T], items).aclose()
+    def start(self) -> None:
+        self._loop.call_soon_threadsafe(self._begin)
 
-    try:
-        while True:
-            try:
-                item = run_sync(step())
-            except StopAsyncIteration:
-                return
-            yield item
-    finally:
-        run_sync(close())
+    def result(self) -> T:
+        """What the coroutine gave or raised, after its end."""
+        return self.ended.result().result()
+
+    def stop(self) -> None:
+        """Cancel it and wait for its clean-up."""
+        self._loop.call_soon_threadsafe(self._cancel)
+        concurrent.futures.wait([self.ended], CLEAN_UP_SECONDS)
+
+    def _begin(self) -> None:  # runs in a copy of the caller's context, which the task inherits
+        self._task = self._loop.create_task(self._coroutine)
+        self._task.add_done_callback(self.ended.set_result)
+
+    def _cancel(self) -> None:
+        if self._task:
+            self._task.cancel()
+        else:  # interrupted before it began
+            self._coroutine.close()
+            self.ended.cancel()
 
 
 class _Background:

@@ -97,42 +97,46 @@ async def test_a_call_from_another_running_loop_works():
     assert run_sync(loop_of_call()) is not asyncio.get_running_loop()
 
 
-def test_an_iteration_gives_each_item_as_it_comes_with_the_callers_context():
-    taken: list[int] = []
-
-    async def numbers():
-        for number in range(3):
-            taken.append(number)
-            yield f"{who.get()} {number}"
-
-    who.set("Ann")
-    items = iterate_sync(numbers())
-    assert taken == []
-    assert next(items) == "Ann 0" and taken == [0]
-    assert list(items) == ["Ann 1", "Ann 2"]
+async def counted(to: int, then: Exception | None = None):
+    for i in range(to):
+        await asyncio.sleep(0)
+        yield i, who.get()
+    if then:
+        raise then
 
 
-def test_an_iteration_that_is_given_up_is_closed_on_its_own_loop():
-    loops: list[asyncio.AbstractEventLoop] = []
+def test_what_comes_asynchronously_is_given_in_order_with_the_callers_context():
+    who.set("mine")
+    assert list(iterate_sync(counted(3))) == [(0, "mine"), (1, "mine"), (2, "mine")]
+
+
+def test_an_error_of_an_iterator_comes_after_what_came_before_it():
+    items = iterate_sync(counted(1, ValueError("broken")))
+    assert next(items)[0] == 0
+    with pytest.raises(ValueError, match="broken"):
+        next(items)
+
+
+def test_an_iterator_that_is_dropped_is_cancelled_and_cleans_up():
+    cleaned: list[str] = []
 
     async def endless():
         try:
             while True:
+                await asyncio.sleep(0)
                 yield 1
         finally:
-            loops.append(await loop_of_call())
+            cleaned.append("up")
 
-    for _ in iterate_sync(endless()):
-        break
-    assert loops == [run_sync(loop_of_call())]
+    items = iterate_sync(endless())
+    next(items)
+    items.close()
+    assert cleaned == ["up"]
 
 
-def test_an_error_within_an_iteration_reaches_the_caller_as_it_is():
-    async def fails():
-        yield 1
-        raise KeyError("x")
+def test_iterating_from_inside_the_background_loop_is_refused():
+    async def inside():
+        return list(iterate_sync(counted(1)))
 
-    items = iterate_sync(fails())
-    assert next(items) == 1
-    with pytest.raises(KeyError):
-        next(items)
+    with pytest.raises(RuntimeError, match="own event loop"):
+        run_sync(inside())

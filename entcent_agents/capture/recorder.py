@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 from uuid import UUID
 
-from langchain_core.callbacks import BaseCallbackHandler
+from langchain_core.callbacks import BaseCallbackHandler, BaseRunManager
 from langchain_core.messages import AIMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, LLMResult
 from pydantic import ConfigDict, Field
@@ -61,21 +61,37 @@ class TurnRecorder(BaseCallbackHandler):
         self.turns: dict[str, Turn] = {}
         self.usage = Usage()
         self._ids_by_words: dict[str, str] = {}
+        self._streamed: dict[UUID, TokenLogprobs] = {}
         self._on_turn = on_turn
 
     def turn_of(self, message: AIMessage) -> Turn | None:
         """The turn of a message that the agent kept, also where a node rebuilt it under another id."""
         return self.turns.get(str(message.id)) or self.turns.get(self._ids_by_words.get(_said(message), ""))
 
+    def on_llm_new_token(self, token: Any, *, chunk: Any = None, run_id: UUID, **kwargs: Any) -> None:
+        """Keep the arrays that come with the last chunk: LangChain drops them where it makes one message of chunks."""
+        logprobs = getattr(chunk, "token_logprobs", None)
+        if logprobs is not None:
+            self.on_logprobs(logprobs, run_id=run_id)
+
+    def on_logprobs(self, logprobs: TokenLogprobs, *, run_id: UUID) -> None:
+        """Keep the arrays of a streamed answer until its end."""
+        self._streamed[run_id] = logprobs
+
+    def on_llm_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
+        """A call that failed has no turn."""
+        self._streamed.pop(run_id, None)
+
     def on_llm_end(self, response: LLMResult, *, run_id: UUID, **kwargs: Any) -> None:
         """Record each generation and strip its raw log-probabilities."""
+        streamed = self._streamed.pop(run_id, None)
         self.usage += Usage(model_calls=len(response.generations))
         for generation in (generation for batch in response.generations for generation in batch):
             message = getattr(generation, "message", None)
             if generation.generation_info:
                 generation.generation_info.pop(RAW, None)  # the message has them too, for now
             if isinstance(message, AIMessage):
-                self._record(message, getattr(generation, "token_logprobs", None), f"{run_id}")
+                self._record(message, getattr(generation, "token_logprobs", None) or streamed, f"{run_id}")
 
     def _record(self, message: AIMessage, logprobs: TokenLogprobs | None, run_id: str) -> None:
         if logprobs is None:
@@ -92,6 +108,20 @@ class TurnRecorder(BaseCallbackHandler):
         self.usage += Usage(prompt_tokens=prompt, generated_tokens=turn.generated_tokens)
         if self._on_turn:
             self._on_turn(turn)
+
+
+def hand_over(logprobs: TokenLogprobs | None, run: BaseRunManager | None) -> None:
+    """Give the recorders that follow a call its arrays, where LangChain makes events of chunks and drops them.
+
+    Args:
+        logprobs: Of the answer.
+        run: The call; None where chunks reach the callbacks as they are.
+    """
+    if run is None or logprobs is None:
+        return
+    for handler in run.handlers:
+        if isinstance(handler, TurnRecorder):
+            handler.on_logprobs(logprobs, run_id=run.run_id)
 
 
 def _generated(message: AIMessage, logprobs: TokenLogprobs | None) -> int:

@@ -14,7 +14,7 @@ from openai import APIConnectionError, APIStatusError, APITimeoutError, AsyncOpe
 
 from entcent_agents.capture.growing import GrowingLogprobs
 from entcent_agents.capture.tokens import BYTES_PER_TOKEN
-from entcent_agents.chat.clients import shown
+from entcent_agents.chat.clients import NO_KEY, shown
 from entcent_agents.chat.turns import turn
 from entcent_agents.chat.wire import (
     Choice,
@@ -39,6 +39,7 @@ class Delta:
 
     index: int
     text: str
+    reasoning: str
     tokens: int
 
 
@@ -178,7 +179,8 @@ class CompletionRequest:
         return ModelServerError(f"{self._base_url} broke off in the middle of its answer: see the server's log")
 
     def _without_key(self, error: ModelServerError) -> ModelServerError:
-        return ModelServerError(str(error).replace(self._client.api_key, "***")[:_SAID])
+        said, key = str(error), self._client.api_key
+        return ModelServerError((said if key == NO_KEY else said.replace(key, "***"))[:_SAID])
 
     async def _decoded(self, body: AsyncIterator[bytes]) -> AsyncIterator[Decoded]:
         if not self._payload.get("stream"):
@@ -210,8 +212,8 @@ class CompletionRequest:
                 parts.logprobs.join(earlier)
             parts.logprobs.add(entries)
         parts.finish_reason = choice.finish_reason or parts.finish_reason
-        text = message.content or ""
-        return Delta(index, text, len(parts.logprobs) - before or bool(text))
+        text, reasoning = message.content or "", message.reasoning_content or ""
+        return Delta(index, text, reasoning, len(parts.logprobs) - before or bool(text or reasoning))
 
     def _completion(
         self, parts: _ChoiceParts, logprobs: TokenLogprobs | None, prompt_tokens: int, generated: int
@@ -233,10 +235,11 @@ class CompletionRequest:
 
 def server_error(error: APIStatusError | APIConnectionError | httpx2.HTTPError, base_url: str) -> ModelServerError:
     """Our error for one of the SDK's or the wire's: what was asked, what was seen, what to do."""
-    if isinstance(error, APITimeoutError | httpx2.TimeoutException):
+    silent = isinstance(error, APITimeoutError | httpx2.TimeoutException)
+    if silent and not isinstance(error.__cause__, httpx2.ConnectTimeout):
         return ModelServerError(f"{base_url} did not answer in time: raise timeout_seconds, or ask for fewer tokens")
     if isinstance(error, APIConnectionError):
-        why = _line(str(error.__cause__ or error))
+        why = _line(str(error.__cause__ or "")) or "it does not take the connection"
         return ModelServerError(f"no model server answers at {base_url} ({why}): start one, or correct the address")
     if isinstance(error, httpx2.HTTPError):
         return ModelServerError(f"{base_url} broke off in the middle of its answer ({_line(str(error))})")

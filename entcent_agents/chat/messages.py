@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from typing import Any, cast
+from collections.abc import Iterator, Sequence
+from typing import Any, Final, cast
 
-from langchain_core.messages import AIMessage, AIMessageChunk, InvalidToolCall, ToolCall
+from langchain_core.messages import (
+    AIMessage,
+    AIMessageChunk,
+    InvalidToolCall,
+    ToolCall,
+)
 from langchain_core.messages.ai import UsageMetadata
 from langchain_core.messages.tool import invalid_tool_call, tool_call, tool_call_chunk
 from langchain_core.outputs import ChatGenerationChunk
 
 from entcent_agents.capture.recorder import LogprobsGeneration, LogprobsGenerationChunk
-from entcent_agents.chat.completion import Completion
+from entcent_agents.chat.completion import Completion, Delta
 from entcent_agents.chat.text_tools import read_calls
+
+NO_OBJECT: Final = " is no JSON object"
+"""Follows the arguments of an invalid call in a chunk, as a JSON string. Chunks are parsed as far as they are JSON,
+which would make a call of half a call (but not of a string), and events as a whole, which takes any JSON for a call."""
 
 
 def generation(completion: Completion, text_tools: Sequence[str]) -> LogprobsGeneration:
@@ -30,27 +39,31 @@ def generation(completion: Completion, text_tools: Sequence[str]) -> LogprobsGen
     )
 
 
-def text_chunk(text: str) -> ChatGenerationChunk:
+def piece_chunk(delta: Delta) -> ChatGenerationChunk:
     """A piece of a streamed answer."""
-    return LogprobsGenerationChunk(message=AIMessageChunk(content=text))
+    return _chunk(delta.text, additional_kwargs=_reasoning(delta.reasoning))
 
 
-def last_chunk(completion: Completion, text_tools: Sequence[str], *, streamed: bool) -> ChatGenerationChunk:
-    """The end of a streamed answer: calls, usage and arrays, and the content where it was not streamed."""
+def last_chunks(completion: Completion, text_tools: Sequence[str], *, streamed: bool) -> Iterator[ChatGenerationChunk]:
+    """The end of a streamed answer: what was not streamed, then calls, then, in the last, usage and arrays.
+
+    Calls come in a chunk of their own: of one with content, and of the last, streams of version 3 take none that is
+    invalid.
+    """
     message = ai_message(completion, text_tools)
-    # Chunks are parsed as far as they are JSON, which would make a call of half a call; a JSON string never is one.
+    if not streamed and (message.content or message.additional_kwargs):
+        yield _chunk(completion.text, additional_kwargs=message.additional_kwargs)
     calls = [(call["name"], json.dumps(call["args"]), call["id"]) for call in message.tool_calls]
-    calls += [(call["name"], json.dumps(call["args"]), call["id"]) for call in message.invalid_tool_calls]
-    chunk = AIMessageChunk(
-        content="" if streamed else message.content,
-        additional_kwargs=message.additional_kwargs,
-        tool_call_chunks=[
-            tool_call_chunk(name=name, args=args, id=call_id, index=i) for i, (name, args, call_id) in enumerate(calls)
-        ],
-        usage_metadata=message.usage_metadata,
-        chunk_position="last",
-    )
-    return LogprobsGenerationChunk(message=chunk, generation_info=_info(completion), token_logprobs=completion.logprobs)
+    calls += [(call["name"], json.dumps(call["args"]) + NO_OBJECT, call["id"]) for call in message.invalid_tool_calls]
+    if calls:
+        yield _chunk(
+            tool_call_chunks=[
+                tool_call_chunk(name=name, args=args, id=call_id, index=i)
+                for i, (name, args, call_id) in enumerate(calls)
+            ]
+        )
+    last = AIMessageChunk(content="", usage_metadata=message.usage_metadata, chunk_position="last")
+    yield LogprobsGenerationChunk(message=last, generation_info=_info(completion), token_logprobs=completion.logprobs)
 
 
 def ai_message(completion: Completion, text_tools: Sequence[str]) -> AIMessage:
@@ -69,13 +82,21 @@ def ai_message(completion: Completion, text_tools: Sequence[str]) -> AIMessage:
         content=completion.text,
         tool_calls=valid,
         invalid_tool_calls=invalid,
-        additional_kwargs={"reasoning_content": completion.reasoning} if completion.reasoning else {},
+        additional_kwargs=_reasoning(completion.reasoning),
         usage_metadata=UsageMetadata(
             input_tokens=completion.prompt_tokens,
             output_tokens=completion.generated_tokens,
             total_tokens=completion.prompt_tokens + completion.generated_tokens,
         ),
     )
+
+
+def _chunk(content: str = "", **rest: Any) -> ChatGenerationChunk:
+    return LogprobsGenerationChunk(message=AIMessageChunk(content=content, **rest))
+
+
+def _reasoning(said: str) -> dict[str, Any]:
+    return {"reasoning_content": said} if said else {}
 
 
 def _info(completion: Completion) -> dict[str, Any]:

@@ -20,10 +20,11 @@ from openai import AsyncOpenAI
 from pydantic import AliasChoices, Field, SecretStr
 
 from entcent_agents.blocking import iterate_sync, run_sync
-from entcent_agents.chat.clients import aclose_clients, check_address, client_of_loop, shown
+from entcent_agents.capture.recorder import hand_over
+from entcent_agents.chat.clients import MAX_CONNECTIONS, aclose_clients, check_address, client_of_loop, shown
 from entcent_agents.chat.completion import Completion, CompletionRequest
 from entcent_agents.chat.constraints import call_format, native_tool_choice, text_binding
-from entcent_agents.chat.messages import generation, last_chunk, text_chunk
+from entcent_agents.chat.messages import generation, last_chunks, piece_chunk
 from entcent_agents.chat.prompts import api_messages
 from entcent_agents.chat.sampling import Outcome, TokenListener, current_pool, token_listener
 from entcent_agents.chat.structured import Method, Schema, structured_output
@@ -72,7 +73,9 @@ class ChatLogprobs(BaseChatModel):
     """Longest silence of the server; `timeout`, as LangChain calls it, is understood too."""
     max_retries: int = 2
     """How often a failed request is repeated (with backoff, Retry-After honoured)."""
-    extra_body: dict[str, Any] = Field(default_factory=dict[str, Any])
+    max_connections: int = Field(default=MAX_CONNECTIONS, ge=1)
+    """Most requests at once, from one event loop to one server; further ones wait, however long."""
+    extra_body: dict[str, Any] = Field(default_factory=dict[str, Any], repr=False)
     """Further fields of the body, for what only this server has."""
 
     @property
@@ -198,9 +201,17 @@ class ChatLogprobs(BaseChatModel):
     ) -> ChatResult:
         return run_sync(self._agenerate(messages, stop, None, **kwargs))
 
-    def _should_stream(self, **kwargs: Any) -> bool:
-        """Not inside rollouts: nobody sees their tokens, and only whole calls share a request and the pool's seeds."""
-        return current_pool() is None and super()._should_stream(**kwargs)
+    def _should_stream(self, *, async_api: bool, run_manager: Any = None, **kwargs: Any) -> bool:
+        """Not where several choices are asked for and somebody listens: of a stream, LangChain keeps one message."""
+        if run_manager is not None and kwargs.get("n", self.n) > 1:
+            return False
+        return super()._should_stream(async_api=async_api, run_manager=run_manager, **kwargs)
+
+    def _should_use_protocol_streaming(self, *, async_api: bool, run_manager: Any = None, **kwargs: Any) -> bool:
+        """As `_should_stream`, for those who listen to events."""
+        if kwargs.get("n", self.n) > 1:
+            return False
+        return super()._should_use_protocol_streaming(async_api=async_api, run_manager=run_manager, **kwargs)
 
     async def _astream(
         self,
@@ -209,15 +220,23 @@ class ChatLogprobs(BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
-        kwargs.pop("n", None)  # the choices of one request would arrive interleaved in one message
+        """One choice, as it comes; whole inside rollouts: nobody sees them, and only whole calls share a request."""
+        kwargs.pop("n", None)
         payload = self._payload(messages, stop, kwargs)
-        if self.seed is not None:
-            payload["seed"] = self.seed
-        request = CompletionRequest(self._client(), payload)
-        async for delta in request.events():
-            if delta.text and payload["stream"] and delta.index == 0:
-                yield text_chunk(delta.text)
-        yield last_chunk((await request.result())[0], _names(kwargs), streamed=payload["stream"])
+        pooled = current_pool() is not None
+        streamed = payload["stream"] and not pooled
+        if pooled:
+            (completion,) = await self._sample(payload, 1)
+        else:
+            seeded = payload if self.seed is None else {**payload, "seed": self.seed}
+            request = CompletionRequest(self._client(), seeded)
+            async for delta in request.events():
+                if streamed and delta.index == 0 and (delta.text or delta.reasoning):
+                    yield piece_chunk(delta)
+            completion = (await request.result())[0]
+        hand_over(completion.logprobs, run_manager)
+        for chunk in last_chunks(completion, _names(kwargs), streamed=streamed):
+            yield chunk
 
     def _stream(
         self,
@@ -226,7 +245,7 @@ class ChatLogprobs(BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
-        yield from iterate_sync(self._astream(messages, stop, None, **kwargs))
+        return iterate_sync(self._astream(messages, stop, cast(Any, run_manager), **kwargs))
 
     async def _sample(self, payload: Mapping[str, Any], n: int) -> list[Completion]:
         pool, seed = current_pool(), self.seed
@@ -319,6 +338,7 @@ class ChatLogprobs(BaseChatModel):
             api_key=self._key(),
             timeout_seconds=self.timeout_seconds,
             max_retries=self.max_retries,
+            max_connections=self.max_connections,
         )
 
     def _key(self) -> str:
