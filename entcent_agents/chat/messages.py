@@ -24,6 +24,9 @@ NO_OBJECT: Final = " is no JSON object"
 """Follows the arguments of an invalid call in a chunk, as a JSON string. Chunks are parsed as far as they are JSON,
 which would make a call of half a call (but not of a string), and events as a whole, which takes any JSON for a call."""
 
+_FIRST_CALL: Final = 2
+"""Index of a streamed turn's first call: LangChain numbers blocks too, and reasoning and text come before."""
+
 
 def generation(completion: Completion, text_tools: Sequence[str]) -> LogprobsGeneration:
     """A completion as a generation, its arrays beside the message.
@@ -58,7 +61,7 @@ def last_chunks(completion: Completion, text_tools: Sequence[str], *, streamed: 
     if calls:
         yield _chunk(
             tool_call_chunks=[
-                tool_call_chunk(name=name, args=args, id=call_id, index=i)
+                tool_call_chunk(name=name, args=args, id=call_id, index=_FIRST_CALL + i)
                 for i, (name, args, call_id) in enumerate(calls)
             ]
         )
