@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from langchain_core.messages import AIMessage, AIMessageChunk, InvalidToolCall, ToolCall
 from langchain_core.messages.ai import UsageMetadata
@@ -14,6 +14,9 @@ from langchain_core.outputs import ChatGenerationChunk
 from entcent_agents.capture.recorder import LogprobsGeneration, LogprobsGenerationChunk
 from entcent_agents.chat.completion import Completion
 from entcent_agents.chat.text_tools import read_calls
+
+_FIRST_CALL: Final = 2
+"""Index of a streamed turn's first call: LangChain numbers blocks too, and reasoning and text come before."""
 
 
 def generation(completion: Completion, text_tools: Sequence[str]) -> LogprobsGeneration:
@@ -45,7 +48,8 @@ def last_chunk(completion: Completion, text_tools: Sequence[str], *, streamed: b
         content="" if streamed else message.content,
         additional_kwargs=message.additional_kwargs,
         tool_call_chunks=[
-            tool_call_chunk(name=name, args=args, id=call_id, index=i) for i, (name, args, call_id) in enumerate(calls)
+            tool_call_chunk(name=name, args=args, id=call_id, index=_FIRST_CALL + i)
+            for i, (name, args, call_id) in enumerate(calls)
         ],
         usage_metadata=message.usage_metadata,
         chunk_position="last",
