@@ -276,6 +276,19 @@ async def test_an_agent_with_tools_in_text_answers_in_a_schema(serve):
     assert "beesbees" in server.requests[1].body["messages"][-1]["content"]
 
 
+# Calls in text as blocks
+
+
+@pytest.mark.parametrize("choice", ["any", "auto"])
+async def test_streamed_calls_stand_beside_the_text_where_a_message_is_made_of_blocks(serve, choice):
+    model = text_chat(serve([says(f"{CALL} {CALL}")]), output_version="v1").bind_tools([search], tool_choice=choice)
+    chunks = [chunk async for chunk in model.astream("Bees?")]
+    whole = sum(chunks[1:], chunks[0])
+    assert [block["type"] for block in whole.content_blocks] == ["text", "tool_call", "tool_call"]
+    assert [call["args"] for call in whole.tool_calls] == [{"query": "bees", "limit": 2}] * 2
+    assert whole.text == f"{CALL} {CALL}"
+
+
 # The conversation as it is sent
 
 
