@@ -464,12 +464,6 @@ def test_invoke_works_twice_from_synchronous_code_and_stream_too(serve):
     assert len(server.requests) == 3
 
 
-def test_a_choice_cannot_be_forced_on_text_tools(serve):
-    model = ChatLogprobs(model="m", tool_calling="text")
-    with pytest.raises(ConfigurationError, match="cannot be forced"):
-        model.bind_tools([search], tool_choice="any")
-
-
 # Errors
 
 
@@ -556,6 +550,29 @@ async def test_settings_reach_the_body_and_unset_ones_do_not(serve):
     expected = {"max_tokens": 9, "seed": 3, "top_logprobs": 5, "logprobs": True, "min_p": 0.1, "stop": ["END"]}
     assert body.items() >= expected.items()
     assert not {"top_p", "tools", "tool_choice", "n", "response_format"} & set(body)
+
+
+async def test_settings_of_one_call_reach_the_body(serve):
+    server = serve([says("x")])
+    model = chat(server).bind_tools([search], parallel_tool_calls=False)
+    await model.ainvoke("Hi", model="other", top_p=0.5, temperature=0.1, max_tokens=3)
+    expected = {"model": "other", "top_p": 0.5, "temperature": 0.1, "max_tokens": 3, "parallel_tool_calls": False}
+    assert server.requests[0].body.items() >= expected.items()
+
+
+def test_a_timeout_is_understood_by_langchain_s_name_too():
+    assert ChatLogprobs(model="m", timeout=5).timeout_seconds == 5.0
+    assert ChatLogprobs(model="m", timeout_seconds=5).timeout_seconds == 5.0
+
+
+def test_a_synchronous_stream_comes_in_pieces_and_can_be_given_up(serve):
+    server = serve([says("a b c")])
+    pieces = [piece.text for piece in chat(server).stream("Hi")]
+    assert pieces[:3] == ["a", " b", " c"]
+    endless = serve([says(" ".join(["word"] * 20_000))])
+    for _ in chat(endless).stream("Hi"):
+        break
+    assert endless.hung_up.wait(10)
 
 
 def test_a_client_of_the_background_loop_is_closed_there(serve):

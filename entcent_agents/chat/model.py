@@ -109,14 +109,15 @@ class ChatLogprobs(BaseChatModel):
 
     @classmethod
     def is_lc_serializable(cls) -> bool:
-        """Yes: caches and traces then see all settings; `load` needs `entcent_agents` among its namespaces."""
+        """Yes: caches and traces then see all settings, and `load` takes the class where it is allowed by name."""
         return True
 
     @property
     def lc_secrets(self) -> dict[str, str]:
-        """What is left out of serialised forms, and the names under which `load` asks for it."""
-        secrets = {"api_key": "ENTCENT_API_KEY"}
-        return secrets if self.base_url == shown(self.base_url) else {**secrets, "base_url": "ENTCENT_BASE_URL"}
+        """What may hold a key and is left out of serialised forms, and the names under which `load` asks for it."""
+        address = {"base_url": "ENTCENT_BASE_URL"} if set("?@") & set(self.base_url) else {}
+        fields = {"extra_body": "ENTCENT_EXTRA_BODY"} if self.extra_body else {}
+        return {"api_key": "ENTCENT_API_KEY", **address, **fields}
 
     def bind_tools(
         self,
@@ -142,11 +143,10 @@ class ChatLogprobs(BaseChatModel):
         specifications = [convert_to_openai_tool(cast(Any, tool), strict=strict) for tool in tools]
         if self.tool_calling == "text":
             kwargs |= text_binding(specifications, tool_choice, kwargs.get("response_format"))
-        else:
-            kwargs |= {"tools": specifications} | (
-                {"tool_choice": native_tool_choice(tool_choice)} if tool_choice else {}
-            )
-        return cast(Any, self.bind(**kwargs))
+            return cast(Any, self.bind(**kwargs))
+        if tool_choice:
+            kwargs["tool_choice"] = native_tool_choice(tool_choice)
+        return cast(Any, self.bind(tools=specifications, **kwargs))
 
     def with_structured_output(
         self,
@@ -378,23 +378,27 @@ class ChatLogprobs(BaseChatModel):
         text_tools: Sequence[Mapping[str, Any]] = kwargs.get("text_tools") or ()
         native, choice = kwargs.get("tools"), kwargs.get("tool_choice")
         forced = bool(text_tools) and choice == "required"
+        response_format = call_format(text_tools) if forced else kwargs.get("response_format")
         if self.tool_calling == "text":
             messages = as_text(messages, text_tools, forced=forced)
-        stops = [*(stop or self.stop or ()), *((STOP,) if text_tools else ())]
+        # A forced call ends by itself, and servers give no log-probabilities for the tokens of a stop sequence.
+        stops = [*(stop or self.stop or ()), *((STOP,) if text_tools and not forced else ())]
         body: dict[str, Any] = {
             "model": kwargs.get("model", self.model),
             "messages": api_messages(messages),
             "temperature": kwargs.get("temperature", self.temperature),
             "logprobs": True,
             "top_logprobs": self.top_logprobs,
-            "stream": not native,  # llama.cpp refuses tools, streaming and log-probabilities together
+            # llama.cpp refuses tools, streaming and log-probabilities together, and streams none for those tokens of a
+            # constrained reply that it leaves out of the text (a fence around the JSON).
+            "stream": not native and not response_format,
             "top_p": kwargs.get("top_p", self.top_p),
             "max_tokens": kwargs.get("max_tokens", self.max_tokens),
             "stop": stops or None,
             "tools": native,
             "tool_choice": choice if native else None,
             "parallel_tool_calls": kwargs.get("parallel_tool_calls") if native else None,
-            "response_format": call_format(text_tools) if forced else kwargs.get("response_format"),
+            "response_format": response_format,
             "extra_body": self.extra_body | kwargs.get("extra_body", {}) or None,
         }
         if body["stream"]:
