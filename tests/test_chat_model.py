@@ -315,6 +315,15 @@ async def test_several_answers_are_whole_ones_while_somebody_listens_to_tokens(s
     assert [answer.text for answer in answers] == ["answer 0", "answer 1"]
 
 
+async def test_a_call_may_have_a_seed_of_its_own(serve):
+    server = serve([says("a")])
+    model = chat(server, seed=1)
+    await model.ainvoke("Hi", seed=2)
+    [chunk async for chunk in model.astream("Hi", seed=3)]
+    await model.ainvoke("Hi")
+    assert [request.body["seed"] for request in server.requests] == [2, 3, 1]
+
+
 async def test_no_answers_are_refused_before_any_request(serve):
     server = serve(numbered)
     with pytest.raises(ConfigurationError, match="n=0: ask for one answer at least"):

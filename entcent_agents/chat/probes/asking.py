@@ -15,6 +15,7 @@ from openai import APIConnectionError, APIStatusError
 from entcent_agents.chat.clients import shown
 from entcent_agents.chat.completion import Completion, CompletionRequest, server_error, without_key
 from entcent_agents.chat.model import ChatLogprobs
+from entcent_agents.chat.payload import chat_payload
 from entcent_agents.chat.wire import TokenUsage
 from entcent_agents.entropy import ABSENT_BELOW
 from entcent_agents.errors import ModelServerError
@@ -159,7 +160,7 @@ class Asking:
         """
         settings = {**(bound or {}), "max_tokens": max_tokens, "temperature": temperature}
         messages = [HumanMessage(says)]
-        body = (model or self.model())._payload(messages, None, settings)  # pyright: ignore[reportPrivateUsage]
+        body = chat_payload(model or self.model(), messages, None, settings)
         if stream is not None:
             body["stream"] = stream
             body.pop("stream_options", None)
@@ -213,7 +214,7 @@ class Asking:
 
     def client(self) -> Any:
         """The chat model's client on this event loop; what is asked by it is not counted."""
-        return self._model._client()  # pyright: ignore[reportPrivateUsage]
+        return self._model.client()
 
     async def _body(self, send: Callable[[], Awaitable[Any]], kind: type[Any]) -> Any:
         client = self.client()
