@@ -274,17 +274,48 @@ async def test_seeds_are_given_after_coalescing_and_follow_from_the_user_seed_al
     assert await seeds(None) == [None, None]
 
 
-async def test_a_server_that_refuses_n_is_asked_for_halves_with_seeds_of_their_own_and_never_refuses_again(serve):
+async def test_a_server_that_refuses_n_is_asked_for_what_it_takes_with_seeds_of_their_own(serve):
     server = serve(numbered, max_n=4)
     model = chat(server)
     with use_pool(SamplingPool(1)):
         messages = await asyncio.gather(*(model.ainvoke("Hi") for _ in range(5)))
         await asyncio.gather(*(model.ainvoke("Ho") for _ in range(4)))
-    assert [request.n for request in server.requests[:1]] == [5]
-    assert sorted(request.n for request in server.requests[1:4]) == [1, 2, 2]
-    assert [request.n for request in server.requests[4:]] == [2, 2]
-    seeds = {request.body["seed"] + i for request in server.requests[1:4] for i in range(request.n)}
+        await asyncio.gather(*(model.ainvoke("He") for _ in range(6)))
+    assert [request.n for request in server.requests] == [5, 4, 1, 4, 4, 2]  # never refused again
+    seeds = {request.body["seed"] + i for request in server.requests[1:3] for i in range(request.n)}
     assert len(seeds) == len(messages) == 5
+
+
+async def test_a_refusal_that_names_no_number_halves_what_is_asked_for(serve):
+    def script(request: Request) -> list[Reply]:
+        return numbered(request) if request.n <= 3 else [Reply(status=400, error="n > 1 is too many here")]
+
+    server = serve(script)
+    assert len(await chat(server).agenerate_n("Hi", 8)) == 8
+    assert [request.n for request in server.requests] == [8, 4, 2, 2, 2, 2]
+
+
+async def test_a_refusal_of_something_else_says_nothing_of_n(serve):
+    errors = ["the last message of a conversation must be the user's", "there are no choices", "max_completion must"]
+    for error in errors:
+        replies = iter([[Reply(status=400, error=error)]])
+        server = serve(lambda request, replies=replies: next(replies, None) or numbered(request))
+        model = chat(server)
+        with pytest.raises(ModelServerError, match=error):
+            await model.agenerate_n("Hi", 8)
+        assert len(await model.agenerate_n("Hi", 8)) == 8
+        assert [request.n for request in server.requests] == [8, 8]
+
+
+async def test_how_many_choices_are_taken_is_known_of_each_model(serve):
+    def script(request: Request) -> list[Reply]:
+        small = request.body["model"] == "small"
+        return [Reply(status=400, error="n must be 1")] if small and request.n > 1 else numbered(request)
+
+    server = serve(script)
+    await chat(server).agenerate_n("Hi", 3, model="small")
+    await chat(server).agenerate_n("Hi", 3)
+    assert [request.n for request in server.requests] == [3, 1, 1, 1, 3]
 
 
 async def test_several_answers_come_in_one_request_with_their_own_arrays_and_their_share_of_the_prompt(serve):
@@ -306,7 +337,7 @@ async def test_several_answers_beyond_what_a_server_takes_come_in_few_requests(s
     server = serve(numbered, max_n=3)
     answers = await chat(server).agenerate_n("Hi", 8)
     assert len(answers) == 8
-    assert [request.n for request in server.requests] == [8, 4, 4, 2, 2, 2, 2]
+    assert [request.n for request in server.requests] == [8, 3, 3, 2]
     assert all(answer.token_logprobs.scored_tokens == 2 for answer in answers)
 
 

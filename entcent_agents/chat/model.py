@@ -373,7 +373,7 @@ class ChatLogprobs(BaseChatModel):
         self, payload: Mapping[str, Any], n: int, seed: int | None, listeners: Sequence[TokenListener]
     ) -> list[Outcome]:
         request = partial(self._request, payload)
-        return await choices(request, n, seed, listeners, server=f"{self.base_url} {self.model}")
+        return await choices(request, n, seed, listeners, server=f"{self.base_url} {payload['model']}")
 
     async def _request(
         self, payload: Mapping[str, Any], n: int, seed: int | None, listeners: Sequence[TokenListener]
