@@ -217,6 +217,7 @@ class ChatLogprobs(BaseChatModel):
         Raises:
             ConfigurationError: Where `n` is below 1.
             ModelServerError: Where the server cannot be reached, or one of the answers failed.
+            LogprobsMalformedError: On log-probabilities that cannot be.
         """
         if n < 1:
             raise ConfigurationError(f"n={n}: ask for one answer at least")
@@ -253,12 +254,13 @@ class ChatLogprobs(BaseChatModel):
             stop: Strings that end the answer.
             method: How the server is to be made to go on. Default: the best of those found to work, which is measured
                 at the first call to a server.
-            **kwargs: As for `agenerate_n`; `max_tokens` counts the prefix too.
+            **kwargs: As for `agenerate_n`; `max_tokens` counts the prefix too, where its tokens are known.
 
         Raises:
             ConfigurationError: Where the server cannot go on from a text, or this one cannot be gone on from.
             ContinuationError: Where it did something else than go on.
             ModelServerError: Where it cannot be reached or answers with an error.
+            LogprobsMalformedError: On log-probabilities that cannot be.
         """
         start = Prefix.of(prefix)
         kwargs = self._bound(tools, kwargs)
@@ -267,7 +269,7 @@ class ChatLogprobs(BaseChatModel):
         pool = current_pool()
         seed = kwargs.get("seed", self.seed) if pool is None else pool.next_seed(_digest([payload, start.text]))
         found = await continued(self.client(), payload if seed is None else {**payload, "seed": seed}, start, method)
-        whole = replace(found.completion, text=start.text + found.completion.text)
+        whole = replace(found.completion, text=found.text)
         tool_names = _names(kwargs) or [tool["function"]["name"] for tool in kwargs.get("tools") or ()]
         return Continuation(
             generation=generation(whole, tool_names),

@@ -11,8 +11,9 @@ from entcent_agents.chat.continuation import (
     goes_on,
     half_answer,
 )
-from entcent_agents.chat.probes.asking import Asking
+from entcent_agents.chat.probes.asking import Asking, is_refusal
 from entcent_agents.chat.probes.measured import Measured, not_measured
+from entcent_agents.errors import ModelServerError
 
 _MEANS = {
     Joint.EXACT: "an answer is continued from its own tokens",
@@ -31,7 +32,13 @@ async def continuation(asking: Asking) -> Measured:
     for method in ContinuationMethod:
         if method.endswith("message"):
             asking.add(requests=1)  # the others ask for tokens first, and mostly end there
-        if continued := await goes_on(asking.client(), payload, half, method):
+        try:
+            continued = await goes_on(asking.client(), payload, half, method)
+        except ModelServerError as error:
+            if not is_refusal(error):
+                raise
+            continued = None  # some servers fail on what they do not know
+        if continued:
             found[method] = continued
             asking.add(
                 requests=not method.endswith("message"),
