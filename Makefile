@@ -8,7 +8,7 @@ MODEL ?= qwen2.5-coder-1.5b
 DEMO = build/demo
 SEED ?= 7
 
-.PHONY: demo test check bench mutants clean
+.PHONY: demo test standard check bench mutants clean
 
 demo: $(VENV)/.local
 	$(BIN)/entcent models pull $(MODEL)
@@ -18,6 +18,9 @@ demo: $(VENV)/.local
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest
+
+standard: $(VENV)/.dev
+	$(BIN)/python -m pytest -m slow tests/standard
 
 check: $(VENV)/.dev
 	VENV=$(VENV) scripts/check

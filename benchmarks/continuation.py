@@ -1,9 +1,11 @@
 """How faithfully the embedded server goes on: real answers cut at random tokens and continued, at temperature 0.
 
-    python -m benchmarks.continuation [--cuts 100] [--seed 0] [--model qwen2.5-coder-1.5b]
+    python -m benchmarks.continuation [--cuts 100] [--seed 0] [--cold] [--model qwen2.5-coder-1.5b]
 
-Of each cut it compares the first 8 tokens with those of the uncut answer, reports what is known of the joint, and
-counts apart where the two part later. Ends with status 1 where fewer than 95 of 100 go on as they did.
+Each answer is continued as branches are: right after it came, while the server still holds what it computed. With
+`--cold` it is read anew from its tokens, several at once, which rounds differently and may tip a near tie. Of each cut
+it compares the first 8 tokens with those of the uncut answer, reports what is known of the joint, and counts apart
+where the two part later. Ends with status 1 where fewer than 95 of 100 go on as they did.
 """
 
 from __future__ import annotations
@@ -18,8 +20,7 @@ import typer
 from rich.console import Console
 from rich.progress import track
 
-from entcent_agents.capture.recorder import LogprobsGeneration
-from entcent_agents.chat.continuation import Continuation, ContinuationMethod
+from entcent_agents.chat.continuation import Continuation
 from entcent_agents.chat.embedded import open_embedded
 from entcent_agents.chat.model import ChatLogprobs, aclose_clients
 from entcent_agents.logprobs import TokenLogprobs
@@ -84,31 +85,45 @@ class Cut:
         return self.new[: len(was)] != was[: len(self.new)]
 
 
-async def measured(model: ChatLogprobs, cuts: int, seed: int, method: ContinuationMethod | None) -> list[Cut]:
-    """Answer every question, then cut and continue."""
-    answers: list[LogprobsGeneration] = []
-    for question, tools in track(QUESTIONS, "Answering"):
-        answers += await model.agenerate_n(question, 1, tools=tools)
-    wholes = [answer.token_logprobs for answer in answers]
-    places = [(i, at) for i, whole in enumerate(wholes) if whole for at in range(1, len(whole) - FIRST + 1)]
-    chosen = random.Random(seed).sample(places, min(cuts, len(places)))
+async def answered(model: ChatLogprobs, question: int) -> TokenLogprobs:
+    """An answer, uncut."""
+    text, tools = QUESTIONS[question]
+    (answer,) = await model.agenerate_n(text, 1, tools=tools)
+    assert answer.token_logprobs is not None
+    return answer.token_logprobs
+
+
+async def continued(model: ChatLogprobs, question: int, at: int, whole: TokenLogprobs) -> Cut:
+    """The answer from a cut on."""
+    text, tools = QUESTIONS[question]
+    prefix = whole.head(at)
+    room = at + sum(byte > 127 for byte in prefix.text) + LATER  # some characters are several tokens
+    return Cut(question, at, whole, await model.acontinue(text, prefix, tools=tools, max_tokens=room))
+
+
+async def measured(model: ChatLogprobs, cuts: int, chance: random.Random, *, cold: bool) -> list[Cut]:
+    """Answer every question, then cut and continue; right away and from the last cut to the first, unless cold."""
     found: list[Cut] = []
-    for question, at in track(sorted(chosen), "Continuing"):  # one by one, as they were generated
-        whole = wholes[question]
-        assert whole is not None
-        text, tools = QUESTIONS[question]
-        prefix = whole.head(at)
-        room = at + sum(byte > 127 for byte in prefix.text) + LATER  # some characters are several tokens
-        continued = await model.acontinue(text, prefix, tools=tools, method=method, max_tokens=room)
-        found.append(Cut(question, at, whole, continued))
-    return found
+    places: list[tuple[int, int, TokenLogprobs]] = []
+    for question in track(range(len(QUESTIONS)), "Answering" if cold else "Answering and continuing"):
+        whole = await answered(model, question)
+        share = cuts // len(QUESTIONS) + (question < cuts % len(QUESTIONS))
+        possible = range(1, len(whole) - FIRST + 1)
+        for at in sorted(chance.sample(possible, min(share, len(possible))), reverse=True):
+            places.append((question, at, whole))
+            if not cold:
+                found.append(await continued(model, *places[-1]))
+    if cold:
+        chance.shuffle(places)
+        found = [await continued(model, *place) for place in track(places, "Continuing")]
+    return sorted(found, key=lambda cut: (cut.question, cut.at))
 
 
 def main(
     cuts: Annotated[int, typer.Option(help="Random places to cut at.")] = 100,
     seed: Annotated[int, typer.Option(help="Of the places.")] = 0,
     model: Annotated[str, typer.Option(help="An embedded model.")] = "qwen2.5-coder-1.5b",
-    method: Annotated[ContinuationMethod | None, typer.Option(help="Default: the best the server has.")] = None,
+    cold: Annotated[bool, typer.Option("--cold", help="All answers first, then the cuts in a random order.")] = False,
 ) -> None:
     """Cut real answers at random tokens, continue them, and compare."""
     console = Console()
@@ -119,7 +134,7 @@ def main(
 
         async def run() -> list[Cut]:
             try:
-                return await measured(chat, cuts, seed, method)
+                return await measured(chat, cuts, random.Random(seed), cold=cold)
             finally:
                 await aclose_clients()
 

@@ -18,7 +18,7 @@ from langchain_core.runnables import Runnable
 from pydantic import ConfigDict, Field
 
 from entcent_agents.blocking import run_sync
-from entcent_agents.capture.recorder import LogprobsGeneration, LogprobsGenerationChunk
+from entcent_agents.capture.recorder import LogprobsGeneration, LogprobsGenerationChunk, hand_over
 from entcent_agents.logprobs import TokenLogprobs, token_offsets
 
 
@@ -87,9 +87,10 @@ class ScriptedChat(BaseChatModel):
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
         played = (await self._play(messages, run_manager)).generations[0]
+        logprobs: TokenLogprobs | None = getattr(played, "token_logprobs", None)
+        hand_over(logprobs, run_manager)
         yield LogprobsGenerationChunk(
-            message=AIMessageChunk(**played.message.model_dump(exclude={"type"})),
-            token_logprobs=getattr(played, "token_logprobs", None),
+            message=AIMessageChunk(**played.message.model_dump(exclude={"type"})), token_logprobs=logprobs
         )
 
     async def _play(self, messages: Sequence[BaseMessage], run_manager: Any) -> ChatResult:

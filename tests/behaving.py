@@ -51,6 +51,8 @@ class Habits:
 
     def __call__(self, request: Request) -> list[Reply]:
         body = request.body
+        if not request.path.endswith("/chat/completions"):
+            return [Reply(status=404, error="no such address")]
         if self._will_not(body):
             return [Reply(status=self.refusal, error="this field is not supported")]
         return [self._reply(request, i) for i in range(request.n)]

@@ -137,6 +137,11 @@ class ChatServer:
     def base_url(self) -> str:
         return f"http://127.0.0.1:{self._http.server_port}/v1"
 
+    @property
+    def answered(self) -> list[Request]:
+        """What the model was asked, without what its tokenizer was."""
+        return [request for request in self.requests if request.path.endswith("completions")]
+
     def __enter__(self) -> Self:
         self._thread.start()
         return self

@@ -8,6 +8,7 @@ from contextlib import ExitStack
 import pytest
 
 from entcent_agents.blocking import run_sync
+from entcent_agents.chat.learnt import forget_servers
 from entcent_agents.chat.model import aclose_clients
 from tests.chat_server import ChatServer
 
@@ -21,7 +22,8 @@ def serve() -> Iterator[Callable[..., ChatServer]]:
 
 @pytest.fixture(autouse=True)
 async def closed_clients() -> AsyncIterator[None]:
-    """Close the clients of the test's own loop and of the background loop."""
+    """Close the clients of the test's own loop and of the background loop; the next server may have the same port."""
     yield
+    forget_servers()
     await aclose_clients()
     run_sync(aclose_clients())

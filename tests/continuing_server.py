@@ -27,7 +27,7 @@ class ContinuingServer:
         anew: Begin the answer anew wherever it should go on.
         echoes: Have the prefix in the text too, though it is not generated.
         lost: How many tokens of every prompt it loses.
-        failing: Paths that answer 500.
+        failing: Paths that answer `fails_with`.
     """
 
     ways: tuple[str, ...] = ()
@@ -38,12 +38,13 @@ class ContinuingServer:
     echoes: bool = False
     lost: int = 0
     failing: tuple[str, ...] = ()
+    fails_with: int = 503
     vocabulary: list[str] = field(default_factory=list)
 
     def __call__(self, request: Request) -> list[Reply]:
         path = request.path.removeprefix("/v1")
         if path in self.failing:
-            return [Reply(status=500, error="out of memory")]
+            return [Reply(status=self.fails_with, error="out of memory")]
         if path == "/chat/completions":
             return [self.chat(request.body)]
         answer = {

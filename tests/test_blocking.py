@@ -10,7 +10,7 @@ from contextvars import ContextVar
 
 import pytest
 
-from entcent_agents.blocking import run_sync
+from entcent_agents.blocking import iterate_sync, run_sync
 
 who: ContextVar[str] = ContextVar("who", default="nobody")
 
@@ -95,3 +95,48 @@ def test_a_call_from_inside_the_background_loop_is_refused_and_leaves_nothing_un
 
 async def test_a_call_from_another_running_loop_works():
     assert run_sync(loop_of_call()) is not asyncio.get_running_loop()
+
+
+async def counted(to: int, then: Exception | None = None):
+    for i in range(to):
+        await asyncio.sleep(0)
+        yield i, who.get()
+    if then:
+        raise then
+
+
+def test_what_comes_asynchronously_is_given_in_order_with_the_callers_context():
+    who.set("mine")
+    assert list(iterate_sync(counted(3))) == [(0, "mine"), (1, "mine"), (2, "mine")]
+
+
+def test_an_error_of_an_iterator_comes_after_what_came_before_it():
+    items = iterate_sync(counted(1, ValueError("broken")))
+    assert next(items)[0] == 0
+    with pytest.raises(ValueError, match="broken"):
+        next(items)
+
+
+def test_an_iterator_that_is_dropped_is_cancelled_and_cleans_up():
+    cleaned: list[str] = []
+
+    async def endless():
+        try:
+            while True:
+                await asyncio.sleep(0)
+                yield 1
+        finally:
+            cleaned.append("up")
+
+    items = iterate_sync(endless())
+    next(items)
+    items.close()
+    assert cleaned == ["up"]
+
+
+def test_iterating_from_inside_the_background_loop_is_refused():
+    async def inside():
+        return list(iterate_sync(counted(1)))
+
+    with pytest.raises(RuntimeError, match="own event loop"):
+        run_sync(inside())

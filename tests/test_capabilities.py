@@ -356,7 +356,7 @@ async def test_a_whole_measurement_is_json_and_counts_what_it_cost(serve):
     assert heard == ["server", *PROBES] and list(found.measured) == list(PROBES)
     assert (found.model, found.served_model, found.owner) == ("scripted", "scripted", "the tests")
     assert all(one.value is not None for one in found.measured.values())
-    assert found.cost.requests == len(server.requests) + 1  # the list of models
+    assert found.cost.requests == len(server.answered) + 1  # the list of models
     assert found.cost.generated_tokens > 0 and found.cost.prompt_tokens > 0
     record = json.loads(json.dumps(found.to_dict()))
     assert record["measured"]["temperature"]["value"] == "raw"
@@ -455,12 +455,12 @@ async def test_a_server_without_log_probabilities_is_of_no_use(serve, habits):
 async def test_a_server_is_measured_once_and_concurrent_askers_share_it(serve):
     server = serve(Habits())
     first, second = await asyncio.gather(capabilities_of(chat(server)), capabilities_of(chat(server, temperature=0.1)))
-    asked = len(server.requests)
+    asked = len(server.answered)
     assert first is second is await capabilities_of(chat(server))
-    assert len(server.requests) == asked
+    assert len(server.answered) == asked
     await capabilities_of(chat(server, model="other"))
     await capabilities_of(chat(server, api_key=KEY))
-    assert len(server.requests) == 3 * asked
+    assert len(server.answered) == 3 * asked
     assert KEY not in repr(vars(measuring))
 
 
@@ -483,9 +483,9 @@ async def test_a_cancelled_asker_leaves_the_others_theirs_and_the_last_ends_the_
     staying.cancel()
     await asyncio.wait([staying])
     await asyncio.sleep(0.05)
-    asked = len(server.requests)
+    asked = len(server.answered)
     await asyncio.sleep(0.1)
-    assert len(server.requests) == asked < 5
+    assert len(server.answered) == asked < 5
 
 
 def reply_late(reply: Reply) -> Reply:

@@ -274,17 +274,48 @@ async def test_seeds_are_given_after_coalescing_and_follow_from_the_user_seed_al
     assert await seeds(None) == [None, None]
 
 
-async def test_a_server_that_refuses_n_is_asked_for_halves_with_seeds_of_their_own_and_never_refuses_again(serve):
+async def test_a_server_that_refuses_n_is_asked_for_what_it_takes_with_seeds_of_their_own(serve):
     server = serve(numbered, max_n=4)
     model = chat(server)
     with use_pool(SamplingPool(1)):
         messages = await asyncio.gather(*(model.ainvoke("Hi") for _ in range(5)))
         await asyncio.gather(*(model.ainvoke("Ho") for _ in range(4)))
-    assert [request.n for request in server.requests[:1]] == [5]
-    assert sorted(request.n for request in server.requests[1:4]) == [1, 2, 2]
-    assert [request.n for request in server.requests[4:]] == [2, 2]
-    seeds = {request.body["seed"] + i for request in server.requests[1:4] for i in range(request.n)}
+        await asyncio.gather(*(model.ainvoke("He") for _ in range(6)))
+    assert [request.n for request in server.requests] == [5, 4, 1, 4, 4, 2]  # never refused again
+    seeds = {request.body["seed"] + i for request in server.requests[1:3] for i in range(request.n)}
     assert len(seeds) == len(messages) == 5
+
+
+async def test_a_refusal_that_names_no_number_halves_what_is_asked_for(serve):
+    def script(request: Request) -> list[Reply]:
+        return numbered(request) if request.n <= 3 else [Reply(status=400, error="n > 1 is too many here")]
+
+    server = serve(script)
+    assert len(await chat(server).agenerate_n("Hi", 8)) == 8
+    assert [request.n for request in server.requests] == [8, 4, 2, 2, 2, 2]
+
+
+async def test_a_refusal_of_something_else_says_nothing_of_n(serve):
+    errors = ["the last message of a conversation must be the user's", "there are no choices", "max_completion must"]
+    for error in errors:
+        replies = iter([[Reply(status=400, error=error)]])
+        server = serve(lambda request, replies=replies: next(replies, None) or numbered(request))
+        model = chat(server)
+        with pytest.raises(ModelServerError, match=error):
+            await model.agenerate_n("Hi", 8)
+        assert len(await model.agenerate_n("Hi", 8)) == 8
+        assert [request.n for request in server.requests] == [8, 8]
+
+
+async def test_how_many_choices_are_taken_is_known_of_each_model(serve):
+    def script(request: Request) -> list[Reply]:
+        small = request.body["model"] == "small"
+        return [Reply(status=400, error="n must be 1")] if small and request.n > 1 else numbered(request)
+
+    server = serve(script)
+    await chat(server).agenerate_n("Hi", 3, model="small")
+    await chat(server).agenerate_n("Hi", 3)
+    assert [request.n for request in server.requests] == [3, 1, 1, 1, 3]
 
 
 async def test_several_answers_come_in_one_request_with_their_own_arrays_and_their_share_of_the_prompt(serve):
@@ -306,13 +337,22 @@ async def test_several_answers_beyond_what_a_server_takes_come_in_few_requests(s
     server = serve(numbered, max_n=3)
     answers = await chat(server).agenerate_n("Hi", 8)
     assert len(answers) == 8
-    assert [request.n for request in server.requests] == [8, 4, 4, 2, 2, 2, 2]
+    assert [request.n for request in server.requests] == [8, 3, 3, 2]
     assert all(answer.token_logprobs.scored_tokens == 2 for answer in answers)
 
 
 async def test_several_answers_are_whole_ones_while_somebody_listens_to_tokens(serve):
     answers = await chat(serve(numbered)).agenerate_n("Hi", 2, config={"callbacks": [StreamingStdOut()]})
     assert [answer.text for answer in answers] == ["answer 0", "answer 1"]
+
+
+async def test_a_call_may_have_a_seed_of_its_own(serve):
+    server = serve([says("a")])
+    model = chat(server, seed=1)
+    await model.ainvoke("Hi", seed=2)
+    [chunk async for chunk in model.astream("Hi", seed=3)]
+    await model.ainvoke("Hi")
+    assert [request.body["seed"] for request in server.requests] == [2, 3, 1]
 
 
 async def test_no_answers_are_refused_before_any_request(serve):
@@ -464,12 +504,6 @@ def test_invoke_works_twice_from_synchronous_code_and_stream_too(serve):
     assert len(server.requests) == 3
 
 
-def test_a_choice_cannot_be_forced_on_text_tools(serve):
-    model = ChatLogprobs(model="m", tool_calling="text")
-    with pytest.raises(ConfigurationError, match="cannot be forced"):
-        model.bind_tools([search], tool_choice="any")
-
-
 # Errors
 
 
@@ -556,6 +590,29 @@ async def test_settings_reach_the_body_and_unset_ones_do_not(serve):
     expected = {"max_tokens": 9, "seed": 3, "top_logprobs": 5, "logprobs": True, "min_p": 0.1, "stop": ["END"]}
     assert body.items() >= expected.items()
     assert not {"top_p", "tools", "tool_choice", "n", "response_format"} & set(body)
+
+
+async def test_settings_of_one_call_reach_the_body(serve):
+    server = serve([says("x")])
+    model = chat(server).bind_tools([search], parallel_tool_calls=False)
+    await model.ainvoke("Hi", model="other", top_p=0.5, temperature=0.1, max_tokens=3)
+    expected = {"model": "other", "top_p": 0.5, "temperature": 0.1, "max_tokens": 3, "parallel_tool_calls": False}
+    assert server.requests[0].body.items() >= expected.items()
+
+
+def test_a_timeout_is_understood_by_langchain_s_name_too():
+    assert ChatLogprobs(model="m", timeout=5).timeout_seconds == 5.0
+    assert ChatLogprobs(model="m", timeout_seconds=5).timeout_seconds == 5.0
+
+
+def test_a_synchronous_stream_comes_in_pieces_and_can_be_given_up(serve):
+    server = serve([says("a b c")])
+    pieces = [piece.text for piece in chat(server).stream("Hi")]
+    assert pieces[:3] == ["a", " b", " c"]
+    endless = serve([says(" ".join(["word"] * 20_000))])
+    for _ in chat(endless).stream("Hi"):
+        break
+    assert endless.hung_up.wait(10)
 
 
 def test_a_client_of_the_background_loop_is_closed_there(serve):

@@ -37,7 +37,7 @@ def test_it_shows_every_capability_what_it_cost_and_last_what_to_write(serve, co
     assert max(map(len, table)) <= columns
     words = " ".join(" ".join(table).split())
     assert "tempered (ratio 2.00)" in words and "0.00 of 20 tokens" in words
-    assert cost.startswith(f"cost: {len(server.requests) + 1} requests, ")
+    assert cost.startswith(f"cost: {len(server.answered) + 1} requests, ")
     where = f"model='scripted', base_url='{server.base_url}'"
     assert recommended == f"recommended: ChatLogprobs({where}, tool_calling='text', top_logprobs=5)"
 

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
+import traceback
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from entcent_agents.chat.continuation import ContinuationMethod, Joint
+from entcent_agents.capture.arrays import arrays_of
+from entcent_agents.chat.completion import Completion
+from entcent_agents.chat.continuation import ContinuationMethod, Joint, half_answer
+from entcent_agents.chat.learnt import forget_servers
 from entcent_agents.chat.model import ChatLogprobs
 from entcent_agents.chat.sampling import SamplingPool, use_pool
 from entcent_agents.errors import ConfigurationError, ContinuationError, ModelServerError
+from entcent_agents.logprobs import TokenLogprobs
+from tests.chat_server import Reply
 from tests.continuing_server import PROMPT, ContinuingServer, split
 
 WAYS = {
@@ -167,7 +174,7 @@ async def test_a_server_that_fails_while_it_is_measured_is_measured_again(serve)
     script = ContinuingServer(("llama",), failing=("/apply-template",))
     model = chat(serve(script))
     prefix = await beginning(model, 3)
-    with pytest.raises(ModelServerError, match="500: out of memory"):
+    with pytest.raises(ModelServerError, match="503: out of memory"):
         await model.acontinue("Count", prefix)
     script.failing = ()
     assert (await model.acontinue("Count", prefix)).method is ContinuationMethod.LLAMA_TOKENS
@@ -185,6 +192,9 @@ async def test_what_cannot_be_continued_is_refused_before_any_request(serve):
     schema = {"type": "json_object"}
     with pytest.raises(ConfigurationError, match="response_format constrains"):
         await model.acontinue("Count", prefix, method=ContinuationMethod.LLAMA_TOKENS, response_format=schema)
+    for field in ("grammar", "regex", "guided_choice", "structural_tag"):
+        with pytest.raises(ConfigurationError, match=f"{field} constrains"):
+            await model.acontinue("Count", prefix, method=ContinuationMethod.LLAMA_TOKENS, extra_body={field: "a"})
     assert len(server.requests) == before
     with pytest.raises(ConfigurationError, match="3 tokens and the turn is to have 3 at most: raise max_tokens"):
         await model.acontinue("Count", "one two three")
@@ -216,8 +226,9 @@ async def test_a_stop_that_lies_across_the_joint_ends_the_turn(serve):
     server = serve(ContinuingServer(("llama",)))
     model = chat(server, stop=["three four"])
     found = await model.acontinue("Count", await beginning(chat(server), 3))
-    assert found.message.text == "one two three"
+    assert found.message.text == "one two "
     assert found.generation.generation_info["finish_reason"] == "stop"
+    assert found.generation.token_logprobs.scored_tokens == found.message.usage_metadata["output_tokens"] == 5
 
 
 async def test_continuations_of_a_pool_have_seeds_of_their_own(serve):
@@ -237,3 +248,68 @@ async def test_the_settings_of_the_model_hold_for_the_rest_of_the_turn(serve):
     await model.acontinue("Count", await beginning(model, 3), temperature=0.4)
     body = server.requests[-1].body
     assert (body["temperature"], body["top_p"], body["min_p"], body["logprobs"]) == (0.4, 0.9, 0.1, 2)
+
+
+async def test_those_who_ask_at_the_same_time_wait_for_one_measurement(serve):
+    server = serve(ContinuingServer(("llama",)))
+    model = chat(server)
+    prefix = await beginning(model, 3)
+    await asyncio.gather(*(model.acontinue("Count", prefix) for _ in range(8)))
+    probes = [
+        r for r in server.requests if r.path.endswith("/chat/completions") and "Count from" in str(r.body["messages"])
+    ]
+    assert len(probes) == 1
+
+
+async def test_an_answer_that_tells_nothing_is_not_remembered(serve):
+    script = ContinuingServer(("llama",), words="one")
+    model = chat(serve(script))
+    with pytest.raises(ConfigurationError, match="cannot be measured: its answer was a single token"):
+        await model.acontinue("Count", "one")
+    script.words = "one two three four"
+    assert (await model.acontinue("Count", "one")).method is ContinuationMethod.LLAMA_TOKENS
+
+
+async def test_a_server_that_fails_on_one_way_is_measured_by_the_others_and_nothing_is_concluded_from_it(serve):
+    script = ContinuingServer(("prefix",), failing=("/apply-template",), fails_with=500)
+    model = chat(serve(script))
+    prefix = await beginning(model, 3)
+    assert (await model.acontinue("Count", prefix)).method is ContinuationMethod.PREFIX_MESSAGE
+    forget_servers()
+    script.ways = ()
+    with pytest.raises(ModelServerError, match="500: out of memory"):
+        await model.acontinue("Count", prefix)
+
+
+def test_an_answer_is_halved_between_characters():
+    tokens = [b"\xe4\xb8", b"\x80", b"\xe4\xba", b"\x8c"]
+    half = half_answer(completion(arrays_of(tokens, np.full((4, 2), np.log(0.5)), [np.log(0.5)] * 4)))
+    assert half is not None
+    assert (half.prefix.text, half.rest) == ("一", "二")
+    whole_character = arrays_of(tokens[:2], np.full((2, 2), np.log(0.5)), [np.log(0.5)] * 2)
+    assert half_answer(completion(whole_character)) is None
+
+
+def completion(logprobs: TokenLogprobs) -> Completion:
+    return Completion(
+        text=logprobs.text.decode(),
+        reasoning="",
+        tool_calls=(),
+        logprobs=logprobs,
+        finish_reason="stop",
+        prompt_tokens=1,
+        cached_tokens=None,
+        generated_tokens=len(logprobs),
+        model="scripted",
+    )
+
+
+async def test_an_answer_beside_the_api_that_is_no_json_is_an_error_of_ours_without_the_key(serve):
+    def script(request):
+        return [Reply(raw=b"<html>sk-secret")] if "template" in request.path else ContinuingServer(("llama",))(request)
+
+    model = chat(serve(script), api_key="sk-secret")
+    with pytest.raises(ModelServerError, match="does not answer as expected") as caught:
+        await model.acontinue("Count", "one", method=ContinuationMethod.LLAMA_TOKENS)
+    shown = "".join(traceback.format_exception(caught.value))
+    assert "sk-secret" not in shown

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import pickle
 import time
+from copy import deepcopy
 from dataclasses import replace
 
 import numpy as np
@@ -282,3 +284,55 @@ async def test_the_query_of_an_address_is_not_shown(serve):
         await model.ainvoke("Hi", config={"callbacks": [tracer]})
     assert KEY not in texts_of(caught.value)
     assert tracer.told and KEY not in "".join(tracer.told)
+
+
+@pytest.mark.parametrize("reply", [says("fine"), Reply(status=401, error=f"wrong key {KEY}")], ids=["good", "bad"])
+@pytest.mark.filterwarnings("ignore:.*(v3|beta).*")
+async def test_the_key_is_in_no_event_of_any_version(serve, reply, caplog):
+    caplog.set_level("DEBUG")
+    model = chat(serve(lambda request: [reply]), api_key=KEY)
+    seen = []
+    for version in ("v2", "v3"):
+        try:
+            events = model.astream_events("Hi", version=version)
+            seen += [repr(event) async for event in (await events if version == "v3" else events)]
+        except ModelServerError as error:
+            seen.append(texts_of(error))
+    assert seen
+    assert not [text for text in [*seen, caplog.text] if KEY in text]
+
+
+async def test_secrets_in_further_fields_of_the_body_are_sent_and_not_shown(serve, caplog):
+    caplog.set_level("DEBUG")
+    server, tracer = serve([says("fine")]), Everything()
+    model = chat(server, extra_body={"gateway_token": KEY})
+    message = await model.ainvoke("Hi", config={"callbacks": [tracer]})
+    assert server.requests[0].body["gateway_token"] == KEY
+    assert tracer.told
+    shown = [repr(message), repr(model), str(model), dumps(model), repr(model.bind(stop=["x"])), caplog.text]
+    assert not [text for text in [*shown, *tracer.told] if KEY in text]
+
+
+async def test_the_key_does_not_follow_a_redirect_to_another_server(serve):
+    other = serve([says("fine")])
+    address = f"{other.base_url}/chat/completions"
+    server = serve(lambda request: [Reply(status=307, error="over there", headers={"Location": address})])
+    assert (await chat(server, api_key=KEY).ainvoke("Hi")).content == "fine"
+    assert server.requests[0].headers["authorization"] == f"Bearer {KEY}"
+    assert "authorization" not in other.requests[0].headers
+    assert KEY not in repr(other.requests)
+
+
+async def test_what_a_server_says_is_shown_in_full_where_there_is_no_key_to_hide(serve):
+    server = serve([Reply(status=400, error="tool_choice is none of these")])
+    with pytest.raises(ModelServerError, match="none of these"):
+        await chat(server).ainvoke("Hi")
+
+
+async def test_a_copy_of_a_model_has_its_key_and_does_not_show_it(serve):
+    server = serve([says("fine")])
+    model = chat(server, api_key=KEY)
+    for copied in (deepcopy(model), model.model_copy(update={"n": 1}), pickle.loads(pickle.dumps(model))):
+        await copied.ainvoke("Hi")
+        assert server.requests[-1].headers["authorization"] == f"Bearer {KEY}"
+        assert KEY not in repr(copied) + dumps(copied)

@@ -15,6 +15,7 @@ from langgraph.prebuilt import ToolNode, tools_condition
 
 from entcent_agents.capture import with_logprobs
 from entcent_agents.capture.recorder import TurnRecorder
+from entcent_agents.testing import ScriptedChat, ScriptedTurn
 from tests.chat_server import Reply, Request
 from tests.test_streaming import (
     ASK,
@@ -98,7 +99,7 @@ async def agraph_invoke(graph, config, seen) -> None:
 
 
 MODES = ("values", "updates", "messages", "custom", "debug", "tasks", "checkpoints", ["messages", "updates", "values"])
-SHAPES = [{"subgraphs": subgraphs, "version": version} for subgraphs in (False, True) for version in ("v1", "v2")]
+SHAPES = ({"subgraphs": False, "version": "v1"}, {"subgraphs": True, "version": "v2"})
 EVENTS = {"events v1": agraph_events("v1"), "events v2": agraph_events("v2"), "events v3": agraph_events_v3}
 RUNS: dict[str, tuple[str, Callable[..., Any]]] = {
     **{f"ainvoke: {kind} {shape}": ("ainvoke", amode(stream_mode=kind, **shape)) for kind in MODES for shape in SHAPES},
@@ -137,6 +138,19 @@ def check_turns(messages: list[AnyMessage], recorder: TurnRecorder, script: str)
         assert words == [token.says for token in SCRIPTS[script_said].tokens]
         assert turn.generated_tokens == turn.scored_tokens == len(words)
     assert len(recorder.turns) == recorder.usage.model_calls == 2
+
+
+SCRIPT = [
+    ScriptedTurn(tool_calls=[("search", {"query": "bees"})], entropy=[0.1, 0.2]),
+    ScriptedTurn(text="A bee.", entropy=[0.3]),
+]
+
+
+@pytest.mark.parametrize("node, run", [("ainvoke", run) for run in EVENTS.values()], ids=EVENTS)
+async def test_the_scripted_model_is_captured_as_a_real_one(node, run):
+    recorder = TurnRecorder()
+    await heard(run, agent(ScriptedChat(scripts=[SCRIPT]), node), {"callbacks": [recorder]}, [])
+    assert [turn.scored_tokens for turn in recorder.turns.values()] == [2, 1]
 
 
 # Other people's models

@@ -18,8 +18,9 @@ from typing import Any, Final
 from weakref import WeakKeyDictionary
 
 from entcent_agents.chat.clients import shown
+from entcent_agents.chat.learnt import memory
 from entcent_agents.chat.model import ChatLogprobs
-from entcent_agents.chat.probes import bounds, coverage, sampling
+from entcent_agents.chat.probes import bounds, continuing, coverage, sampling
 from entcent_agents.chat.probes.asking import Asking, Cost, is_refusal
 from entcent_agents.chat.probes.measured import Constraint, Measured, Seeding, Semantics, not_measured
 from entcent_agents.errors import LogprobsError, LogprobsMissingError, ModelServerError
@@ -53,6 +54,7 @@ PROBES: Final[Mapping[str, Probe]] = MappingProxyType(
         "temperature": sampling.temperature,
         "seed": sampling.seed,
         "json_schema": sampling.json_schema,
+        "continuation": continuing.continuation,
     }
 )
 """Every capability and how it is measured, in this order. A further one is a line here and nothing else: a probe gives
@@ -179,7 +181,7 @@ class _Shared:
     waiters: int = 0
 
 
-_known: dict[str, Capabilities] = {}
+_known: Final[dict[str, Capabilities]] = memory()
 _under_way: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, _Shared]] = WeakKeyDictionary()
 
 

@@ -2,32 +2,127 @@
 
 from __future__ import annotations
 
-import asyncio
-from hashlib import blake2b
+import ssl
+from collections.abc import AsyncGenerator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import cache
 from typing import Final
-from weakref import WeakKeyDictionary
 
 import httpx2
-from openai import AsyncOpenAI
+from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 
+from entcent_agents.chat.loops import forget, of_loop
 from entcent_agents.errors import ConfigurationError
 
 NO_KEY: Final = "none"
 """Sent where no key is given: local servers want none, and the SDK refuses an empty one."""
+MAX_CONNECTIONS: Final = 256
+"""At once, unless told otherwise: as many answers as servers commonly generate side by side, and well below the
+1,024 files that a process may open on most systems."""
+CONNECT_SECONDS: Final = 15.0
+"""Longest wait for a connection to be taken; a server that is there takes it at once, however busy it is."""
 
-_clients: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, AsyncOpenAI]] = WeakKeyDictionary()
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Settings:
+    base_url: str
+    api_key: str = field(repr=False)
+    timeout_seconds: float
+    max_retries: int
+    max_connections: int
 
 
-def client_of_loop(*, base_url: str, api_key: str, timeout_seconds: float, max_retries: int) -> AsyncOpenAI:
-    """The running loop's client for these settings."""
-    api_key = api_key or NO_KEY
-    settings = blake2b(repr((base_url, api_key, timeout_seconds, max_retries)).encode(), digest_size=16).hexdigest()
-    clients = _clients.setdefault(asyncio.get_running_loop(), {})
-    if settings not in clients:
-        clients[settings] = AsyncOpenAI(
-            base_url=base_url, api_key=api_key, timeout=timeout_seconds, max_retries=max_retries
-        )
-    return clients[settings]
+class _Clients:
+    """The clients of one loop.
+
+    An asynchronous generator of ours is left suspended on the loop: `asyncio.run` and its kin close those before they
+    close the loop, and so our connections without anybody's doing.
+    """
+
+    def __init__(self) -> None:
+        self._clients: dict[_Settings, AsyncOpenAI] = {}
+        self._end = self._ending()
+        with suppress(StopIteration):
+            self._end.__anext__().send(None)  # up to its yield
+
+    def get(self, settings: _Settings) -> AsyncOpenAI:
+        """The client for these settings."""
+        if settings not in self._clients:
+            self._clients[settings] = _client(settings)
+        return self._clients[settings]
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        await self._end.aclose()
+
+    async def _ending(self) -> AsyncGenerator[None]:
+        try:
+            yield
+        finally:
+            forget(_Clients)
+            for client in self._clients.values():
+                await client.close()
+
+
+def client_of_loop(
+    *,
+    base_url: str,
+    api_key: str,
+    timeout_seconds: float,
+    max_retries: int,
+    max_connections: int = MAX_CONNECTIONS,
+) -> AsyncOpenAI:
+    """The running loop's client for these settings; calls of equal settings share its connections.
+
+    Args:
+        base_url: Address of the API.
+        api_key: Empty where there is none.
+        timeout_seconds: Longest silence of the server.
+        max_retries: How often the SDK repeats a request.
+        max_connections: Most connections at once; further calls wait for one, however long.
+    """
+    settings = _Settings(
+        base_url=base_url,
+        api_key=api_key or NO_KEY,
+        timeout_seconds=timeout_seconds,
+        max_retries=max_retries,
+        max_connections=max_connections,
+    )
+    return of_loop(_Clients, _Clients).get(settings)
+
+
+async def aclose_clients() -> None:
+    """Close the connections that chat models opened on the running loop; a later call opens new ones."""
+    await of_loop(_Clients, _Clients).aclose()
+
+
+@cache
+def _certificates() -> ssl.SSLContext:
+    """Read once: it takes a twentieth of a second, which short-lived loops would spend each time."""
+    return httpx2.create_ssl_context()
+
+
+def _client(settings: _Settings) -> AsyncOpenAI:
+    """A client that takes nothing from the environment: its keys and headers are for OpenAI, and not for any server."""
+    most, silence = settings.max_connections, settings.timeout_seconds
+    address = httpx2.URL(settings.base_url)
+    client = AsyncOpenAI(
+        base_url=address.copy_with(query=None),
+        default_query=dict(address.params),  # the SDK would write its path behind the query
+        api_key=settings.api_key,
+        max_retries=settings.max_retries,
+        http_client=DefaultAsyncHttpxClient(
+            # Whoever waits for a connection waits for other answers, not for a silent server: without a limit.
+            timeout=httpx2.Timeout(silence, connect=min(silence, CONNECT_SECONDS), pool=None),
+            # Idle connections are all kept (for five seconds, the default): agents come back turn after turn.
+            limits=httpx2.Limits(max_connections=most, max_keepalive_connections=most),
+            verify=_certificates(),
+        ),
+    )
+    client.organization = client.project = client.admin_api_key = client.webhook_secret = None
+    client._custom_headers = {}  # pyright: ignore[reportPrivateUsage]: OPENAI_CUSTOM_HEADERS
+    return client
 
 
 def shown(address: str | httpx2.URL) -> str:
@@ -43,9 +138,3 @@ def check_address(address: str) -> None:
     """
     if httpx2.URL(address).userinfo:
         raise ConfigurationError(f"the address holds a user or password; give {shown(address)} and a key as api_key=")
-
-
-async def aclose_clients() -> None:
-    """Close the connections that chat models opened on the running loop."""
-    for client in _clients.pop(asyncio.get_running_loop(), {}).values():
-        await client.close()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, cast
 from uuid import uuid4
@@ -15,13 +15,14 @@ from openai import APIConnectionError, APIStatusError, APITimeoutError, AsyncOpe
 
 from entcent_agents.capture.completions import completion_entries
 from entcent_agents.capture.growing import GrowingLogprobs
-from entcent_agents.capture.openai import LogprobEntry
 from entcent_agents.capture.tokens import BYTES_PER_TOKEN
-from entcent_agents.chat.clients import shown
+from entcent_agents.chat.clients import NO_KEY, shown
+from entcent_agents.chat.counting import generated_tokens, shares
 from entcent_agents.chat.turns import turn
 from entcent_agents.chat.wire import (
     Choice,
     Decoded,
+    EitherLogprobs,
     Message,
     NativeCall,
     Payload,
@@ -109,11 +110,10 @@ class _ChoiceParts:
         return replace(arrays, ids=np.array(self.token_ids, np.int32))
 
     def unlisted_tokens(self, listed: TokenLogprobs | None) -> int:
-        """An estimate of the tokens that came without log-probabilities, for servers that do not count."""
-        if listed is None:
-            return 0  # the recorder estimates the whole, by the model's tokenizer where there is one
-        said = "".join([*self.reasoning, *self.text]).encode("utf-8", "surrogatepass")
-        return math.ceil(max(0, len(said) - len(listed.text)) / BYTES_PER_TOKEN)
+        """An estimate of the tokens that came without log-probabilities, from what the choice says."""
+        calls = (piece for call in self.calls.values() for piece in (call.name or "", *call.arguments))
+        said = "".join([*self.reasoning, *self.text, *calls]).encode("utf-8", "surrogatepass")
+        return math.ceil(max(0, len(said) - (len(listed.text) if listed else 0)) / BYTES_PER_TOKEN)
 
 
 class CompletionRequest:
@@ -182,20 +182,18 @@ class CompletionRequest:
         for parts in choices:
             async with turn():
                 logprobs.append(parts.arrays())
-        listed = [len(parts.logprobs) for parts in choices]
-        if self._usage:
-            unlisted = _shares(max(0, self._usage.completion_tokens - sum(listed)), len(choices))
-        else:
-            unlisted = [parts.unlisted_tokens(found) for parts, found in zip(choices, logprobs, strict=True)]
-        prompts = _shares(self._usage.prompt_tokens if self._usage else 0, len(choices))
+        generated = self._generated(choices, logprobs)
+        prompts = shares(self._usage.prompt_tokens if self._usage else 0, len(choices))
         cached = self._usage.cached_tokens if self._usage else None
-        cached = [None] * len(choices) if cached is None else _shares(cached, len(choices))
-        return [
-            self._completion(parts, found, prompt, known, there + missing)
-            for parts, found, prompt, known, there, missing in zip(
-                choices, logprobs, prompts, cached, listed, unlisted, strict=True
-            )
-        ]
+        cached = [None] * len(choices) if cached is None else shares(cached, len(choices))
+        return [self._completion(*each) for each in zip(choices, logprobs, prompts, cached, generated, strict=True)]
+
+    def _generated(self, choices: Sequence[_ChoiceParts], logprobs: Sequence[TokenLogprobs | None]) -> list[int]:
+        unlisted = [parts.unlisted_tokens(found) for parts, found in zip(choices, logprobs, strict=True)]
+        if self._usage is None:  # of what lists nothing the recorder estimates the whole, by the model's tokenizer
+            unlisted = [missing if found else 0 for missing, found in zip(unlisted, logprobs, strict=True)]
+        counted = self._usage.completion_tokens if self._usage else None
+        return generated_tokens([len(parts.logprobs) for parts in choices], unlisted, counted)
 
     def _incomplete(self) -> ModelServerError | None:
         """A connection that is closed early looks like an end, but no choice says why it finished."""
@@ -228,7 +226,7 @@ class CompletionRequest:
             self._usage = payload.usage
             return
         self._lasts.append(payload.usage)
-        generated = sum(usage.completion_tokens for usage in self._lasts)
+        generated = sum(usage.completion_tokens for usage in self._lasts[-self._n :])
         self._usage = msgspec.structs.replace(payload.usage, completion_tokens=generated)
 
     def _add(self, choice: Choice, position: int, sliced: Iterator[GrowingLogprobs]) -> Delta:
@@ -239,22 +237,26 @@ class CompletionRequest:
         message = choice.delta or choice.message or Message(content=choice.text)
         parts.add(message, streamed=streamed)
         before = len(parts.logprobs)
-        entries = self._entries(choice)
-        if entries is not None:
-            if (earlier := next(sliced, None)) is not None:
-                parts.logprobs.join(earlier)
-            parts.logprobs.add(entries)
+        if choice.logprobs is not None:
+            self._add_logprobs(parts.logprobs, choice.logprobs, sliced)
         parts.token_ids += choice.token_ids or ()
         parts.finish_reason = choice.finish_reason or parts.finish_reason
         text, reasoning = message.content or "", message.reasoning_content or ""
         return Delta(index, text, reasoning, len(parts.logprobs) - before or bool(text or reasoning))
 
-    def _entries(self, choice: Choice) -> list[LogprobEntry] | None:
-        if choice.logprobs is None:
-            return None
-        if choice.logprobs.tokens is None:
-            return choice.logprobs.content
-        return completion_entries(choice.logprobs.legacy(), self._payload.get("logprobs"))
+    def _add_logprobs(
+        self, growing: GrowingLogprobs, logprobs: EitherLogprobs, sliced: Iterator[GrowingLogprobs]
+    ) -> None:
+        """In the order they were generated in: reasoning, answer, refusal."""
+        if logprobs.tokens is not None:
+            asked = self._payload.get("logprobs" if "prompt" in self._payload else "top_logprobs")
+            growing.add(completion_entries(logprobs.legacy(), asked))
+        growing.add(logprobs.reasoning_content or ())
+        if logprobs.content is not None:
+            if (earlier := next(sliced, None)) is not None:
+                growing.join(earlier)
+            growing.add(logprobs.content)
+        growing.add(logprobs.refusal or ())
 
     def _completion(
         self, parts: _ChoiceParts, logprobs: TokenLogprobs | None, prompt: int, cached: int | None, generated: int
@@ -277,10 +279,11 @@ class CompletionRequest:
 
 def server_error(error: APIStatusError | APIConnectionError | httpx2.HTTPError, base_url: str) -> ModelServerError:
     """Our error for one of the SDK's or the wire's: what was asked, what was seen, what to do."""
-    if isinstance(error, APITimeoutError | httpx2.TimeoutException):
+    silent = isinstance(error, APITimeoutError | httpx2.TimeoutException)
+    if silent and not isinstance(error.__cause__, httpx2.ConnectTimeout):
         return ModelServerError(f"{base_url} did not answer in time: raise timeout_seconds, or ask for fewer tokens")
     if isinstance(error, APIConnectionError):
-        why = _line(str(error.__cause__ or error))
+        why = _line(str(error.__cause__ or "")) or "it does not take the connection"
         return ModelServerError(f"no model server answers at {base_url} ({why}): start one, or correct the address")
     if isinstance(error, httpx2.HTTPError):
         return ModelServerError(f"{base_url} broke off in the middle of its answer ({_line(str(error))})")
@@ -290,7 +293,8 @@ def server_error(error: APIStatusError | APIConnectionError | httpx2.HTTPError, 
 
 def without_key(error: ModelServerError, api_key: str) -> ModelServerError:
     """The error as it may be shown: what a server says of a key may quote it."""
-    return ModelServerError(str(error).replace(api_key, "***")[:_SAID], status=error.status)
+    said = str(error) if api_key == NO_KEY else str(error).replace(api_key, "***")
+    return ModelServerError(said[:_SAID], status=error.status)
 
 
 def _said(error: Any) -> str:
@@ -301,9 +305,3 @@ def _said(error: Any) -> str:
 
 def _line(said: str) -> str:
     return " ".join(said.split())
-
-
-def _shares(total: int, parts: int) -> list[int]:
-    """`total` in `parts` nearly equal whole numbers that add up to it."""
-    share, rest = divmod(total, parts)
-    return [share + rest, *[share] * (parts - 1)]

@@ -6,11 +6,13 @@ are looked at, at the joint of old and new.
 
 from __future__ import annotations
 
+import asyncio
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from itertools import accumulate
-from typing import Any, Final, Self, assert_never, cast
+from typing import Any, Final, NamedTuple, Self, assert_never, cast
 
 from langchain_core.messages import AIMessage
 from openai import AsyncOpenAI
@@ -18,23 +20,28 @@ from openai import AsyncOpenAI
 from entcent_agents.capture.recorder import LogprobsGeneration
 from entcent_agents.chat.clients import shown
 from entcent_agents.chat.completion import Completion, CompletionRequest
+from entcent_agents.chat.learnt import memory
+from entcent_agents.chat.loops import of_loop
 from entcent_agents.chat.tokenizers import Encoded, LlamaTokenizer, Tokenizer, VllmTokenizer
 from entcent_agents.errors import ConfigurationError, ContinuationError, ModelServerError
 from entcent_agents.logprobs import TokenLogprobs
 
 _COMPLETION_FIELDS: Final = ("model", "temperature", "top_p", "stop", "seed", "extra_body")
-_CONSTRAINTS: Final = frozenset(
-    ("response_format", "grammar", "json_schema", "guided_json", "guided_grammar", "structured_outputs")
+_CONSTRAINTS: Final = re.compile(
+    "response_format|grammar|json_schema|regex|ebnf|structural_tag|structured_outputs"
+    "|guided_(json|grammar|regex|choice|whitespace_pattern)"
 )
+"""Fields that llama.cpp, vLLM and SGLang constrain an answer by."""
 _SURELY_AGAIN: Final = 8
 """Characters of the old text that no answer begins with by chance."""
 _AGREE: Final = 12
 """Characters that a probe compares."""
 PROBE_QUESTION: Final = "Count from one to ten in words."
 PROBE_TOKENS: Final = 16
-_tell_nothing: Final[set[str]] = set()
-"""Addresses of servers that tell nothing of their tokenizer."""
-_methods: Final[dict[tuple[str, str], ContinuationMethod | None]] = {}
+_FAILURES: Final = (500, 501)
+_silent: Final[dict[str, bool]] = memory()
+"""Servers that tell nothing of their tokenizer."""
+_methods: Final[dict[str, ContinuationMethod | None]] = memory()
 """What was measured, by server and model."""
 
 
@@ -106,12 +113,14 @@ class Continued:
     """What a server added to a prefix.
 
     Attributes:
+        text: The whole turn, prefix included, up to its stop string.
         completion: The new text and its log-probabilities, without the prefix.
         method: How.
         joint: What is known of the tokens before.
         reused_tokens: Tokens of the prefix, which nobody generated again; 0 where the server does not tell them.
     """
 
+    text: str
     completion: Completion
     method: ContinuationMethod
     joint: Joint
@@ -150,7 +159,7 @@ async def continued(
         client: Whom to ask.
         payload: The chat request that the prefix began to answer; its `max_tokens` are those of the whole turn.
         prefix: What is there already.
-        method: How; see `measured_method`.
+        method: How; see `known_method`.
 
     Raises:
         ConfigurationError: Where the turn is at its `max_tokens`, or was constrained by a schema or grammar.
@@ -172,7 +181,7 @@ async def continued(
             found = await _by_message(client, payload, prefix, method, {})
         case _:
             assert_never(method)
-    return replace(found, completion=_stopped(prefix.text, found.completion, payload.get("stop") or ()))
+    return _stopped(found, prefix.text, payload.get("stop") or ())
 
 
 async def known_method(client: AsyncOpenAI, payload: Mapping[str, Any], *, server: str) -> ContinuationMethod:
@@ -184,12 +193,13 @@ async def known_method(client: AsyncOpenAI, payload: Mapping[str, Any], *, serve
         server: What tells this server, and who asks, from others.
 
     Raises:
-        ConfigurationError: Where none works.
-        ModelServerError: As by `measured_method`; the next call then measures again.
+        ConfigurationError: Where none works, or the answer tells nothing.
+        ModelServerError: Where the server cannot be reached; the next call then measures again.
     """
-    key = server, str(payload["model"])
-    if key not in _methods:
-        _methods[key] = await measured_method(client, payload)
+    key = f"{server} {payload['model']}"
+    async with of_loop(_Measuring, _Measuring).lock:  # those who ask at the same time wait for one measurement
+        if key not in _methods:
+            _methods[key] = await _measured(client, payload)
     method = _methods[key]
     if method is None:
         raise ConfigurationError(
@@ -200,39 +210,74 @@ async def known_method(client: AsyncOpenAI, payload: Mapping[str, Any], *, serve
     return method
 
 
-async def measured_method(client: AsyncOpenAI, payload: Mapping[str, Any]) -> ContinuationMethod | None:
-    """The first method with which a server goes on as it went on by itself; None where none does.
+class _Measuring:
+    def __init__(self) -> None:
+        self.lock = asyncio.Lock()
 
-    Args:
-        client: Whom to ask.
-        payload: As for `known_method`.
 
-    Raises:
-        ModelServerError: Where the server cannot be reached, or fails otherwise than by refusing a method.
-    """
-    whole = (await CompletionRequest(client, payload).completions())[0]
-    if whole.logprobs is None or len(whole.logprobs) < 2:
-        return None
-    prefix = Prefix.of(whole.logprobs.head(len(whole.logprobs) // 2))
-    rest = whole.logprobs.text.decode(errors="replace")[len(prefix.text) :][:_AGREE]
+async def _measured(client: AsyncOpenAI, payload: Mapping[str, Any]) -> ContinuationMethod | None:
+    half = half_answer((await CompletionRequest(client, payload).completions())[0])
+    if half is None:
+        raise ConfigurationError(
+            f"how {payload['model']} at {shown(client.base_url)} goes on cannot be measured: its answer was a single "
+            "token, or came without log-probabilities; give method="
+        )
+    failure: ModelServerError | None = None
     for method in ContinuationMethod:
         try:
-            found = await continued(client, payload, prefix, method)
-        except ContinuationError:
-            continue
+            if await goes_on(client, payload, half, method):
+                return method
         except ModelServerError as error:
-            if not _refused(error):
+            if error.status not in _FAILURES:
                 raise
-            continue
-        new = found.completion.text[: len(rest)]
-        if new and rest.startswith(new):
-            return method
+            failure = error
+    if failure:  # some servers fail on what they do not know, some by chance: nothing is concluded
+        raise failure
     return None
+
+
+class Half(NamedTuple):
+    """An answer, cut in the middle."""
+
+    prefix: Prefix
+    rest: str
+
+
+def half_answer(whole: Completion) -> Half | None:
+    """An answer cut in the middle, between characters; None where it is too short, or without log-probabilities."""
+    said = whole.logprobs
+    cuts = range(len(said) // 2, 0, -1) if said else ()
+    cut = next((cut for cut in cuts if said and said.text[int(said.offsets[cut])] & 0xC0 != 0x80), None)
+    if said is None or cut is None:
+        return None
+    prefix = Prefix.of(said.head(cut))
+    return Half(prefix, said.text.decode(errors="replace")[len(prefix.text) :][:_AGREE])
+
+
+async def goes_on(
+    client: AsyncOpenAI, payload: Mapping[str, Any], half: Half, method: ContinuationMethod
+) -> Continued | None:
+    """Whether a server, asked in this way, goes on from half of its answer as it had gone on by itself.
+
+    Raises:
+        ConfigurationError: Where the payload constrains the answer.
+        ModelServerError: Where the server cannot be reached, or fails otherwise than by refusing the method.
+    """
+    try:
+        found = await continued(client, payload, half.prefix, method)
+    except ContinuationError:
+        return None
+    except ModelServerError as error:
+        if not _refused(error) or error.status in _FAILURES:
+            raise
+        return None
+    new = found.completion.text[: len(half.rest)]
+    return found if new and half.rest.startswith(new) else None
 
 
 def _check(payload: Mapping[str, Any]) -> None:
     fields: set[str] = {*payload, *(payload.get("extra_body") or {})}
-    if found := sorted(fields & _CONSTRAINTS):
+    if found := sorted(filter(_CONSTRAINTS.fullmatch, fields)):
         raise ConfigurationError(
             f"{found[0]} constrains the answer from its first token, and a continued one would be constrained anew "
             "from the joint: continue unconstrained turns only"
@@ -255,7 +300,8 @@ async def _by_tokens(
             f"the server read {completion.prompt_tokens} tokens where {len(prompt)} of prompt and {len(ids)} of prefix "
             "were sent: it did not go on from them"
         )
-    return Continued(completion=completion, method=method, joint=joint, reused_tokens=len(ids))
+    text = prefix.text + completion.text
+    return Continued(text=text, completion=completion, method=method, joint=joint, reused_tokens=len(ids))
 
 
 async def _tokens(tokenizer: Tokenizer, prefix: Prefix) -> tuple[Sequence[int], Joint]:
@@ -280,17 +326,9 @@ def _compared(read: Encoded, prefix: Prefix) -> Joint:
     ends = list(accumulate(map(len, prefix.pieces)))
     if prefix.ids is not None:
         return Joint.EXACT if [last_ids.get(end) for end in ends] == list(prefix.ids) else Joint.RETOKENISED
-    same = ends == [end for end in last_ids if _is_whole(prefix.text.encode()[:end])]
-    return Joint.EXACT if same else Joint.RETOKENISED
-
-
-def _is_whole(said: bytes) -> bool:
-    """Whether it ends where a character does: tokens that share one are listed as one."""
-    try:
-        said.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
+    said = b"".join(prefix.pieces)
+    whole = [end for end in last_ids if end == len(said) or said[end] & 0xC0 != 0x80]  # where a character ends
+    return Joint.EXACT if ends == whole else Joint.RETOKENISED
 
 
 async def _by_message(
@@ -302,9 +340,10 @@ async def _by_message(
 ) -> Continued:
     message = {"role": "assistant", "content": prefix.text, **flags}
     body = {**payload, "messages": [*payload["messages"], message], **_room(payload, len(prefix))}
-    completion = (await CompletionRequest(client, body).completions())[0]
+    completion = _new((await CompletionRequest(client, body).completions())[0], prefix.text)
     return Continued(
-        completion=_new(completion, prefix.text),
+        text=prefix.text + completion.text,
+        completion=completion,
         method=method,
         joint=await _joint(client, payload["model"], prefix),
         reused_tokens=len(prefix),
@@ -313,15 +352,15 @@ async def _by_message(
 
 async def _joint(client: AsyncOpenAI, model: str, prefix: Prefix) -> Joint:
     """Whether the text falls into its own tokens again, where the server has an address that tells."""
-    if prefix.pieces is None or str(client.base_url) in _tell_nothing:
+    if prefix.pieces is None or str(client.base_url) in _silent:
         return Joint.UNCHECKED
     for tokenizer in (LlamaTokenizer(client), VllmTokenizer(client, model)):
         try:
             return _compared(await tokenizer.encode(prefix.text), prefix)
         except ModelServerError as error:
-            if not _refused(error):
+            if not _refused(error) or error.status in _FAILURES:
                 return Joint.UNCHECKED
-    _tell_nothing.add(str(client.base_url))
+    _silent[str(client.base_url)] = True
     return Joint.UNCHECKED
 
 
@@ -355,15 +394,15 @@ def _with_extra(payload: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[s
     return {**payload, "extra_body": {**(payload.get("extra_body") or {}), **fields}}
 
 
-def _stopped(prefix: str, completion: Completion, stops: Sequence[str]) -> Completion:
+def _stopped(found: Continued, prefix: str, stops: Sequence[str]) -> Continued:
     """A stop string across the joint ends the turn too; the server, which saw its second half only, went on."""
-    for stop in stops:
-        start = (prefix + completion.text).find(stop, max(0, len(prefix) - len(stop) + 1))
-        if 0 <= start < len(prefix):
-            return replace(completion, text="", logprobs=None, finish_reason="stop")
-    return completion
+    starts = (found.text.find(stop, max(0, len(prefix) - len(stop) + 1)) for stop in stops)
+    start = min((start for start in starts if 0 <= start < len(prefix)), default=None)
+    if start is None:
+        return found
+    return replace(found, text=found.text[:start], completion=replace(found.completion, finish_reason="stop"))
 
 
 def _refused(error: ModelServerError) -> bool:
-    """Whether the server does not know the method, rather than fails."""
-    return error.status is not None and error.status < 500 and error.status not in (401, 403, 408, 429)
+    """Whether the server does not know the method, rather than cannot be asked; some fail on what they do not know."""
+    return error.status is not None and error.status <= 501 and error.status not in (401, 403, 408, 429)

@@ -19,6 +19,10 @@ NO_OBJECT: Final = " is no JSON object"
 """Follows the arguments of an invalid call in a chunk, as a JSON string. Chunks are parsed as far as they are JSON,
 which would make a call of half a call (but not of a string), and events as a whole, which takes any JSON for a call."""
 
+FIRST_CALL: Final = 2
+"""The index of the first call: with `output_version="v1"` pieces of equal index become one, and LangChain numbers the
+reasoning and the text from 0."""
+
 
 def generation(completion: Completion, text_tools: Sequence[str]) -> LogprobsGeneration:
     """A completion as a generation, its arrays beside the message.
@@ -54,7 +58,7 @@ def last_chunks(completion: Completion, text_tools: Sequence[str], *, streamed: 
         yield _chunk(
             tool_call_chunks=[
                 tool_call_chunk(name=name, args=args, id=call_id, index=i)
-                for i, (name, args, call_id) in enumerate(calls)
+                for i, (name, args, call_id) in enumerate(calls, FIRST_CALL)
             ]
         )
     last = AIMessageChunk(content="", usage_metadata=message.usage_metadata, chunk_position="last")

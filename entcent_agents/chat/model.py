@@ -23,9 +23,9 @@ from pydantic import AliasChoices, Field, SecretStr
 from entcent_agents.blocking import iterate_sync, run_sync
 from entcent_agents.capture.recorder import LogprobsGeneration, hand_over
 from entcent_agents.chat.choices import choices
-from entcent_agents.chat.clients import aclose_clients, check_address, client_of_loop, shown
+from entcent_agents.chat.clients import MAX_CONNECTIONS, aclose_clients, check_address, client_of_loop, shown
 from entcent_agents.chat.completion import Completion, CompletionRequest
-from entcent_agents.chat.constraints import call_format, native_tool_choice, text_binding
+from entcent_agents.chat.constraints import native_tool_choice, text_binding
 from entcent_agents.chat.continuation import (
     PROBE_QUESTION,
     PROBE_TOKENS,
@@ -36,10 +36,9 @@ from entcent_agents.chat.continuation import (
     known_method,
 )
 from entcent_agents.chat.messages import generation, last_chunks, piece_chunk
-from entcent_agents.chat.prompts import api_messages
+from entcent_agents.chat.payload import chat_payload
 from entcent_agents.chat.sampling import Outcome, TokenListener, current_pool, token_listener
 from entcent_agents.chat.structured import Method, Schema, structured_output
-from entcent_agents.chat.text_tools import STOP, as_text
 from entcent_agents.errors import ConfigurationError, LogprobsMissingError
 from entcent_agents.logprobs import TokenLogprobs
 
@@ -85,7 +84,9 @@ class ChatLogprobs(BaseChatModel):
     """Longest silence of the server; `timeout`, as LangChain calls it, is understood too."""
     max_retries: int = 2
     """How often a failed request is repeated (with backoff, Retry-After honoured)."""
-    extra_body: dict[str, Any] = Field(default_factory=dict[str, Any])
+    max_connections: int = Field(default=MAX_CONNECTIONS, ge=1)
+    """Most requests at once, from one event loop to one server; further ones wait, however long."""
+    extra_body: dict[str, Any] = Field(default_factory=dict[str, Any], repr=False)
     """Further fields of the body, for what only this server has."""
 
     @property
@@ -107,14 +108,15 @@ class ChatLogprobs(BaseChatModel):
 
     @classmethod
     def is_lc_serializable(cls) -> bool:
-        """Yes: caches and traces then see all settings; `load` needs `entcent_agents` among its namespaces."""
+        """Yes: caches and traces then see all settings, and `load` takes the class where it is allowed by name."""
         return True
 
     @property
     def lc_secrets(self) -> dict[str, str]:
-        """What is left out of serialised forms, and the names under which `load` asks for it."""
-        secrets = {"api_key": "ENTCENT_API_KEY"}
-        return secrets if self.base_url == shown(self.base_url) else {**secrets, "base_url": "ENTCENT_BASE_URL"}
+        """What may hold a key and is left out of serialised forms, and the names under which `load` asks for it."""
+        address = {"base_url": "ENTCENT_BASE_URL"} if set("?@") & set(self.base_url) else {}
+        fields = {"extra_body": "ENTCENT_EXTRA_BODY"} if self.extra_body else {}
+        return {"api_key": "ENTCENT_API_KEY", **address, **fields}
 
     def bind_tools(
         self,
@@ -140,11 +142,10 @@ class ChatLogprobs(BaseChatModel):
         specifications = [convert_to_openai_tool(cast(Any, tool), strict=strict) for tool in tools]
         if self.tool_calling == "text":
             kwargs |= text_binding(specifications, tool_choice, kwargs.get("response_format"))
-        else:
-            kwargs |= {"tools": specifications} | (
-                {"tool_choice": native_tool_choice(tool_choice)} if tool_choice else {}
-            )
-        return cast(Any, self.bind(**kwargs))
+            return cast(Any, self.bind(**kwargs))
+        if tool_choice:
+            kwargs["tool_choice"] = native_tool_choice(tool_choice)
+        return cast(Any, self.bind(tools=specifications, **kwargs))
 
     def with_structured_output(
         self,
@@ -180,8 +181,8 @@ class ChatLogprobs(BaseChatModel):
             ModelServerError: Where the server cannot be reached or answers with an error.
             LogprobsMissingError: Where it gives no log-probabilities; the message says what to change.
         """
-        payload = self._payload([], None, {}) | {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1}
-        completion = (await CompletionRequest(self._client(), payload).completions())[0]
+        payload = chat_payload(self, [], None, {}) | {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1}
+        completion = (await CompletionRequest(self.client(), payload).completions())[0]
         logprobs = completion.logprobs
         if logprobs is None or not logprobs.scored_tokens:
             raise LogprobsMissingError(
@@ -216,6 +217,7 @@ class ChatLogprobs(BaseChatModel):
         Raises:
             ConfigurationError: Where `n` is below 1.
             ModelServerError: Where the server cannot be reached, or one of the answers failed.
+            LogprobsMalformedError: On log-probabilities that cannot be.
         """
         if n < 1:
             raise ConfigurationError(f"n={n}: ask for one answer at least")
@@ -252,21 +254,22 @@ class ChatLogprobs(BaseChatModel):
             stop: Strings that end the answer.
             method: How the server is to be made to go on. Default: the best of those found to work, which is measured
                 at the first call to a server.
-            **kwargs: As for `agenerate_n`; `max_tokens` counts the prefix too.
+            **kwargs: As for `agenerate_n`; `max_tokens` counts the prefix too, where its tokens are known.
 
         Raises:
             ConfigurationError: Where the server cannot go on from a text, or this one cannot be gone on from.
             ContinuationError: Where it did something else than go on.
             ModelServerError: Where it cannot be reached or answers with an error.
+            LogprobsMalformedError: On log-probabilities that cannot be.
         """
         start = Prefix.of(prefix)
         kwargs = self._bound(tools, kwargs)
-        payload = self._payload(self._convert_input(messages).to_messages(), stop, kwargs)
+        payload = chat_payload(self, self._convert_input(messages).to_messages(), stop, kwargs)
         method = method or await self._continuation_method()
         pool = current_pool()
-        seed = self.seed if pool is None else pool.next_seed(_digest([payload, start.text]))
-        found = await continued(self._client(), payload if seed is None else {**payload, "seed": seed}, start, method)
-        whole = replace(found.completion, text=start.text + found.completion.text)
+        seed = kwargs.get("seed", self.seed) if pool is None else pool.next_seed(_digest([payload, start.text]))
+        found = await continued(self.client(), payload if seed is None else {**payload, "seed": seed}, start, method)
+        whole = replace(found.completion, text=found.text)
         tool_names = _names(kwargs) or [tool["function"]["name"] for tool in kwargs.get("tools") or ()]
         return Continuation(
             generation=generation(whole, tool_names),
@@ -278,8 +281,8 @@ class ChatLogprobs(BaseChatModel):
     async def _continuation_method(self) -> ContinuationMethod:
         """The best method that the server was found to support."""
         probe = {"temperature": 0.0, "max_tokens": PROBE_TOKENS}
-        payload = self._payload([HumanMessage(PROBE_QUESTION)], None, probe)
-        return await known_method(self._client(), payload, server=_digest((self.base_url, self._key())))
+        payload = chat_payload(self, [HumanMessage(PROBE_QUESTION)], None, probe)
+        return await known_method(self.client(), payload, server=_digest((self.base_url, self._key())))
 
     def _bound(
         self, tools: Sequence[Mapping[str, Any] | type | Callable[..., Any] | BaseTool], kwargs: dict[str, Any]
@@ -295,7 +298,7 @@ class ChatLogprobs(BaseChatModel):
         **kwargs: Any,
     ) -> ChatResult:
         n = int(kwargs.pop("n", self.n))
-        completions = await self._sample(self._payload(messages, stop, kwargs), n)
+        completions = await self._sample(chat_payload(self, messages, stop, kwargs), n, kwargs.get("seed", self.seed))
         known = _names(kwargs)
         return ChatResult(generations=[generation(completion, known) for completion in completions])
 
@@ -329,14 +332,13 @@ class ChatLogprobs(BaseChatModel):
     ) -> AsyncIterator[ChatGenerationChunk]:
         """One choice, as it comes; whole inside rollouts: nobody sees them, and only whole calls share a request."""
         kwargs.pop("n", None)
-        payload = self._payload(messages, stop, kwargs)
-        pooled = current_pool() is not None
+        payload = chat_payload(self, messages, stop, kwargs)
+        pooled, seed = current_pool() is not None, kwargs.get("seed", self.seed)
         streamed = payload["stream"] and not pooled
         if pooled:
-            (completion,) = await self._sample(payload, 1)
+            (completion,) = await self._sample(payload, 1, seed)
         else:
-            seeded = payload if self.seed is None else {**payload, "seed": self.seed}
-            request = CompletionRequest(self._client(), seeded)
+            request = CompletionRequest(self.client(), payload if seed is None else {**payload, "seed": seed})
             async for delta in request.events():
                 if streamed and delta.index == 0 and (delta.text or delta.reasoning):
                     yield piece_chunk(delta)
@@ -354,8 +356,8 @@ class ChatLogprobs(BaseChatModel):
     ) -> Iterator[ChatGenerationChunk]:
         return iterate_sync(self._astream(messages, stop, cast(Any, run_manager), **kwargs))
 
-    async def _sample(self, payload: Mapping[str, Any], n: int) -> list[Completion]:
-        pool, seed = current_pool(), self.seed
+    async def _sample(self, payload: Mapping[str, Any], n: int, seed: int | None) -> list[Completion]:
+        pool = current_pool()
         if pool is not None:
             caller, prompt = _digest((self.base_url, self._key())), _digest(payload)
             if self.coalesce and n == 1:
@@ -369,59 +371,31 @@ class ChatLogprobs(BaseChatModel):
             completions.append(outcome)
         return completions
 
-    def _payload(
-        self, messages: Sequence[BaseMessage], stop: list[str] | None, kwargs: Mapping[str, Any]
-    ) -> dict[str, Any]:
-        """The body of the request, without seed and number of choices."""
-        text_tools: Sequence[Mapping[str, Any]] = kwargs.get("text_tools") or ()
-        native, choice = kwargs.get("tools"), kwargs.get("tool_choice")
-        forced = bool(text_tools) and choice == "required"
-        if self.tool_calling == "text":
-            messages = as_text(messages, text_tools, forced=forced)
-        stops = [*(stop or self.stop or ()), *((STOP,) if text_tools else ())]
-        body: dict[str, Any] = {
-            "model": kwargs.get("model", self.model),
-            "messages": api_messages(messages),
-            "temperature": kwargs.get("temperature", self.temperature),
-            "logprobs": True,
-            "top_logprobs": self.top_logprobs,
-            "stream": not native,  # llama.cpp refuses tools, streaming and log-probabilities together
-            "top_p": kwargs.get("top_p", self.top_p),
-            "max_tokens": kwargs.get("max_tokens", self.max_tokens),
-            "stop": stops or None,
-            "tools": native,
-            "tool_choice": choice if native else None,
-            "parallel_tool_calls": kwargs.get("parallel_tool_calls") if native else None,
-            "response_format": call_format(text_tools) if forced else kwargs.get("response_format"),
-            "extra_body": self.extra_body | kwargs.get("extra_body", {}) or None,
-        }
-        if body["stream"]:
-            body["stream_options"] = {"include_usage": True}
-        return {key: value for key, value in body.items() if value is not None}
-
     async def _send(
         self, payload: Mapping[str, Any], n: int, seed: int | None, listeners: Sequence[TokenListener]
     ) -> list[Outcome]:
         request = partial(self._request, payload)
-        return await choices(request, n, seed, listeners, server=f"{self.base_url} {self.model}")
+        return await choices(request, n, seed, listeners, server=f"{self.base_url} {payload['model']}")
 
     async def _request(
         self, payload: Mapping[str, Any], n: int, seed: int | None, listeners: Sequence[TokenListener]
     ) -> list[Completion]:
         """One request, its listeners told of each token."""
-        request = CompletionRequest(self._client(), payload if seed is None else {**payload, "seed": seed}, n)
+        request = CompletionRequest(self.client(), payload if seed is None else {**payload, "seed": seed}, n)
         async for delta in request.events():
             if delta.tokens and delta.index < len(listeners):
                 listeners[delta.index](delta.tokens)
         return await request.result()
 
-    def _client(self) -> AsyncOpenAI:
+    def client(self) -> AsyncOpenAI:
+        """The SDK's client of the running event loop, shared by all models with these settings."""
         check_address(self.base_url)
         return client_of_loop(
             base_url=self.base_url,
             api_key=self._key(),
             timeout_seconds=self.timeout_seconds,
             max_retries=self.max_retries,
+            max_connections=self.max_connections,
         )
 
     def _key(self) -> str:

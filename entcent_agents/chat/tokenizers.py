@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Protocol, TypeVar, cast
+from typing import Any, Final, Protocol, TypeVar
 
+import httpx2
 import msgspec
 from openai import APIConnectionError, APIStatusError, AsyncOpenAI
 
@@ -131,10 +132,10 @@ async def _post(client: AsyncOpenAI, path: str, body: Mapping[str, Any], answer:
     """Ask beside the API: these addresses stand next to `/v1`, not below."""
     root = str(client.base_url).rstrip("/").removesuffix("/v1")
     try:
-        said = await client.post(f"{root}/{path}", body=body, cast_to=cast(Any, object))
-        return msgspec.convert(said, answer)
-    except msgspec.ValidationError as error:
+        said = await client.post(f"{root}/{path}", body=body, cast_to=httpx2.Response)
+        return msgspec.json.decode(said.content, type=answer)
+    except msgspec.DecodeError as error:
         failure = ModelServerError(f"{shown(root)}/{path} does not answer as expected: {error}", status=200)
-    except (APIStatusError, APIConnectionError) as error:
+    except (APIStatusError, APIConnectionError, httpx2.HTTPError) as error:
         failure = server_error(error, f"{shown(root)}/{path}")
     raise without_key(failure, client.api_key)  # out here, unchained: what the SDK's errors quote may hold the key

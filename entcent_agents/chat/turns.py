@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from weakref import WeakKeyDictionary
 
-_locks: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
+from entcent_agents.chat.loops import of_loop
 
 
 @asynccontextmanager
 async def turn() -> AsyncGenerator[None]:
     """Do one step inside: eight responses that arrive together then hold the loop up no longer than one of them."""
-    async with _locks.setdefault(asyncio.get_running_loop(), asyncio.Lock()):
+    async with of_loop(asyncio.Lock, asyncio.Lock):
         yield
         await asyncio.sleep(0)

@@ -17,17 +17,7 @@ from entcent_agents.chat.model import ChatLogprobs
 from tests.chat_server import ChatServer
 from tests.standard.answering import answers
 
-
-@pytest.fixture(scope="module")
-def vcr_config() -> dict[str, Any]:
-    """Let the test that is meant for recorded answers ask the server, which is on this machine."""
-    return {"ignore_localhost": True}
-
-
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:Benchmark fixture was not used"),  # it is, for recorded answers only
-    pytest.mark.filterwarnings("ignore:OpenAI may require a filename"),  # the suite's document has none
-]
+pytestmark = pytest.mark.filterwarnings("ignore:OpenAI may require a filename")  # the suite's document has none
 
 
 @pytest.fixture(autouse=True)

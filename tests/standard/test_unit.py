@@ -61,9 +61,10 @@ SECRET = "sk-very-secret-4711"
 
 
 def test_a_serialised_model_holds_no_secret_and_is_the_same_when_loaded_with_it():
-    model = ChatLogprobs(model="m", base_url=f"http://127.0.0.1:9/v1?key={SECRET}", api_key=SECRET, max_tokens=9)
+    hidden = {"api_key": SECRET, "base_url": f"http://127.0.0.1:9/v1?key={SECRET}", "extra_body": {"token": SECRET}}
+    model = ChatLogprobs(model="m", max_tokens=9, **hidden)
     written = dumps(model)
     assert SECRET not in written and SECRET not in repr(model._serialized)
-    values = {"ENTCENT_API_KEY": SECRET, "ENTCENT_BASE_URL": model.base_url}
+    values = {f"ENTCENT_{name.upper()}": value for name, value in hidden.items()}
     loaded = loads(written, secrets_map=values, valid_namespaces=["entcent_agents"], allowed_objects=[ChatLogprobs])
     assert loaded == model

@@ -15,6 +15,7 @@ from openai import APIConnectionError, APIStatusError
 from entcent_agents.chat.clients import shown
 from entcent_agents.chat.completion import Completion, CompletionRequest, server_error, without_key
 from entcent_agents.chat.model import ChatLogprobs
+from entcent_agents.chat.payload import chat_payload
 from entcent_agents.chat.wire import TokenUsage
 from entcent_agents.entropy import ABSENT_BELOW
 from entcent_agents.errors import ModelServerError
@@ -27,7 +28,7 @@ NEUTRAL: Final = {"top_p": None, "stop": None, "seed": None, "n": 1, "callbacks"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cost:
-    """What a measurement took; retries of the SDK are not counted."""
+    """What a measurement took: requests to the model, and for the list of models; retries of the SDK not counted."""
 
     requests: int = 0
     prompt_tokens: int = 0
@@ -159,7 +160,7 @@ class Asking:
         """
         settings = {**(bound or {}), "max_tokens": max_tokens, "temperature": temperature}
         messages = [HumanMessage(says)]
-        body = (model or self.model())._payload(messages, None, settings)  # pyright: ignore[reportPrivateUsage]
+        body = chat_payload(model or self.model(), messages, None, settings)
         if stream is not None:
             body["stream"] = stream
             body.pop("stream_options", None)
@@ -175,7 +176,7 @@ class Asking:
             LogprobsMalformedError: On log-probabilities that cannot be.
         """
         self.add(requests=1)
-        request = CompletionRequest(self._client(), payload, n)
+        request = CompletionRequest(self.client(), payload, n)
         pieces = 0
         async for delta in request.events():
             pieces += bool(delta.tokens)
@@ -193,7 +194,7 @@ class Asking:
             ModelServerError: As `answer`.
         """
         self.add(requests=1)
-        create = self._client().chat.completions.with_raw_response.create
+        create = self.client().chat.completions.with_raw_response.create
         body = await self._body(lambda: create(**payload), _Body)
         if body.usage:
             self.add(prompt_tokens=body.usage.prompt_tokens, generated_tokens=body.usage.completion_tokens)
@@ -208,14 +209,15 @@ class Asking:
             ModelServerError: Where it does not.
         """
         self.add(requests=1)
-        listing = self._client().models.with_raw_response.list
+        listing = self.client().models.with_raw_response.list
         return (await self._body(listing, _Models)).data
 
-    def _client(self) -> Any:
-        return self._model._client()  # pyright: ignore[reportPrivateUsage]
+    def client(self) -> Any:
+        """The chat model's client on this event loop; what is asked by it is not counted."""
+        return self._model.client()
 
     async def _body(self, send: Callable[[], Awaitable[Any]], kind: type[Any]) -> Any:
-        client = self._client()
+        client = self.client()
         address = shown(client.base_url)
         try:
             return msgspec.json.decode((await send()).content, type=kind)
