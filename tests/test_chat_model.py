@@ -523,6 +523,14 @@ async def test_acheck_refuses_a_server_without_logprobs_and_asks_for_one_token(s
     assert server.requests[0].body["max_tokens"] == 1
 
 
+async def test_acheck_shows_no_query_of_the_address(serve):
+    server = serve([says("x", logprobs=False)])
+    with pytest.raises(LogprobsMissingError) as caught:
+        await chat(server, base_url=f"{server.base_url}?token={KEY}").acheck()
+    assert server.base_url in str(caught.value)
+    assert KEY not in texts_of(caught.value)
+
+
 async def test_acheck_passes_where_all_is_well_and_the_key_goes_in_the_header_alone(serve):
     server = serve([says("x")])
     await chat(server, api_key=KEY).acheck()

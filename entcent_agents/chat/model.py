@@ -186,7 +186,7 @@ class ChatLogprobs(BaseChatModel):
         logprobs = completion.logprobs
         if logprobs is None or not logprobs.scored_tokens:
             raise LogprobsMissingError(
-                f"{self.model} at {self.base_url} gives no log-probabilities, and rollouts cannot be compared "
+                f"{self.model} at {shown(self.base_url)} gives no log-probabilities, and rollouts cannot be compared "
                 "without: choose a model or a server that gives them (llama.cpp, vLLM and SGLang do; at OpenAI the "
                 "models that do not reason)"
             )
