@@ -274,6 +274,35 @@ async def test_seeds_are_given_after_coalescing_and_follow_from_the_user_seed_al
     assert await seeds(None) == [None, None]
 
 
+def looked_up(call_ids: str) -> list:
+    """A conversation with two native calls and their results, in the other order."""
+    calls = [{"name": "search", "args": {"query": "bee"}, "id": call_id} for call_id in call_ids]
+    results = [ToolMessage("nothing", tool_call_id=call_id) for call_id in reversed(call_ids)]
+    return [*ASK, AIMessage("", tool_calls=calls), *results]
+
+
+async def test_the_random_names_of_native_calls_neither_change_seeds_nor_keep_rollouts_apart(serve):
+    async def asked(*conversations: str) -> list[Request]:
+        server = serve(numbered)
+        with use_pool(SamplingPool(1)):
+            await asyncio.gather(*(chat(server).ainvoke(looked_up(call_ids)) for call_ids in conversations))
+        return server.requests
+
+    (first,), (again,) = await asked("ab"), await asked("xy", "pq")
+    assert (first.n, again.n) == (1, 2)
+    assert first.body["seed"] == again.body["seed"]
+    assert [message.get("tool_call_id") for message in first.body["messages"]] == [None, None, "b", "a"]
+
+
+async def test_results_that_belong_to_other_calls_are_another_prompt(serve):
+    server = serve(numbered)
+    crossed = [*looked_up("ab")[:2], *reversed(looked_up("ab")[2:])]
+    with use_pool(SamplingPool(1)):
+        await asyncio.gather(chat(server).ainvoke(looked_up("ab")), chat(server).ainvoke(crossed))
+    assert [request.n for request in server.requests] == [1, 1]
+    assert len({request.body["seed"] for request in server.requests}) == 2
+
+
 async def test_a_server_that_refuses_n_is_asked_for_halves_with_seeds_of_their_own_and_never_refuses_again(serve):
     server = serve(numbered, max_n=4)
     model = chat(server)

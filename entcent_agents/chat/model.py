@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from hashlib import blake2b
 from typing import Any, Literal, cast
 
-import msgspec
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel, LangSmithParams, LanguageModelInput
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
@@ -35,6 +33,7 @@ from entcent_agents.chat.continuation import (
     continued,
     known_method,
 )
+from entcent_agents.chat.digests import digest, prompt_digest
 from entcent_agents.chat.messages import generation, last_chunks, piece_chunk
 from entcent_agents.chat.payload import chat_payload
 from entcent_agents.chat.sampling import Outcome, TokenListener, current_pool, token_listener
@@ -265,7 +264,7 @@ class ChatLogprobs(BaseChatModel):
         payload = chat_payload(self, self._convert_input(messages).to_messages(), stop, kwargs)
         method = method or await self._continuation_method()
         pool = current_pool()
-        seed = kwargs.get("seed", self.seed) if pool is None else pool.next_seed(_digest([payload, start.text]))
+        seed = kwargs.get("seed", self.seed) if pool is None else pool.next_seed(prompt_digest(payload, start.text))
         found = await continued(self.client(), payload if seed is None else {**payload, "seed": seed}, start, method)
         whole = replace(found.completion, text=start.text + found.completion.text)
         tool_names = _names(kwargs) or [tool["function"]["name"] for tool in kwargs.get("tools") or ()]
@@ -280,7 +279,7 @@ class ChatLogprobs(BaseChatModel):
         """The best method that the server was found to support."""
         probe = {"temperature": 0.0, "max_tokens": PROBE_TOKENS}
         payload = chat_payload(self, [HumanMessage(PROBE_QUESTION)], None, probe)
-        return await known_method(self.client(), payload, server=_digest((self.base_url, self._key())))
+        return await known_method(self.client(), payload, server=digest((self.base_url, self._key())))
 
     def _bound(
         self, tools: Sequence[Mapping[str, Any] | type | Callable[..., Any] | BaseTool], kwargs: dict[str, Any]
@@ -357,7 +356,7 @@ class ChatLogprobs(BaseChatModel):
     async def _sample(self, payload: Mapping[str, Any], n: int, seed: int | None) -> list[Completion]:
         pool = current_pool()
         if pool is not None:
-            caller, prompt = _digest((self.base_url, self._key())), _digest(payload)
+            caller, prompt = digest((self.base_url, self._key())), prompt_digest(payload)
             if self.coalesce and n == 1:
                 return [await pool.sample(caller, prompt, partial(self._send, payload))]
             seed = pool.next_seed(prompt)
@@ -401,10 +400,6 @@ class ChatLogprobs(BaseChatModel):
         if not key.isprintable() or not key.isascii():
             raise ConfigurationError("the API key has characters that no key has: check where it is read from")
         return key
-
-
-def _digest(value: Any) -> str:
-    return blake2b(msgspec.json.encode(value, order="deterministic"), digest_size=16).hexdigest()
 
 
 def _names(kwargs: Mapping[str, Any]) -> list[str]:
