@@ -180,6 +180,9 @@ async def test_calls_that_differ_are_never_merged(serve):
         model.bind_tools([search]).ainvoke("Hi"),
         chat(server, api_key=KEY).ainvoke("Hi"),
         chat(server, model="other").ainvoke("Hi"),
+        chat(server, timeout_seconds=5).ainvoke("Hi"),
+        chat(server, max_retries=1).ainvoke("Hi"),
+        chat(server, max_connections=7).ainvoke("Hi"),
     ]
     with use_pool(SamplingPool(1)):
         await asyncio.gather(*calls)

@@ -356,9 +356,9 @@ class ChatLogprobs(BaseChatModel):
     async def _sample(self, payload: Mapping[str, Any], n: int, seed: int | None) -> list[Completion]:
         pool = current_pool()
         if pool is not None:
-            caller, prompt = digest((self.base_url, self._key())), prompt_digest(payload)
+            prompt = prompt_digest(payload)
             if self.coalesce and n == 1:
-                return [await pool.sample(caller, prompt, partial(self._send, payload))]
+                return [await pool.sample(self._caller(), prompt, partial(self._send, payload))]
             seed = pool.next_seed(prompt)
         listener = token_listener.get()
         completions: list[Completion] = []
@@ -394,6 +394,11 @@ class ChatLogprobs(BaseChatModel):
             max_retries=self.max_retries,
             max_connections=self.max_connections,
         )
+
+    def _caller(self) -> str:
+        """Digest of who asks whom, and how patiently: only those who agree on all of it may share a request."""
+        patience = (self.timeout_seconds, self.max_retries, self.max_connections)
+        return digest((self.base_url, self._key(), *patience))
 
     def _key(self) -> str:
         key = self.api_key.get_secret_value().strip() if self.api_key else ""
