@@ -62,8 +62,8 @@ class Choice(msgspec.Struct):
     text: str | None = None
     logprobs: EitherLogprobs | None = None
     finish_reason: str | None = None
-    token_ids: list[int] | None = None
-    """What vLLM gives where `return_token_ids` is asked for."""
+    token_ids: Any = None
+    """What vLLM gives where `return_token_ids` is asked for: a list of numbers."""
 
 
 class PromptDetails(msgspec.Struct):
