@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from langchain_core.caches import InMemoryCache
 from langchain_core.callbacks import StreamingStdOutCallbackHandler as StreamingStdOut
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.tools import tool
@@ -607,6 +608,19 @@ async def test_settings_of_one_call_reach_the_body(serve):
     await model.ainvoke("Hi", model="other", top_p=0.5, temperature=0.1, max_tokens=3)
     expected = {"model": "other", "top_p": 0.5, "temperature": 0.1, "max_tokens": 3, "parallel_tool_calls": False}
     assert server.requests[0].body.items() >= expected.items()
+
+
+@pytest.mark.parametrize("other", [{"extra_body": {"min_p": 0.2}}, {"query": "?deployment=b"}], ids=str)
+async def test_caches_tell_models_apart_by_what_is_not_shown_and_do_not_hold_it(serve, other):
+    def cached(extra_body: dict[str, Any], query: str) -> ChatLogprobs:
+        return chat(server, base_url=server.base_url + query, extra_body=extra_body, cache=cache)
+
+    server, cache = serve([says("first"), says("second")]), InMemoryCache()
+    one = {"extra_body": {"min_p": 0.1, "secret": KEY}, "query": f"?deployment=a&key={KEY}"}
+    assert [(await cached(**one).ainvoke("Hi")).content for _ in range(2)] == ["first", "first"]
+    assert (await cached(**one | other).ainvoke("Hi")).content == "second"
+    assert len(server.requests) == 2
+    assert KEY not in repr(cache._cache)
 
 
 def test_a_timeout_is_understood_by_langchain_s_name_too():

@@ -94,9 +94,14 @@ class ChatLogprobs(BaseChatModel):
 
     @property
     def _identifying_params(self) -> dict[str, Any]:
-        """What decides an answer, for traces and caches."""
+        """What decides an answer and may be seen, for traces."""
         settings = ("model", "tool_calling", "temperature", "top_p", "max_tokens", "seed", "stop", "top_logprobs", "n")
         return {"base_url": shown(self.base_url), **{name: getattr(self, name) for name in settings}}
+
+    def _get_llm_string(self, stop: list[str] | None = None, **kwargs: Any) -> str:
+        """The model in the keys of LangChain's caches, with a digest of what serialised forms leave out."""
+        shown_settings = super()._get_llm_string(stop=stop, **kwargs)
+        return f"{shown_settings}---{digest((self.base_url, self.extra_body))}"
 
     def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
         for name, value in super().__repr_args__():
