@@ -610,6 +610,23 @@ async def test_settings_of_one_call_reach_the_body(serve):
     assert server.requests[0].body.items() >= expected.items()
 
 
+async def test_further_fields_of_the_api_reach_the_body_and_what_is_unknown_is_refused(serve):
+    server = serve([says("x")])
+    fields = {"presence_penalty": 1.5, "frequency_penalty": 1.0, "logit_bias": {"1": 5}, "top_logprobs": 3}
+    await chat(server).ainvoke("Hi", **fields)
+    assert server.requests[0].body.items() >= fields.items()
+    with pytest.raises(ConfigurationError, match="no setting min_p, typo: .+ extra_body"):
+        await chat(server).ainvoke("Hi", presence_penalty=1.5, typo=1, min_p=0.1)
+    assert len(server.requests) == 1
+
+
+async def test_a_single_string_that_ends_a_turn_is_sent_whole(serve):
+    server = serve([says("x")])
+    await chat(server).ainvoke("Hi", stop="END")
+    await chat(server, tool_calling="text").bind_tools([search]).ainvoke("Hi", stop="END")
+    assert [request.body["stop"] for request in server.requests] == [["END"], ["END", "\n```\n"]]
+
+
 @pytest.mark.parametrize("other", [{"extra_body": {"min_p": 0.2}}, {"query": "?deployment=b"}], ids=str)
 async def test_caches_tell_models_apart_by_what_is_not_shown_and_do_not_hold_it(serve, other):
     def cached(extra_body: dict[str, Any], query: str) -> ChatLogprobs:
