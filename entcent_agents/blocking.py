@@ -75,7 +75,7 @@ class _Call(Generic[T]):
     """
 
     def __init__(self, coroutine: Coroutine[Any, Any, T]) -> None:
-        if threading.current_thread().name == _THREAD:
+        if _on_a_loop():
             coroutine.close()
             raise RuntimeError("a synchronous call from inside the library's own event loop: call the async form")
         nested = threading.current_thread().name.startswith(_WORKER)
@@ -92,9 +92,13 @@ class _Call(Generic[T]):
         return self.ended.result().result()
 
     def stop(self) -> None:
-        """Cancel it and wait for its clean-up."""
+        """Cancel it and wait for its clean-up.
+
+        A loop does not wait, on which an abandoned iterator may be collected: the clean-up would wait for it in turn.
+        """
         self._loop.call_soon_threadsafe(self._cancel)
-        concurrent.futures.wait([self.ended], CLEAN_UP_SECONDS)
+        if not _on_a_loop():
+            concurrent.futures.wait([self.ended], CLEAN_UP_SECONDS)
 
     def _begin(self) -> None:  # runs in a copy of the caller's context, which the task inherits
         self._task = self._loop.create_task(self._coroutine)
@@ -123,6 +127,10 @@ class _Background:
                 self._loop.set_default_executor(concurrent.futures.ThreadPoolExecutor(_WORKERS, self._prefix))
                 threading.Thread(target=self._loop.run_forever, name=_THREAD, daemon=True).start()
             return self._loop
+
+
+def _on_a_loop() -> bool:
+    return threading.current_thread().name == _THREAD
 
 
 _background = _Background(_WORKER)

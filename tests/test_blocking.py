@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 import threading
 import time
@@ -132,6 +133,39 @@ def test_an_iterator_that_is_dropped_is_cancelled_and_cleans_up():
     next(items)
     items.close()
     assert cleaned == ["up"]
+
+
+def test_an_iterator_that_is_collected_on_the_background_loop_does_not_hold_it_up():
+    cleaned = threading.Event()
+
+    async def endless():
+        try:
+            while True:
+                await asyncio.sleep(0.01)
+                yield 1
+        finally:
+            cleaned.set()
+
+    class Holder:
+        """Refers to itself, so that only the garbage collector finds it."""
+
+    def abandon() -> None:
+        holder = Holder()
+        holder.itself, holder.items = holder, iterate_sync(endless())
+        next(holder.items)
+
+    async def collect() -> float:
+        started = time.monotonic()
+        gc.collect()
+        return time.monotonic() - started
+
+    gc.disable()
+    try:
+        abandon()
+        assert run_sync(collect()) < 5
+    finally:
+        gc.enable()
+    assert cleaned.wait(10)
 
 
 def test_iterating_from_inside_the_background_loop_is_refused():

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import math
+import weakref
 from dataclasses import asdict, replace
 
 import pytest
@@ -16,7 +18,7 @@ from entcent_agents.chat.probes.asking import Asking
 from entcent_agents.chat.probes.bounds import largest
 from entcent_agents.chat.probes.measured import Constraint, Measured, Seeding, Semantics
 from entcent_agents.chat.probes.sampling import Ratio, ratio_of_differences, semantics, truncation
-from entcent_agents.errors import LogprobsMissingError, ModelServerError
+from entcent_agents.errors import ConfigurationError, LogprobsMissingError, ModelServerError
 from tests.behaving import Habits
 from tests.chat_server import ChatServer, Reply, Request, says
 
@@ -373,6 +375,20 @@ async def test_settings_follow_from_what_was_measured(serve):
     assert ignoring.recommended(20) == {"tool_calling": "text", "top_logprobs": 20}
 
 
+async def test_rollouts_share_no_request_whose_choices_lack_log_probabilities(serve):
+    found = await measure_capabilities(chat(serve(Habits(scores_first_choice_only=True))))
+    assert found.recommended()["coalesce"] is False
+
+
+async def test_a_probe_that_the_user_s_settings_rule_out_is_said_and_ends_nothing_else(serve):
+    server = serve(Habits())
+    found = await measure_capabilities(chat(server, extra_body={"grammar": "root ::= [a-z]+"}))
+    assert found["continuation"].shown == "not measured" and "grammar" in found["continuation"].means
+    assert all(one.value is not None for name, one in found.measured.items() if name != "continuation")
+    with pytest.raises(ConfigurationError):
+        await measure_capabilities(chat(server, base_url=server.base_url.replace("//", "//user:word@")))
+
+
 async def test_a_name_that_promises_other_things_changes_nothing(serve):
     boastful = [{"id": "scripted", "owned_by": "vllm", "max_logprobs": 20}]
     found = await measure_capabilities(chat(serve(Habits(tempered=True, max_k=5), models=boastful)))
@@ -486,6 +502,28 @@ async def test_a_cancelled_asker_leaves_the_others_theirs_and_the_last_ends_the_
     asked = len(server.answered)
     await asyncio.sleep(0.1)
     assert len(server.answered) == asked < 5
+
+
+def test_a_loop_that_is_abandoned_while_it_measures_is_not_kept_alive_for_that(monkeypatch):
+    begun: list[str] = []
+
+    async def endless(model: ChatLogprobs) -> Capabilities:  # in no request: what the HTTP client keeps is its own
+        begun.append(model.model)
+        return await asyncio.Future()
+
+    monkeypatch.setattr(measuring, "measure_capabilities", endless)
+
+    def abandon() -> weakref.ref[asyncio.AbstractEventLoop]:
+        loop = asyncio.new_event_loop()
+        task = loop.create_task(capabilities_of(ChatLogprobs(model="m")))
+        loop.run_until_complete(asyncio.sleep(0.01))
+        assert not task.done()
+        loop.close()
+        return weakref.ref(loop)
+
+    reference = abandon()
+    gc.collect()
+    assert begun == ["m"] and reference() is None
 
 
 def reply_late(reply: Reply) -> Reply:

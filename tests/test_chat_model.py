@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from langchain_core.caches import InMemoryCache
 from langchain_core.callbacks import StreamingStdOutCallbackHandler as StreamingStdOut
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.tools import tool
@@ -180,6 +181,9 @@ async def test_calls_that_differ_are_never_merged(serve):
         model.bind_tools([search]).ainvoke("Hi"),
         chat(server, api_key=KEY).ainvoke("Hi"),
         chat(server, model="other").ainvoke("Hi"),
+        chat(server, timeout_seconds=5).ainvoke("Hi"),
+        chat(server, max_retries=1).ainvoke("Hi"),
+        chat(server, max_connections=7).ainvoke("Hi"),
     ]
     with use_pool(SamplingPool(1)):
         await asyncio.gather(*calls)
@@ -272,6 +276,35 @@ async def test_seeds_are_given_after_coalescing_and_follow_from_the_user_seed_al
     assert await seeds(1) == [first, second]
     assert not {first, second} & set(await seeds(2))
     assert await seeds(None) == [None, None]
+
+
+def looked_up(call_ids: str) -> list:
+    """A conversation with two native calls and their results, in the other order."""
+    calls = [{"name": "search", "args": {"query": "bee"}, "id": call_id} for call_id in call_ids]
+    results = [ToolMessage("nothing", tool_call_id=call_id) for call_id in reversed(call_ids)]
+    return [*ASK, AIMessage("", tool_calls=calls), *results]
+
+
+async def test_the_random_names_of_native_calls_neither_change_seeds_nor_keep_rollouts_apart(serve):
+    async def asked(*conversations: str) -> list[Request]:
+        server = serve(numbered)
+        with use_pool(SamplingPool(1)):
+            await asyncio.gather(*(chat(server).ainvoke(looked_up(call_ids)) for call_ids in conversations))
+        return server.requests
+
+    (first,), (again,) = await asked("ab"), await asked("xy", "pq")
+    assert (first.n, again.n) == (1, 2)
+    assert first.body["seed"] == again.body["seed"]
+    assert [message.get("tool_call_id") for message in first.body["messages"]] == [None, None, "b", "a"]
+
+
+async def test_results_that_belong_to_other_calls_are_another_prompt(serve):
+    server = serve(numbered)
+    crossed = [*looked_up("ab")[:2], *reversed(looked_up("ab")[2:])]
+    with use_pool(SamplingPool(1)):
+        await asyncio.gather(chat(server).ainvoke(looked_up("ab")), chat(server).ainvoke(crossed))
+    assert [request.n for request in server.requests] == [1, 1]
+    assert len({request.body["seed"] for request in server.requests}) == 2
 
 
 async def test_a_server_that_refuses_n_is_asked_for_what_it_takes_with_seeds_of_their_own(serve):
@@ -554,6 +587,14 @@ async def test_acheck_refuses_a_server_without_logprobs_and_asks_for_one_token(s
     assert server.requests[0].body["max_tokens"] == 1
 
 
+async def test_acheck_shows_no_query_of_the_address(serve):
+    server = serve([says("x", logprobs=False)])
+    with pytest.raises(LogprobsMissingError) as caught:
+        await chat(server, base_url=f"{server.base_url}?token={KEY}").acheck()
+    assert server.base_url in str(caught.value)
+    assert KEY not in texts_of(caught.value)
+
+
 async def test_acheck_passes_where_all_is_well_and_the_key_goes_in_the_header_alone(serve):
     server = serve([says("x")])
     await chat(server, api_key=KEY).acheck()
@@ -598,6 +639,36 @@ async def test_settings_of_one_call_reach_the_body(serve):
     await model.ainvoke("Hi", model="other", top_p=0.5, temperature=0.1, max_tokens=3)
     expected = {"model": "other", "top_p": 0.5, "temperature": 0.1, "max_tokens": 3, "parallel_tool_calls": False}
     assert server.requests[0].body.items() >= expected.items()
+
+
+async def test_further_fields_of_the_api_reach_the_body_and_what_is_unknown_is_refused(serve):
+    server = serve([says("x")])
+    fields = {"presence_penalty": 1.5, "frequency_penalty": 1.0, "logit_bias": {"1": 5}, "top_logprobs": 3}
+    await chat(server).ainvoke("Hi", **fields)
+    assert server.requests[0].body.items() >= fields.items()
+    with pytest.raises(ConfigurationError, match="no setting min_p, typo: .+ extra_body"):
+        await chat(server).ainvoke("Hi", presence_penalty=1.5, typo=1, min_p=0.1)
+    assert len(server.requests) == 1
+
+
+async def test_a_single_string_that_ends_a_turn_is_sent_whole(serve):
+    server = serve([says("x")])
+    await chat(server).ainvoke("Hi", stop="END")
+    await chat(server, tool_calling="text").bind_tools([search]).ainvoke("Hi", stop="END")
+    assert [request.body["stop"] for request in server.requests] == [["END"], ["END", "\n```\n"]]
+
+
+@pytest.mark.parametrize("other", [{"extra_body": {"min_p": 0.2}}, {"query": "?deployment=b"}], ids=str)
+async def test_caches_tell_models_apart_by_what_is_not_shown_and_do_not_hold_it(serve, other):
+    def cached(extra_body: dict[str, Any], query: str) -> ChatLogprobs:
+        return chat(server, base_url=server.base_url + query, extra_body=extra_body, cache=cache)
+
+    server, cache = serve([says("first"), says("second")]), InMemoryCache()
+    one = {"extra_body": {"min_p": 0.1, "secret": KEY}, "query": f"?deployment=a&key={KEY}"}
+    assert [(await cached(**one).ainvoke("Hi")).content for _ in range(2)] == ["first", "first"]
+    assert (await cached(**one | other).ainvoke("Hi")).content == "second"
+    assert len(server.requests) == 2
+    assert KEY not in repr(cache._cache)
 
 
 def test_a_timeout_is_understood_by_langchain_s_name_too():

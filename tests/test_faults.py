@@ -186,6 +186,26 @@ async def test_every_way_to_send_no_logprobs_is_read_as_none(serve, logprobs):
     assert turn.logprobs is None
 
 
+# Numbers of tokens that are none
+
+
+@pytest.mark.parametrize("wrong", ["tok_1", 1.5, 2**31, 2**80, -1, True, [1], {}], ids=str)
+async def test_a_token_number_that_is_none_costs_the_numbers_and_not_the_answer(serve, wrong):
+    def held(*numbers, **fields):
+        content = [Token(says="a", probabilities=(0.5, 0.5)).entry() | {"id": number} for number in numbers]
+        message = {"content": "a" * len(numbers)}
+        choice = {"message": message, "logprobs": {"content": content}, "finish_reason": "stop", **fields}
+        return serve([Reply(raw=json.dumps({"choices": [choice]}).encode())])
+
+    _, turn = await asked(chat(held(7, 8), streamed=False))
+    assert turn.logprobs.ids.tolist() == [7, 8]
+    for server in (held(7, wrong), held(None, None, token_ids=[7, wrong]), held(None, token_ids="7")):
+        message, turn = await asked(chat(server, streamed=False))
+        assert message.content == "a" * len(turn.logprobs)
+        assert turn.scored_tokens == len(turn.logprobs)
+        assert turn.logprobs.ids is None
+
+
 # Wrong numbers of choices
 
 

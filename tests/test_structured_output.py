@@ -116,9 +116,11 @@ def test_a_choice_that_is_none_of_the_tools_is_refused():
         ChatLogprobs(model="m", tool_calling="text").bind_tools([search, now], tool_choice="find")
 
 
-def test_a_schema_for_the_answer_beside_tools_in_text_is_refused():
+@pytest.mark.parametrize("choice", [None, "auto", "any", "search"])
+def test_a_schema_for_the_answer_beside_tools_in_text_is_refused(choice):
+    model = ChatLogprobs(model="m", tool_calling="text")
     with pytest.raises(ConfigurationError, match="ToolStrategy"):
-        ChatLogprobs(model="m", tool_calling="text").bind_tools([search], response_format={"type": "json_schema"})
+        model.bind_tools([search], tool_choice=choice, response_format={"type": "json_schema"})
 
 
 async def test_a_server_that_ignores_the_constraint_leads_to_no_invented_call(serve):

@@ -112,6 +112,20 @@ async def test_an_event_that_comes_in_many_pieces_is_put_together_once():
     assert [event async for event in wire.event_data(pieces(stream, 100))] == [data, b"last"]
 
 
+@pytest.mark.parametrize("end", [b"", b"\r", b"\n", b"\n\n"])
+@pytest.mark.parametrize("last", [b'{"a": "b"}', b'{"a": NaN}', b"[DONE]"])
+async def test_the_last_event_needs_no_line_break_at_its_end(last, end):
+    stream = b'data: {"a": 1}\n\ndata: ' + last + end
+    events = [b'{"a": 1}', last][: 1 if last == b"[DONE]" else 2]
+    for size in (1, 7, 1000):
+        assert [event async for event in wire.event_data(pieces(stream, size))] == events
+
+
+@pytest.mark.parametrize("cut", [b"da", b"data:", b'data: {"a": 1', b'data: {"a": {}', b'data: {"a": "}'])
+async def test_a_line_that_is_cut_off_is_no_event(cut):
+    assert [event async for event in wire.event_data(pieces(b"data: 1\n\n" + cut, 3))] == [b"1"]
+
+
 async def test_nan_in_text_stays_text():
     data = b'{"choices": [{"message": {"content": "NaN \\" -Infinity"}, "logprobs": {"content": [{"logprob": NaN}]}}]}'
     decoded = await wire.decoded_body(pieces(data, 10))

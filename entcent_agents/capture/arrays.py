@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from itertools import chain
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,8 @@ from entcent_agents.logprobs import Float32Array, TokenLogprobs, token_offsets
 NO_ENTROPY: Final = 1e-12
 UNSEEN: Final = 0.01
 """Where the one alternative of a token leaves more probability than this, the others are missing, not impossible."""
+
+_LARGEST_ID: Final = int(np.iinfo(np.int32).max)
 
 Numbers = Sequence[float | None] | NDArray[np.float64]
 
@@ -66,18 +68,23 @@ def columns_of(rows: NDArray[np.float64], sampled: Numbers) -> Columns:
     )
 
 
-def whole_turn(
-    tokens: list[bytes], parts: Sequence[Columns], top_k: int, ids: Sequence[int | None] = (None,)
-) -> TokenLogprobs:
+def whole_turn(tokens: list[bytes], parts: Sequence[Columns], top_k: int, ids: Sequence[Any] = ()) -> TokenLogprobs:
     """A turn of scores that were computed part by part; its tokens have numbers where all of them are known."""
     columns = parts[0] if len(parts) == 1 else Columns(*map(np.concatenate, zip(*parts, strict=True)))
     return TokenLogprobs(
         text=b"".join(tokens),
         offsets=token_offsets(tokens),
         top_k=top_k,
-        ids=None if None in ids else np.array(ids, np.int32),
+        ids=vocabulary_numbers(ids),
         **columns._asdict(),
     )
+
+
+def vocabulary_numbers(ids: Sequence[Any]) -> NDArray[np.int32] | None:
+    """Numbers of tokens; None where one of them is missing, or no such number ("tok_1", say, at some gateways)."""
+    if not ids or None in ids or set(map(type, ids)) != {int} or min(ids) < 0 or max(ids) > _LARGEST_ID:
+        return None
+    return np.array(ids, np.int32)
 
 
 def padded(lists: Iterable[Sequence[float | None]]) -> NDArray[np.float64]:

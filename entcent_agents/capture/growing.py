@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +32,7 @@ class GrowingLogprobs:
         self._waiting: list[LogprobEntry] = []
         self._rows: list[NDArray[np.float64]] = []
         self._sampled: list[float | None] = []
-        self._ids: list[int | None] = []
+        self._ids: list[Any] = []
         self._parts: list[Columns] = []
         self._top_k = 0
 

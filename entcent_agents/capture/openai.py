@@ -7,7 +7,7 @@ collector need not walk the hundreds of thousands of them that a long turn decod
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
@@ -30,8 +30,8 @@ class LogprobEntry(msgspec.Struct, gc=False):
     logprob: float | None = None
     bytes: list[Annotated[int, msgspec.Meta(ge=0, le=255)]] | None = None
     top_logprobs: list[TopLogprob] | None = None
-    id: int | None = None
-    """The token's number in the vocabulary; llama.cpp gives it."""
+    id: Any = None
+    """The token's number in the vocabulary; llama.cpp gives it. What others may mean by it must not cost the answer."""
 
 
 class ChoiceLogprobs(msgspec.Struct):

@@ -12,18 +12,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict, dataclass, field
-from hashlib import blake2b
 from types import MappingProxyType
 from typing import Any, Final
-from weakref import WeakKeyDictionary
 
 from entcent_agents.chat.clients import shown
+from entcent_agents.chat.digests import digest
 from entcent_agents.chat.learnt import memory
+from entcent_agents.chat.loops import of_loop
 from entcent_agents.chat.model import ChatLogprobs
 from entcent_agents.chat.probes import bounds, continuing, coverage, sampling
 from entcent_agents.chat.probes.asking import Asking, Cost, is_refusal
 from entcent_agents.chat.probes.measured import Constraint, Measured, Seeding, Semantics, not_measured
-from entcent_agents.errors import LogprobsError, LogprobsMissingError, ModelServerError
+from entcent_agents.errors import ConfigurationError, LogprobsError, LogprobsMissingError, ModelServerError
 
 __all__ = [
     "PROBES",
@@ -88,7 +88,8 @@ class Capabilities:
         """Settings of `ChatLogprobs` that follow from it.
 
         Tools are native only where calls are scored, made unasked, and forced when `tool_choice` says so: a server that
-        ignores it merely prompts, which text does on any server.
+        ignores it merely prompts, which text does on any server. Rollouts share no request whose choices are copies, or
+        not all have log-probabilities.
 
         Args:
             top_logprobs: How many alternatives are wanted, where the server gives so many.
@@ -99,7 +100,8 @@ class Capabilities:
             "tool_calling": "native" if usable and native.details["covered"] else "text",
             "top_logprobs": min(top_logprobs, most) if isinstance(most, int) else top_logprobs,
         }
-        if self.measured["n"].details.get("different") == 1:
+        choices = self.measured["n"].details
+        if choices.get("different") == 1 or choices.get("with_logprobs") != choices.get("asked"):
             settings["coalesce"] = False
         return settings
 
@@ -158,7 +160,7 @@ async def capabilities_of(model: ChatLogprobs) -> Capabilities:
     key = _key(model)
     if key in _known:
         return _known[key]
-    under_way = _under_way.setdefault(asyncio.get_running_loop(), {})
+    under_way = of_loop(_UnderWay, _UnderWay)
     shared = under_way.get(key)
     if shared is None:
         shared = under_way[key] = _Shared(asyncio.create_task(_remember(key, model)))
@@ -167,7 +169,7 @@ async def capabilities_of(model: ChatLogprobs) -> Capabilities:
         return await asyncio.shield(shared.task)
     finally:
         shared.waiters -= 1
-        if not shared.waiters:
+        if not shared.waiters and not shared.task.get_loop().is_closed():  # abandoned: collected with its loop
             shared.task.cancel()  # does nothing to one that is done
             if under_way.get(key) is shared:
                 del under_way[key]
@@ -181,8 +183,11 @@ class _Shared:
     waiters: int = 0
 
 
+class _UnderWay(dict[str, _Shared]):
+    """The measurements under way on one loop."""
+
+
 _known: Final[dict[str, Capabilities]] = memory()
-_under_way: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, _Shared]] = WeakKeyDictionary()
 
 
 async def _remember(key: str, model: ChatLogprobs) -> Capabilities:
@@ -193,8 +198,7 @@ async def _remember(key: str, model: ChatLogprobs) -> Capabilities:
 def _key(model: ChatLogprobs) -> str:
     """A digest, so that no key is kept; extra fields of the body may change what a server does."""
     api_key = model.api_key.get_secret_value() if model.api_key else ""
-    parts = (model.base_url, model.model, api_key, sorted(model.extra_body.items()))
-    return blake2b(repr(parts).encode(), digest_size=16).hexdigest()
+    return digest((model.base_url, model.model, api_key, model.extra_body))
 
 
 async def _require_logprobs(asking: Asking) -> str:
@@ -232,10 +236,10 @@ async def _owner(asking: Asking, name: str) -> str | None:
 
 
 async def _guarded(asking: Asking, probe: Probe) -> Measured:
-    """A failing probe is data, unless nothing answers any more."""
+    """A probe that fails, or that the user's settings rule out, is data, unless nothing answers any more."""
     try:
         return await probe(asking)
-    except (ModelServerError, LogprobsError) as error:
+    except (ModelServerError, LogprobsError, ConfigurationError) as error:
         if isinstance(error, ModelServerError) and error.status is None:
             await asking.answer(asking.payload("Hi", max_tokens=1))
         return not_measured(error)

@@ -10,9 +10,9 @@ from uuid import uuid4
 
 import httpx2
 import msgspec
-import numpy as np
 from openai import APIConnectionError, APIStatusError, APITimeoutError, AsyncOpenAI
 
+from entcent_agents.capture.arrays import vocabulary_numbers
 from entcent_agents.capture.completions import completion_entries
 from entcent_agents.capture.growing import GrowingLogprobs
 from entcent_agents.capture.tokens import BYTES_PER_TOKEN
@@ -93,7 +93,7 @@ class _ChoiceParts:
     reasoning: list[str] = field(default_factory=list[str])
     calls: dict[int, _CallParts] = field(default_factory=dict[int, _CallParts])
     logprobs: GrowingLogprobs = field(default_factory=GrowingLogprobs)
-    token_ids: list[int] = field(default_factory=list[int])
+    token_ids: list[Any] = field(default_factory=list[Any])
     finish_reason: str = ""
 
     def add(self, message: Message, *, streamed: bool) -> None:
@@ -107,7 +107,7 @@ class _ChoiceParts:
         arrays = self.logprobs.arrays()
         if arrays is None or len(self.token_ids) != len(arrays):
             return arrays
-        return replace(arrays, ids=np.array(self.token_ids, np.int32))
+        return replace(arrays, ids=vocabulary_numbers(self.token_ids))
 
     def unlisted_tokens(self, listed: TokenLogprobs | None) -> int:
         """An estimate of the tokens that came without log-probabilities, from what the choice says."""
@@ -239,7 +239,8 @@ class CompletionRequest:
         before = len(parts.logprobs)
         if choice.logprobs is not None:
             self._add_logprobs(parts.logprobs, choice.logprobs, sliced)
-        parts.token_ids += choice.token_ids or ()
+        if isinstance(choice.token_ids, list):
+            parts.token_ids += cast(list[Any], choice.token_ids)
         parts.finish_reason = choice.finish_reason or parts.finish_reason
         text, reasoning = message.content or "", message.reasoning_content or ""
         return Delta(index, text, reasoning, len(parts.logprobs) - before or bool(text or reasoning))

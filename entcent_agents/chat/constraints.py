@@ -62,12 +62,12 @@ def text_binding(
     """
     if tool_choice == "none":
         return {}
+    if response_format and response_format.get("type") == "json_schema":
+        raise ConfigurationError(
+            "a reply held to a schema could never be a tool call in text: bind the schema as one more tool "
+            "(ToolStrategy), or use tool_calling='native'"
+        )
     if tool_choice in _UNFORCED:
-        if response_format and response_format.get("type") == "json_schema":
-            raise ConfigurationError(
-                "a reply held to a schema could never be a tool call in text: bind the schema as one more tool "
-                "(ToolStrategy), or use tool_calling='native'"
-            )
         return {"text_tools": list(tools)}
     allowed = [tool for tool in tools if tool_choice in _ANY or tool["function"]["name"] == chosen_name(tool_choice)]
     if not allowed:

@@ -26,7 +26,11 @@ from entcent_agents.chat.tokenizers import Encoded, LlamaTokenizer, Tokenizer, V
 from entcent_agents.errors import ConfigurationError, ContinuationError, ModelServerError
 from entcent_agents.logprobs import TokenLogprobs
 
-_COMPLETION_FIELDS: Final = ("model", "temperature", "top_p", "stop", "seed", "extra_body")
+_COMPLETION_FIELDS: Final = (
+    *("model", "temperature", "top_p", "stop", "seed", "extra_body"),
+    *("frequency_penalty", "logit_bias", "presence_penalty"),
+)
+"""What both APIs have."""
 _CONSTRAINTS: Final = re.compile(
     "response_format|grammar|json_schema|regex|ebnf|structural_tag|structured_outputs"
     "|guided_(json|grammar|regex|choice|whitespace_pattern)"

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from hashlib import blake2b
 from typing import Any, Literal, cast
 
-import msgspec
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel, LangSmithParams, LanguageModelInput
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
@@ -35,6 +33,7 @@ from entcent_agents.chat.continuation import (
     continued,
     known_method,
 )
+from entcent_agents.chat.digests import digest, prompt_digest
 from entcent_agents.chat.messages import generation, last_chunks, piece_chunk
 from entcent_agents.chat.payload import chat_payload
 from entcent_agents.chat.sampling import Outcome, TokenListener, current_pool, token_listener
@@ -95,9 +94,14 @@ class ChatLogprobs(BaseChatModel):
 
     @property
     def _identifying_params(self) -> dict[str, Any]:
-        """What decides an answer, for traces and caches."""
+        """What decides an answer and may be seen, for traces."""
         settings = ("model", "tool_calling", "temperature", "top_p", "max_tokens", "seed", "stop", "top_logprobs", "n")
         return {"base_url": shown(self.base_url), **{name: getattr(self, name) for name in settings}}
+
+    def _get_llm_string(self, stop: list[str] | None = None, **kwargs: Any) -> str:
+        """The model in the keys of LangChain's caches, with a digest of what serialised forms leave out."""
+        shown_settings = super()._get_llm_string(stop=stop, **kwargs)
+        return f"{shown_settings}---{digest((self.base_url, self.extra_body))}"
 
     def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
         for name, value in super().__repr_args__():
@@ -186,7 +190,7 @@ class ChatLogprobs(BaseChatModel):
         logprobs = completion.logprobs
         if logprobs is None or not logprobs.scored_tokens:
             raise LogprobsMissingError(
-                f"{self.model} at {self.base_url} gives no log-probabilities, and rollouts cannot be compared "
+                f"{self.model} at {shown(self.base_url)} gives no log-probabilities, and rollouts cannot be compared "
                 "without: choose a model or a server that gives them (llama.cpp, vLLM and SGLang do; at OpenAI the "
                 "models that do not reason)"
             )
@@ -267,7 +271,7 @@ class ChatLogprobs(BaseChatModel):
         payload = chat_payload(self, self._convert_input(messages).to_messages(), stop, kwargs)
         method = method or await self._continuation_method()
         pool = current_pool()
-        seed = kwargs.get("seed", self.seed) if pool is None else pool.next_seed(_digest([payload, start.text]))
+        seed = kwargs.get("seed", self.seed) if pool is None else pool.next_seed(prompt_digest(payload, start.text))
         found = await continued(self.client(), payload if seed is None else {**payload, "seed": seed}, start, method)
         whole = replace(found.completion, text=found.text)
         tool_names = _names(kwargs) or [tool["function"]["name"] for tool in kwargs.get("tools") or ()]
@@ -282,7 +286,7 @@ class ChatLogprobs(BaseChatModel):
         """The best method that the server was found to support."""
         probe = {"temperature": 0.0, "max_tokens": PROBE_TOKENS}
         payload = chat_payload(self, [HumanMessage(PROBE_QUESTION)], None, probe)
-        return await known_method(self.client(), payload, server=_digest((self.base_url, self._key())))
+        return await known_method(self.client(), payload, server=digest((self.base_url, self._key())))
 
     def _bound(
         self, tools: Sequence[Mapping[str, Any] | type | Callable[..., Any] | BaseTool], kwargs: dict[str, Any]
@@ -359,9 +363,9 @@ class ChatLogprobs(BaseChatModel):
     async def _sample(self, payload: Mapping[str, Any], n: int, seed: int | None) -> list[Completion]:
         pool = current_pool()
         if pool is not None:
-            caller, prompt = _digest((self.base_url, self._key())), _digest(payload)
+            prompt = prompt_digest(payload)
             if self.coalesce and n == 1:
-                return [await pool.sample(caller, prompt, partial(self._send, payload))]
+                return [await pool.sample(self._caller(), prompt, partial(self._send, payload))]
             seed = pool.next_seed(prompt)
         listener = token_listener.get()
         completions: list[Completion] = []
@@ -398,15 +402,16 @@ class ChatLogprobs(BaseChatModel):
             max_connections=self.max_connections,
         )
 
+    def _caller(self) -> str:
+        """Digest of who asks whom, and how patiently: only those who agree on all of it may share a request."""
+        patience = (self.timeout_seconds, self.max_retries, self.max_connections)
+        return digest((self.base_url, self._key(), *patience))
+
     def _key(self) -> str:
         key = self.api_key.get_secret_value().strip() if self.api_key else ""
         if not key.isprintable() or not key.isascii():
             raise ConfigurationError("the API key has characters that no key has: check where it is read from")
         return key
-
-
-def _digest(value: Any) -> str:
-    return blake2b(msgspec.json.encode(value, order="deterministic"), digest_size=16).hexdigest()
 
 
 def _names(kwargs: Mapping[str, Any]) -> list[str]:

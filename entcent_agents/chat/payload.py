@@ -3,20 +3,49 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from langchain_core.messages import BaseMessage
 
 from entcent_agents.chat.constraints import call_format
 from entcent_agents.chat.prompts import api_messages
 from entcent_agents.chat.text_tools import STOP, as_text
+from entcent_agents.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from entcent_agents.chat.model import ChatLogprobs
 
+_PASSED_ON: Final = (
+    "frequency_penalty",
+    "logit_bias",
+    "max_completion_tokens",
+    "prediction",
+    "presence_penalty",
+    "prompt_cache_key",
+    "prompt_cache_retention",
+    "reasoning_effort",
+    "safety_identifier",
+    "service_tier",
+    "store",
+    "user",
+    "verbosity",
+)
+"""Fields of the chat completions API that mean the same whatever else is asked, as the SDK takes them."""
+_HEEDED: Final = frozenset(
+    {
+        *("model", "temperature", "top_logprobs", "top_p", "max_tokens", "extra_body", "response_format"),
+        *("tools", "tool_choice", "parallel_tool_calls", "text_tools", "seed", "n"),
+    }
+)
+"""Settings of a call that are used here or by the model."""
+_LANGCHAINS: Final = frozenset(
+    {"logprobs", "ls_structured_output_format", "stream", "strict", "structured_output_format"}
+)
+"""Given by or to LangChain, which uses them; log-probabilities are always asked for."""
+
 
 def chat_payload(
-    model: ChatLogprobs, messages: Sequence[BaseMessage], stop: list[str] | None, settings: Mapping[str, Any]
+    model: ChatLogprobs, messages: Sequence[BaseMessage], stop: str | Sequence[str] | None, settings: Mapping[str, Any]
 ) -> dict[str, Any]:
     """The body, as the chat completions API has it, without seed and number of choices.
 
@@ -25,7 +54,11 @@ def chat_payload(
         messages: The conversation.
         stop: Strings that end the turn.
         settings: Of this call: what `bind_tools`, `bind` and the caller gave.
+
+    Raises:
+        ConfigurationError: On a setting that is not known.
     """
+    _refuse_unknown(settings)
     text_tools: Sequence[Mapping[str, Any]] = settings.get("text_tools") or ()
     native, choice = settings.get("tools"), settings.get("tool_choice")
     forced = bool(text_tools) and choice == "required"
@@ -33,13 +66,14 @@ def chat_payload(
     if model.tool_calling == "text":
         messages = as_text(messages, text_tools, forced=forced)
     # A forced call ends by itself, and servers give no log-probabilities for the tokens of a stop sequence.
-    stops = [*(stop or model.stop or ()), *((STOP,) if text_tools and not forced else ())]
+    wanted = [stop] if isinstance(stop, str) else stop or model.stop or ()
+    stops = [*wanted, *((STOP,) if text_tools and not forced else ())]
     body: dict[str, Any] = {
         "model": settings.get("model", model.model),
         "messages": api_messages(messages),
         "temperature": settings.get("temperature", model.temperature),
         "logprobs": True,
-        "top_logprobs": model.top_logprobs,
+        "top_logprobs": settings.get("top_logprobs", model.top_logprobs),
         # llama.cpp refuses tools, streaming and log-probabilities together, and streams none for those tokens of a
         # constrained reply that it leaves out of the text (a fence around the JSON).
         "stream": not native and not response_format,
@@ -51,7 +85,17 @@ def chat_payload(
         "parallel_tool_calls": settings.get("parallel_tool_calls") if native else None,
         "response_format": response_format,
         "extra_body": model.extra_body | settings.get("extra_body", {}) or None,
+        **{name: settings.get(name) for name in _PASSED_ON},
     }
     if body["stream"]:
         body["stream_options"] = {"include_usage": True}
     return {key: value for key, value in body.items() if value is not None}
+
+
+def _refuse_unknown(settings: Mapping[str, Any]) -> None:
+    """A setting that is dropped without a word looks as if it had done something."""
+    unknown = sorted(set(settings) - _HEEDED - _LANGCHAINS - set(_PASSED_ON))
+    if unknown:
+        raise ConfigurationError(
+            f"a call has no setting {', '.join(unknown)}: give fields that only this server has as extra_body={{...}}"
+        )

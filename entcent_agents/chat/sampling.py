@@ -60,7 +60,7 @@ class SamplingPool:
         """One completion; equal calls that arrive together share a request.
 
         Args:
-            caller: Digest of who asks whom: the address and the key.
+            caller: Digest of who asks whom, and how: the address, the key and the limits.
             prompt: Digest of the body; seeds follow from it, wherever it is sent.
             send: How to send it; called once for the group.
 

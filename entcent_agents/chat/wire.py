@@ -62,8 +62,8 @@ class Choice(msgspec.Struct):
     text: str | None = None
     logprobs: EitherLogprobs | None = None
     finish_reason: str | None = None
-    token_ids: list[int] | None = None
-    """What vLLM gives where `return_token_ids` is asked for."""
+    token_ids: Any = None
+    """What vLLM gives where `return_token_ids` is asked for: a list of numbers."""
 
 
 class PromptDetails(msgspec.Struct):
@@ -120,6 +120,7 @@ _BETWEEN: Final = (b"}]}, ", b"}]},")
 """Between one entry and the next, as JSON is written without line breaks."""
 _MOST_CUTS: Final = 4
 """Tries to find the end of an entry; one that fails stood in a token's text, or behind the end of the list."""
+_ANYTHING: Final = msgspec.json.Decoder(msgspec.Raw)
 _STRING_OR_WORD: Final = re.compile(rb'("(?:[^"\\]++|\\.)*+")|-Infinity|NaN', re.DOTALL)
 _T = TypeVar("_T")
 
@@ -135,6 +136,9 @@ async def event_data(body: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
             line = [lines.pop()]
             for data in filter(None, map(_data, lines)):
                 yield data
+    data = _data(b"".join(line))  # some servers end the last line with the stream; others were cut off in it
+    if data and _whole(data):
+        yield data
 
 
 async def decoded_event(data: bytes) -> Decoded:
@@ -260,6 +264,14 @@ def _decoded(decoder: msgspec.json.Decoder[_T], data: bytes) -> _T:
         if b"NaN" not in data and b"-Infinity" not in data:
             raise
         return decoder.decode(_STRING_OR_WORD.sub(lambda match: match[1] or b"null", data))
+
+
+def _whole(data: bytes) -> bool:
+    try:
+        _decoded(_ANYTHING, data)
+    except msgspec.DecodeError:
+        return False
+    return True
 
 
 def _data(line: bytes) -> bytes | None:
