@@ -314,7 +314,8 @@ async def test_a_server_that_refuses_n_is_asked_for_what_it_takes_with_seeds_of_
         messages = await asyncio.gather(*(model.ainvoke("Hi") for _ in range(5)))
         await asyncio.gather(*(model.ainvoke("Ho") for _ in range(4)))
         await asyncio.gather(*(model.ainvoke("He") for _ in range(6)))
-    assert [request.n for request in server.requests] == [5, 4, 1, 4, 4, 2]  # never refused again
+    asked = [request.n for request in server.requests]
+    assert (asked[:4], sorted(asked[4:])) == ([5, 4, 1, 4], [2, 4])  # never refused again
     seeds = {request.body["seed"] + i for request in server.requests[1:3] for i in range(request.n)}
     assert len(seeds) == len(messages) == 5
 
@@ -370,7 +371,7 @@ async def test_several_answers_beyond_what_a_server_takes_come_in_few_requests(s
     server = serve(numbered, max_n=3)
     answers = await chat(server).agenerate_n("Hi", 8)
     assert len(answers) == 8
-    assert [request.n for request in server.requests] == [8, 3, 3, 2]
+    assert sorted(request.n for request in server.requests) == [2, 3, 3, 8]
     assert all(answer.token_logprobs.scored_tokens == 2 for answer in answers)
 
 
