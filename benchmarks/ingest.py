@@ -38,7 +38,8 @@ CPU_FLOOR: Final = 40.0
 GROWTH_LIMIT: Final = 1.5
 STALL_LIMIT_SECONDS: Final = 0.05
 TICK_SECONDS: Final = 0.001
-REPEATS: Final = 3
+ROUNDS: Final = (8, 3)
+"""Of short and long answers: enough for either side to see the machine when it is quick."""
 READ_BYTES: Final = 1 << 16
 WARM_UP: Final = 16
 NOWHERE: Final = "http://memory/v1"
@@ -192,12 +193,11 @@ async def longest_stalls(call: Call, tokens: int, concurrent: int) -> tuple[floa
 async def conversions(lengths: tuple[int, int], k: int, table: Table) -> bool:
     """CPU time out of memory; whether the floor is missed."""
     ours, theirs, kept = [], [], []
-    for tokens in lengths:
+    for tokens, rounds in zip(lengths, ROUNDS, strict=True):
         async with httpx2.AsyncClient(transport=Memory(response(tokens, k, streamed=False))) as client:
             calls = our_body(NOWHERE, k, client), their_body(NOWHERE, k, client)
             # In turns, so that a busy machine is busy for both.
-            rounds = range(REPEATS if tokens == min(lengths) else 2)
-            taken = [[await cpu_seconds(call, tokens, 1) for call in (*calls, calls[0])] for _ in rounds]
+            taken = [[await cpu_seconds(call, tokens, 1) for call in (*calls, calls[0])] for _ in range(rounds)]
             ours.append(min(min(first, last) for first, _, last in taken) / tokens)
             theirs.append(min(their for _, their, _ in taken) / tokens)
             gc.disable()
