@@ -16,7 +16,8 @@ import json
 import multiprocessing
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from multiprocessing.connection import Connection
 from typing import Annotated, Any, Final
@@ -107,6 +108,20 @@ def serve(k: int, port: Connection) -> None:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     port.send(server.server_port)
     server.serve_forever()
+
+
+@contextmanager
+def serving(k: int) -> Iterator[str]:
+    """The server in a process of its own; gives its address."""
+    context = multiprocessing.get_context("spawn")
+    receiving, sending = context.Pipe(duplex=False)
+    server = context.Process(target=serve, args=(k, sending), daemon=True)
+    server.start()
+    try:
+        yield f"http://127.0.0.1:{receiving.recv()}/v1"
+    finally:
+        server.terminate()
+        server.join()
 
 
 class Memory(httpx2.AsyncBaseTransport):
@@ -260,16 +275,8 @@ def main(
     concurrent: Annotated[int, typer.Option(min=1)] = 8,
 ) -> None:
     """Measure, print, and end with exit code 1 where a limit is missed."""
-    context = multiprocessing.get_context("spawn")
-    receiving, sending = context.Pipe(duplex=False)
-    server = context.Process(target=serve, args=(top_k, sending), daemon=True)
-    server.start()
-    try:
-        base_url = f"http://127.0.0.1:{receiving.recv()}/v1"
+    with serving(top_k) as base_url:
         missed = asyncio.run(measured(base_url, short, long, top_k, concurrent))
-    finally:
-        server.terminate()
-        server.join()
     if missed:
         sys.exit("A limit was missed.")
 

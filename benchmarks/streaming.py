@@ -10,7 +10,6 @@ a token of a long answer costs much more than one of a short answer, or a token 
 from __future__ import annotations
 
 import asyncio
-import multiprocessing
 import sys
 import time
 import warnings
@@ -23,7 +22,7 @@ from langgraph.graph import START, MessagesState, StateGraph
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.ingest import serve
+from benchmarks.ingest import serving
 from entcent_agents.capture.recorder import TurnRecorder
 from entcent_agents.chat.model import ChatLogprobs, aclose_clients
 
@@ -119,15 +118,8 @@ def main(
 ) -> None:
     """Measure, print, and end with exit code 1 where a limit is missed."""
     warnings.filterwarnings("ignore", message=".*(beta|v3).*")
-    context = multiprocessing.get_context("spawn")
-    receiving, sending = context.Pipe(duplex=False)
-    server = context.Process(target=serve, args=(top_k, sending), daemon=True)
-    server.start()
-    try:
-        missed = asyncio.run(measured(f"http://127.0.0.1:{receiving.recv()}/v1", short, long, top_k))
-    finally:
-        server.terminate()
-        server.join()
+    with serving(top_k) as base_url:
+        missed = asyncio.run(measured(base_url, short, long, top_k))
     if missed:
         sys.exit("A limit was missed.")
 

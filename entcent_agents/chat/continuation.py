@@ -43,6 +43,7 @@ _AGREE: Final = 12
 PROBE_QUESTION: Final = "Count from one to ten in words."
 PROBE_TOKENS: Final = 16
 _FAILURES: Final = (500, 501)
+"""Of servers that may not know the method either, and fail on it."""
 _silent: Final[dict[str, bool]] = memory()
 """Servers that tell nothing of their tokenizer."""
 _methods: Final[dict[str, ContinuationMethod | None]] = memory()
@@ -272,7 +273,7 @@ async def goes_on(
     except ContinuationError:
         return None
     except ModelServerError as error:
-        if not _refused(error) or error.status in _FAILURES:
+        if not _refused(error):
             raise
         return None
     new = found.completion.text[: len(half.rest)]
@@ -362,7 +363,7 @@ async def _joint(client: AsyncOpenAI, model: str, prefix: Prefix) -> Joint:
         try:
             return _compared(await tokenizer.encode(prefix.text), prefix)
         except ModelServerError as error:
-            if not _refused(error) or error.status in _FAILURES:
+            if not _refused(error):
                 return Joint.UNCHECKED
     _silent[str(client.base_url)] = True
     return Joint.UNCHECKED
@@ -408,5 +409,5 @@ def _stopped(found: Continued, prefix: str, stops: Sequence[str]) -> Continued:
 
 
 def _refused(error: ModelServerError) -> bool:
-    """Whether the server does not know the method, rather than cannot be asked; some fail on what they do not know."""
-    return error.status is not None and error.status <= 501 and error.status not in (401, 403, 408, 429)
+    """Whether the server does not know the method, rather than fails or cannot be asked."""
+    return error.status is not None and error.status < 500 and error.status not in (401, 403, 408, 429)
