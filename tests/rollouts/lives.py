@@ -1,4 +1,4 @@
-"""What runs in the processes that are killed: an agent that goes from request to request, and resumes the one it was at."""
+"""What runs in the processes that are killed: an agent that goes from request to request, and resumes."""
 
 from __future__ import annotations
 

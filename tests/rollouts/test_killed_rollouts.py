@@ -1,4 +1,4 @@
-"""Requests whose process is killed with SIGKILL at random moments, and resumed by another (benchmarks/kills.py: more)."""
+"""A process killed with SIGKILL at random moments, and resumed by another (benchmarks/kills.py: more)."""
 
 from __future__ import annotations
 
