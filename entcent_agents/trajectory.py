@@ -22,7 +22,7 @@ RECORD_VERSION: Final = 1
 Column = Literal["entropy", "logprob", "confidence"]
 """A per-token quantity of `TokenLogprobs` that signals are taken from."""
 T = TypeVar("T")
-Status = Literal["finished", "unfinished", "failed"]
+Status = Literal["finished", "held", "unfinished", "failed"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
