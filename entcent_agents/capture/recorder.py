@@ -74,6 +74,15 @@ class TurnRecorder(BaseCallbackHandler):
         links = [*causes_of(error)]
         return _any_of(self._failed_calls, links) and not _any_of(self._failed_tools, links)
 
+    def words_of(self, turn: Turn) -> str:
+        """What the message of a turn says: by it a message is known again that a node rebuilt."""
+        return next((words for words, known in self._ids_by_words.items() if known == turn.message_id), "")
+
+    def remember(self, turn: Turn, words: str) -> None:
+        """Take up a turn that another recorder recorded."""
+        self.turns[turn.message_id] = turn
+        self._ids_by_words[words] = turn.message_id
+
     def turn_of(self, message: AIMessage) -> Turn | None:
         """The turn of a message that the agent kept, also where a node rebuilt it under another id."""
         return self.turns.get(str(message.id)) or self.turns.get(self._ids_by_words.get(_said(message), ""))
@@ -117,8 +126,7 @@ class TurnRecorder(BaseCallbackHandler):
         strip_logprobs(message)
         message_id = message.id or run_id
         turn = Turn(message_id=message_id, generated_tokens=_generated(message, logprobs), logprobs=logprobs)
-        self.turns[message_id] = turn
-        self._ids_by_words[_said(message)] = message_id
+        self.remember(turn, _said(message))
         prompt = message.usage_metadata["input_tokens"] if message.usage_metadata else 0
         self.usage += Usage(prompt_tokens=prompt, generated_tokens=turn.generated_tokens)
         if self._on_turn:

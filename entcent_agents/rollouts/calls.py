@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from typing import Any, Final, Self
+from typing import Any, Final, Self, cast
 
 from langchain_core.messages import ToolMessage
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
@@ -118,11 +118,13 @@ def stored(result: Any) -> dict[str, Any]:
 
 def restored(value: Any, call: Call) -> Any:
     """A result that was stored, or one that a person gave, as the result of this call."""
-    if isinstance(value, Mapping) and "packed" in value:
-        kind, data = value["packed"]  # pyright: ignore[reportUnknownVariableType]
+    kept = cast("Mapping[str, Any]", value) if isinstance(value, Mapping) else {}
+    if "packed" in kept:
+        kind, data = kept["packed"]
         return addressed(_SERIALIZER.loads_typed((kind, base64.b64decode(data))), call)
-    text = value["text"] if isinstance(value, Mapping) and set(value) == {"text"} else value  # pyright: ignore[reportUnknownArgumentType]
-    return ToolMessage(content=text if isinstance(text, str) else json.dumps(text, ensure_ascii=False), name=call.tool, tool_call_id=call.id)
+    given = kept["text"] if set(kept) == {"text"} else value
+    content = given if isinstance(given, str) else json.dumps(given, ensure_ascii=False)
+    return ToolMessage(content=content, name=call.tool, tool_call_id=call.id)
 
 
 def refused(reason: str, call: Call) -> ToolMessage:
@@ -135,5 +137,3 @@ def addressed(result: Any, call: Call) -> Any:
     if isinstance(result, ToolMessage) and result.tool_call_id != call.id:
         return result.model_copy(update={"tool_call_id": call.id, "id": None})
     return result
-
-

@@ -43,8 +43,12 @@ class Ending:
     held: tuple[HeldCall, ...] = ()
     questions: tuple[Question, ...] = ()
     changes: tuple[Change, ...] = ()
-    output: str | None = None
     values: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+    def at(self, rollout: str, turn: int) -> Ending:
+        """The same, with the ledger's positions of what it is held before."""
+        self.held = tuple(held.at(rollout, turn, ordinal) for ordinal, held in enumerate(self.held))
+        return self
 
     @property
     def vote_key(self) -> str | None:
@@ -93,6 +97,8 @@ def packed(ending: Ending, graph: Graph, request: RolloutRequest, guard: Guard, 
         "state": _written(graph, request.state, ending.values),
         "store": store,
         "request": guard.request,
+        "base": request.base.thread_id if request.base else None,
+        "messages": [message.id for message in ending.values.get("messages", ())],
         "held": [held.to_dict() for held in ending.held],
         "questions": [asdict(question) for question in ending.questions],
         "results": [[list(key), value] for key, value in guard.results.items()] if ending.status == "held" else [],

@@ -109,6 +109,10 @@ class Rules:
     results: Mapping[Key, Mapping[str, Any]] = field(default_factory=dict[Key, Mapping[str, Any]])
     shared: SharedCalls = field(default_factory=SharedCalls)
 
+    def knowing(self, results: Mapping[Key, Mapping[str, Any]]) -> Rules:
+        """The same rules for a rollout that has results of its own."""
+        return replace(self, results={**self.results, **results}) if results else self
+
 
 class _Task:
     """Calls of one task of the graph that are under way, and those among them that wait to be held."""
@@ -142,9 +146,14 @@ class Guard:
         self._numbers: dict[int, tuple[object, Counter[Key]]] = {}
         self._closed = False
 
+    @property
+    def request(self) -> str:
+        """What the ledger keeps the whole request by."""
+        return self._rules.request
+
     def effect_of(self, tool: str) -> ToolEffect:
         """What a tool does to the world."""
-        return self._rules.effects.get(tool) or ToolEffect(tool=tool, effect=Effect.EXTERNAL)
+        return self._rules.effects.get(tool) or _unknown(tool)
 
     async def call(self, call: Call, run: Run, *, shareable: bool) -> Any:
         """Make a call, or give what came of it before, or stop the rollout before it.
@@ -335,6 +344,12 @@ def use_guard(guard: Guard) -> Generator[None]:
         yield
     finally:
         current_guard.reset(token)
+
+
+def _unknown(tool: str) -> ToolEffect:
+    return ToolEffect(
+        tool=tool, effect=Effect.EXTERNAL, idempotent=False, environment=None, shareable=False, source="unknown"
+    )
 
 
 def _interrupt() -> Interrupt:

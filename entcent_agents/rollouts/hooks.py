@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Iterable
-from typing import Any, Final
+from typing import Any, Final, cast
 from uuid import UUID
 
 from langchain_core.callbacks import BaseCallbackHandler
@@ -66,8 +66,8 @@ class ToolWatch(BaseCallbackHandler):
         if outer and (known.effect is Effect.WRITE or known.source == "unknown"):
             return  # part of a call that was declared as a whole
         raise EffectError(
-            f"a node called the tool {tool!r}, which is {known.effect.value}, without a tool node, so that nobody could "
-            f"hold it: wrap it where the graph is made, with guarded(tool) of entcent_agents.rollouts.hooks, or declare "
+            f"a node called the tool {tool!r}, which is {known.effect.value}, without a tool node, so that nobody "
+            "could hold it: wrap it where the graph is made, guarded(tool) of entcent_agents.nodes, or declare "
             f"effects={{{tool!r}: READ}} if it changes nothing"
         )
 
@@ -186,14 +186,15 @@ def _from_a_thread(guard: Guard, call: Call, run: Any, bare: bool) -> Any:
 def _direct_call(guard: Guard, tool: str, given: Any, config: RunnableConfig | None) -> Call:
     """The call that a node makes; one without an id is numbered within the run of its task."""
     configurable = ensure_config(config).get("configurable", {})
-    arguments = given.get("args", given) if isinstance(given, dict) and given.get("type") == "tool_call" else given
-    arguments = arguments if isinstance(arguments, dict) else {"input": arguments}
-    given_id = given.get("id") if isinstance(given, dict) and given.get("type") == "tool_call" else None
-    namespace = str(configurable.get("checkpoint_ns", ""))
-    call = Call(namespace=namespace, id=given_id or "", tool=tool, arguments=arguments)
-    if given_id:
-        return call
-    return guard.numbered(call, configurable.get("__pregel_scratchpad"))
+    known = cast("dict[str, Any]", given) if isinstance(given, dict) else {"input": given}
+    is_call = known.get("type") == "tool_call"
+    call = Call(
+        namespace=str(configurable.get("checkpoint_ns", "")),
+        id=known["id"] or "" if is_call else "",
+        tool=tool,
+        arguments=known["args"] if is_call else known,
+    )
+    return call if call.id else guard.numbered(call, configurable.get("__pregel_scratchpad"))
 
 
 def _namespace(config: RunnableConfig) -> str:

@@ -79,8 +79,8 @@ def tool_nodes_of(agent: Graph) -> list[ToolNode]:
 
 def parent_saver(config: RunnableConfig) -> BaseCheckpointSaver[Any] | None:
     """The checkpointer of the graph that runs this node, if it has one."""
-    saver = config.get("configurable", {}).get("__pregel_checkpointer")
-    return saver if isinstance(saver, BaseCheckpointSaver) else None
+    saver: Any = config.get("configurable", {}).get("__pregel_checkpointer")
+    return cast("BaseCheckpointSaver[Any]", saver) if isinstance(saver, BaseCheckpointSaver) else None
 
 
 def _forwarded(callbacks: Any, handlers: list[BaseCallbackHandler]) -> Any:

@@ -46,6 +46,7 @@ class Base:
         held: The external calls that it stopped before. To go on from it is to approve them.
         questions: The interrupts that it stopped at.
         results: Of calls that ran in tasks which have to run again.
+        messages: Ids of the conversation's messages when it had been committed so far.
     """
 
     thread_id: str
@@ -54,6 +55,7 @@ class Base:
     held: tuple[HeldCall, ...]
     questions: tuple[Question, ...]
     results: Mapping[Key, Mapping[str, Any]]
+    messages: Sequence[str | None]
 
     @classmethod
     def of(cls, rollout: Rollout) -> Self:
@@ -66,6 +68,7 @@ class Base:
             held=tuple(HeldCall.from_dict(held) for held in output["held"]),
             questions=tuple(Question(**question) for question in output["questions"]),
             results={tuple(key): value for key, value in output["results"]},
+            messages=output["messages"],
         )
 
 
@@ -85,6 +88,7 @@ class RolloutRequest:
         recursion_limit: Most supersteps of a rollout.
         retries: Of model calls that fail for a passing reason.
         rules: What tools may do.
+        resumable: Whether another process may go on with them.
         base: What the rollouts go on from; None at the beginning.
         answers: What a person answered to the base's questions, by their ids.
     """
@@ -100,6 +104,7 @@ class RolloutRequest:
     recursion_limit: int
     retries: Retries
     rules: Rules
+    resumable: bool = False
     base: Base | None = None
     answers: Mapping[str, Any] = field(default_factory=dict[str, Any])
 

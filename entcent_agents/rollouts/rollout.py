@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Mapping
 from copy import deepcopy
-from dataclasses import dataclass, field
 from typing import Any
 
 from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.errors import GraphBubbleUp
 from langgraph.types import Command
 
@@ -16,6 +17,7 @@ from entcent_agents.capture.recorder import TurnRecorder
 from entcent_agents.chat.sampling import token_listener
 from entcent_agents.environments import Environment, Fork, use_environments
 from entcent_agents.errors import ConfigurationError
+from entcent_agents.rollouts.calls import Key
 from entcent_agents.rollouts.cleanup import discard, to_the_end
 from entcent_agents.rollouts.ending import Ending, packed, read_ending, trajectory_of
 from entcent_agents.rollouts.guard import Guard, use_guard
@@ -43,38 +45,131 @@ async def run_rollout(request: RolloutRequest, index: int, write: Any) -> Rollou
         Exception: Cancellation, graph bubble-ups and programming errors alone.
     """
     journal = await request.store.read(request.thread_id(index)) if request.store.durable else None
-    reporter = ProgressReporter(index, write)
     if (known := ended(journal)) is not None:
-        reporter.end(known.status)
+        ProgressReporter(index, write).end(known.status)
         return known
-    attempt = _Attempt(request, index, reporter)
+    attempt = _Attempt(request, index, write)
     started = time.perf_counter()
     try:
         await attempt.run(journal)
     except (asyncio.CancelledError, GraphBubbleUp, *PROGRAMMING_ERRORS) as stop:
         if not (request.resumable and isinstance(stop, asyncio.CancelledError)):
-            await discard(attempt.forks.values())
+            await discard(attempt.writing.forks.values())
         raise
     except Exception as error:  # a bad rollout is data
         attempt.ending = Ending(error=_one_line(error))
     if attempt.ending.status not in ("finished", "held"):
-        await discard(attempt.forks.values())
-        attempt.forks.clear()
-    reporter.end(attempt.ending.status)
+        await discard(attempt.writing.forks.values())
+        attempt.writing.forks.clear()
     rollout = attempt.record(time.perf_counter() - started)
     await attempt.writing.end(rollout)
+    attempt.reporter.end(rollout.status)
     return rollout
 
 
-@dataclass(slots=True)
 class _Attempt:
     """A rollout under way."""
 
-    request: RolloutRequest
-    index: int
-    reporter: ProgressReporter
-    ending: Ending = field(default_factory=Ending)
-    output: str | None = None
-
-    def __post_init__(self) -> None:
+    def __init__(self, request: RolloutRequest, index: int, write: Any) -> None:
+        self.request = request
+        self.index = index
+        self.ending = Ending()
+        self.reporter = ProgressReporter(index, write)
         self.recorder = TurnRecorder(on_turn=self.reporter.on_turn)
+        self.overlay = OverlayStore(request.memory) if request.memory else None
+        self.writing = Writing(
+            store=request.store, thread_id=request.thread_id(index), recorder=self.recorder, overlay=self.overlay
+        )
+        self._output: str | None = None
+
+    async def run(self, journal: Journal | None) -> None:
+        """From the beginning, or from where its journal leaves off."""
+        request, writing = self.request, self.writing
+        results = await self._take_up(journal)
+        guard = Guard(request.rules.knowing(results), writing if request.store.durable else None)
+        graph = isolated_graph(request.agent, self._saver(), self.overlay)
+        config = isolated_config(
+            request.config,
+            writing.thread_id,
+            request.recursion_limit,
+            [self.recorder, self.reporter, ToolWatch(guard)],
+        )
+        listening = token_listener.set(self.reporter.on_tokens)
+        try:
+            with no_ambient_config(), use_environments(writing.forks), use_guard(guard):
+                await with_retries(
+                    lambda: self._start(graph, config),
+                    lambda: self._go_on(graph, config, guard),
+                    self.recorder.failed_with,
+                    request.retries,
+                    self.reporter.pause,
+                )
+                snapshot = await graph.aget_state(config, subgraphs=True)
+        finally:
+            token_listener.reset(listening)
+            await to_the_end(guard.close())
+        self.ending = read_ending(snapshot, request, guard).at(f"{writing.thread_id}#{writing.name}", self.turns)
+        if self.ending.status in ("finished", "held"):
+            for fork in writing.forks.values():
+                self.ending.changes += await asyncio.to_thread(fork.diff)
+            self._output = packed(self.ending, graph, request, guard, self.overlay.writes if self.overlay else [])
+
+    @property
+    def turns(self) -> int:
+        """How many turns it has made, those it went on from included."""
+        before = len(self.request.base.trajectory.turns) if self.request.base else 0
+        return before + len(self.recorder.turns)
+
+    def record(self, seconds: float) -> Rollout:
+        """What is kept of it."""
+        base = self.request.base
+        return Rollout(
+            index=self.index,
+            thread_id=self.writing.thread_id,
+            status=self.ending.status,
+            trajectory=trajectory_of(self.ending.messages, self.recorder, base.trajectory if base else Trajectory()),
+            usage=self.recorder.usage,
+            seconds=seconds,
+            error=self.ending.error,
+            vote_key=self.ending.vote_key,
+            forks={name: fork.reference for name, fork in self.writing.forks.items()},
+            output=self._output,
+        )
+
+    async def _take_up(self, journal: Journal | None) -> Mapping[Key, Any]:
+        """Make the forks and the thread ready, those of an earlier process or new ones."""
+        if journal is not None:
+            return await resumed(journal, self.writing, self.request.environments)
+        for environment in self.request.environments:
+            await to_the_end(asyncio.to_thread(_fork_into, self.writing.forks, environment))
+        await self.writing.begin(self.request.base.thread_id if self.request.base else None)
+        return {}
+
+    def _saver(self) -> BaseCheckpointSaver[Any]:
+        store = self.request.store
+        return store.flushing(self.writing.flush) if store.durable else store.saver
+
+    async def _start(self, graph: Graph, config: RunnableConfig) -> None:
+        """Begin, or go on, depending on what the thread says."""
+        snapshot = await graph.aget_state(config)
+        base = self.request.base
+        if not snapshot.values and not snapshot.next and base is None:
+            given: Any = deepcopy(dict(self.request.state))
+        elif not snapshot.next:
+            return  # it had ended, and its process did not live to say so
+        else:
+            given = Command(resume=dict(self.request.answers)) if self.request.answers else None
+        await graph.ainvoke(given, config, context=self.request.context, durability="sync")
+
+    async def _go_on(self, graph: Graph, config: RunnableConfig, guard: Guard) -> None:
+        guard.held.clear()
+        await graph.ainvoke(None, config, context=self.request.context, durability="sync")
+
+
+def _fork_into(forks: dict[str, Fork], environment: Environment) -> None:
+    """Fork, and have it known at once: a cancelled rollout discards what is known."""
+    forks[environment.name] = environment.fork()
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:500]
