@@ -126,9 +126,20 @@ class Staging:
         return folder
 
     def keep(self, folder: Path) -> None:
-        """Exempt a fork from sweeping for `KEPT_SECONDS`."""
+        """Exempt a fork, whose staged copy is durable, from sweeping for `KEPT_SECONDS`, after a power cut too."""
         (folder / "kept").touch()
-        sync_path(folder)
+        for path in (folder / "base.json", folder, self.forks, self.path, self.path.parent):
+            sync_path(path)
+
+    def is_committed(self, folder: Path) -> bool:
+        """Whether there is a receipt: the commit of this fork, which was kept, is done."""
+        return (self.receipts / folder.name).exists()
+
+    def retire(self, folder: Path) -> None:
+        """Remove a committed fork, with a receipt for those who kept it. Call it with the exclusive lock held."""
+        if is_kept(folder):
+            self.write_receipt(folder)
+        remove_fork(folder)
 
     def write_receipt(self, folder: Path) -> None:
         """Leave word that a kept fork was committed."""
@@ -140,7 +151,7 @@ class Staging:
     def sweep(self) -> None:
         """Remove what dead processes left. Call it with the exclusive lock held and no commit to finish."""
         for folder in _entries(self.forks):
-            if not _is_owned(folder) and not _is_fresh(folder / "kept"):
+            if self.is_committed(folder) or not (_is_owned(folder) or _is_fresh(folder / "kept")):
                 remove_fork(folder)
         for receipt in _entries(self.receipts):
             if not _is_fresh(receipt):
@@ -156,6 +167,11 @@ def all_locks(targets: Iterable[Path]) -> Generator[None, None, None]:
         for target in sorted(set(targets)):
             stack.enter_context(Staging(target).lock())
         yield
+
+
+def is_kept(folder: Path) -> bool:
+    """Whether a fork was to outlive the process that made it."""
+    return (folder / "kept").exists()
 
 
 def remove_fork(folder: Path) -> None:
