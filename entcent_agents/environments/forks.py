@@ -8,7 +8,7 @@ import shutil
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from entcent_agents.environments import journal
-from entcent_agents.environments.staging import Staging, is_kept
+from entcent_agents.environments.staging import BASE, Staging, is_kept
 from entcent_agents.errors import EnvironmentUnusableError
 
 if TYPE_CHECKING:
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from entcent_agents.environments.protocol import Environment
 
 E = TypeVar("E", bound="Environment")
-_BASE = "base.json"
 
 
 class StagedFork(Generic[E]):
@@ -60,7 +59,7 @@ class StagedFork(Generic[E]):
             self._require()
             copy = type(self)(self._environment, folder)
             self._copy(copy.path)
-            shutil.copyfile(self._folder / _BASE, folder / _BASE)
+            shutil.copyfile(self._folder / BASE, folder / BASE)
             return copy
 
     def keep(self) -> None:
@@ -95,7 +94,7 @@ class StagedFork(Generic[E]):
             )
 
     def _base(self) -> Any:
-        return json.loads((self._folder / _BASE).read_text())
+        return json.loads((self._folder / BASE).read_text())
 
 
 class StagedEnvironment:
@@ -137,8 +136,8 @@ def new_folder(target: Path) -> Generator[Path, None, None]:
 
 
 def write_base(folder: Path, base: object) -> None:
-    """Note what the target was like when it was forked; a fork without this is no fork yet."""
-    (folder / _BASE).write_text(json.dumps(base))
+    """Note what the target was like when it was forked; now the fork is one."""
+    (folder / BASE).write_text(json.dumps(base))
 
 
 def reopened_folder(target: Path, reference: str) -> Path:
@@ -150,7 +149,7 @@ def reopened_folder(target: Path, reference: str) -> Path:
     staging = Staging(target)
     folder = staging.folder(reference)
     with staging.lock(shared=True):
-        if staging.is_committed(folder) or not (folder / _BASE).exists():
+        if staging.is_committed(folder) or not (folder / BASE).exists():
             raise EnvironmentUnusableError(f"{reference} was discarded or committed: make a new fork of {target}")
         staging.own(folder)
     return folder

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Iterable
 
 KEPT_SECONDS = 7 * 24 * 3600.0  # how long kept forks and receipts outlive the process that left them
+BASE = "base.json"  # what the target was like when it was forked; a fork without this is no fork
+_KEPT = "kept"
 
 
 class Staging:
@@ -127,8 +129,8 @@ class Staging:
 
     def keep(self, folder: Path) -> None:
         """Exempt a fork, whose staged copy is durable, from sweeping for `KEPT_SECONDS`, after a power cut too."""
-        (folder / "kept").touch()
-        for path in (folder / "base.json", folder, self.forks, self.path, self.path.parent):
+        (folder / _KEPT).touch()
+        for path in (folder / BASE, folder, self.forks, self.path, self.path.parent):
             sync_path(path)
 
     def is_committed(self, folder: Path) -> bool:
@@ -151,13 +153,13 @@ class Staging:
     def sweep(self) -> None:
         """Remove what dead processes left. Call it with the exclusive lock held and no commit to finish."""
         for folder in _entries(self.forks):
-            if self.is_committed(folder) or not (_is_owned(folder) or _is_fresh(folder / "kept")):
+            if self.is_committed(folder) or not (_is_owned(folder) or _is_fresh(folder / _KEPT)):
                 remove_fork(folder)
         for receipt in _entries(self.receipts):
             if not _is_fresh(receipt):
                 receipt.unlink(missing_ok=True)
         for leftover in (*self.path.glob("image-*"), *self.path.glob("*.new")):
-            remove_fork(leftover) if leftover.is_dir() else leftover.unlink(missing_ok=True)
+            remove_tree(leftover) if leftover.is_dir() else leftover.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -171,10 +173,17 @@ def all_locks(targets: Iterable[Path]) -> Generator[None, None, None]:
 
 def is_kept(folder: Path) -> bool:
     """Whether a fork was to outlive the process that made it."""
-    return (folder / "kept").exists()
+    return (folder / _KEPT).exists()
 
 
 def remove_fork(folder: Path) -> None:
+    """Remove a fork; one whose removal a kill cuts off is swept, kept or not, and cannot be reopened."""
+    (folder / _KEPT).unlink(missing_ok=True)
+    (folder / BASE).unlink(missing_ok=True)
+    remove_tree(folder)
+
+
+def remove_tree(folder: Path) -> None:
     """Remove a folder with everything in it, write-protected directories included; not there is fine."""
     for parent, folders, _ in os.walk(folder):
         for name in folders:

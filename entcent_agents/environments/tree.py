@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from entcent_agents.environments.durable import exchange, sync_path
-from entcent_agents.environments.staging import remove_fork
+from entcent_agents.environments.staging import remove_tree
 from entcent_agents.errors import EnvironmentConflictError, EnvironmentUnusableError
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def copy(source: Path, path: Path) -> dict[str, str]:
                 raise EnvironmentUnusableError(f"{source} does not exist any more: create it again") from error
             if isinstance(error, shutil.Error):  # with a triple for each file: from, to, why
                 fault = f"{source} cannot be copied ({error.args[0][0][2]}): look at that file, and at the disk"
-        remove_fork(path)
+        remove_tree(path)
     raise EnvironmentUnusableError(fault)
 
 
