@@ -324,6 +324,26 @@ def test_a_copied_directory_keeps_links_permissions_and_what_is_gone(tmp_path: P
     assert not leftovers(environment)
 
 
+@pytest.mark.parametrize("clones", [True, False])
+def test_files_of_every_size_are_copied_whole_with_or_without_help_of_the_system(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clones: bool
+) -> None:
+    if not clones:
+        monkeypatch.delattr(os, "copy_file_range", raising=False)
+    fork = workspace(tmp_path).fork()
+    monkeypatch.setattr(tree, "_BYTES_A_CALL", 65_536)
+    contents = {"empty": b"", "odd": os.urandom(65_537), "large": os.urandom(3 << 20), "hole": bytes(1 << 20) + b"x"}
+    for name, content in contents.items():
+        fork.resolve(name).write_bytes(content)
+    os.truncate(fork.resolve("large"), 5 << 20)
+    copy = fork.fork()
+    assert {name: copy.resolve(name).read_bytes() for name in contents} == contents | {
+        "large": contents["large"] + bytes(2 << 20)
+    }
+    copy.resolve("odd").write_bytes(b"other")
+    assert fork.resolve("odd").read_bytes() == contents["odd"]
+
+
 def test_a_directory_that_is_written_all_the_time_is_not_copied(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
