@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import (
@@ -38,7 +38,7 @@ class FlushingSaver(BaseCheckpointSaver[Any]):
     @property
     def config_specs(self) -> list[Any]:
         """As the saver's."""
-        return self._saver.config_specs
+        return cast("list[Any]", self._saver.config_specs)
 
     def with_allowlist(self, extra_allowlist: Collection[tuple[str, ...]]) -> FlushingSaver:
         """The same around a saver that may read more types."""

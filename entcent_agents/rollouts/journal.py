@@ -61,7 +61,9 @@ def of_role(role: str) -> dict[str, Any]:
 
 def metadata_of(role: str) -> CheckpointMetadata:
     """The metadata of a checkpoint of ours."""
-    return cast("CheckpointMetadata", {"source": "update", "step": -1, "parents": {}, _ROLE: role, _VERSION: 1})
+    return cast(
+        "CheckpointMetadata", {"source": "update", "step": -1, "parents": {}, _ROLE: role, _VERSION: JOURNAL_VERSION}
+    )
 
 
 def checkpoint_of(values: Mapping[str, bytes], versions: Mapping[str, Any]) -> Checkpoint:
@@ -129,13 +131,9 @@ def entry_id(number: int, writer: int) -> str:
 
 
 def last_sign(found: CheckpointTuple) -> float:
-    """When a checkpoint, or an entry on it, was written, in seconds since 1970."""
-    made = datetime.fromisoformat(found.checkpoint["ts"]).timestamp()
-    if found.config["configurable"].get("checkpoint_ns") != NAMESPACE:
-        return made
-    times = (_time_of(value) for _, _, value in found.pending_writes or ())
-    return max(made, *times, made)
-
-
-def _time_of(value: Any) -> float:
-    return msgspec.msgpack.decode(value)[0]
+    """When a checkpoint, or an entry on a journal that can be read, was written, in seconds since 1970."""
+    times = [datetime.fromisoformat(found.checkpoint["ts"]).timestamp()]
+    metadata = cast("Mapping[str, Any]", found.metadata)
+    if metadata.get(_ROLE) == JOURNAL and metadata.get(_VERSION) == JOURNAL_VERSION:
+        times += (msgspec.msgpack.decode(value)[0] for _, _, value in found.pending_writes or ())
+    return max(times)

@@ -14,7 +14,6 @@ import time
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Any, Final
 
 from langchain_core.runnables import RunnableConfig
@@ -160,7 +159,7 @@ class RolloutStore:
         claims = [found async for found in self.saver.alist(None, filter=of_role(CLAIM))]
         swept: list[str] = []
         for claim in claims:
-            thread_id = str(claim.config["configurable"]["thread_id"])
+            thread_id = str(_keys(claim.config)["thread_id"])
             if last_sign(claim) < before and await self._last_sign(thread_id) < before:
                 await self.forget(thread_id)
                 swept.append(thread_id)
@@ -178,13 +177,15 @@ class RolloutStore:
         found = await self.saver.aget_tuple(_on(thread_id, NAMESPACE))
         if found is None or not is_journal(found):
             return None
-        tail = self._tails.setdefault(thread_id, _Tail(found.config, 0))
-        tail.number = max(tail.number, last_number(found))
+        tail = self._tails.get(thread_id)
+        if tail is None or _keys(tail.journal)["checkpoint_id"] != found.checkpoint["id"]:
+            tail = self._tails[thread_id] = _Tail(found.config, 0)
+        tail.number = max(tail.number, last_number(found))  # in place: an append may be under way
         return found
 
     async def _copy(self, found: CheckpointTuple, target: str, copied: set[tuple[str, str, Any]]) -> None:
         namespace, checkpoint = _namespace(found), found.checkpoint
-        parent = found.parent_config["configurable"]["checkpoint_id"] if found.parent_config else None
+        parent = _keys(found.parent_config)["checkpoint_id"] if found.parent_config else None
         versions = {
             channel: version
             for channel, version in checkpoint["channel_versions"].items()
@@ -192,11 +193,12 @@ class RolloutStore:
         }
         copied.update((namespace, channel, version) for channel, version in versions.items())
         put = await self.saver.aput(_on(target, namespace, parent), checkpoint, found.metadata, versions)
-        tasks = groupby(found.pending_writes or (), key=lambda write: write[0])
-        for position, (task_id, writes) in enumerate(tasks):
+        tasks: dict[str, list[tuple[str, Any]]] = {}
+        for task_id, channel, value in found.pending_writes or ():
+            tasks.setdefault(task_id, []).append((channel, value))
+        for position, (task_id, pairs) in enumerate(tasks.items()):
             # Savers read writes in the order of task paths, which they do not tell: names in the order that was read.
             path = f"{position:08}" if position else ""
-            pairs = [(channel, value) for _, channel, value in writes]
             # Savers number the others by their place in the list, and may replace the special ones only if alone.
             for special in (False, True):
                 part = [pair for pair in pairs if (pair[0] in WRITES_IDX_MAP) is special]
@@ -213,7 +215,11 @@ def _on(thread_id: str, namespace: str | None = None, checkpoint_id: str | None 
 
 
 def _namespace(found: CheckpointTuple) -> str:
-    return found.config["configurable"].get("checkpoint_ns", "")
+    return _keys(found.config).get("checkpoint_ns", "")
+
+
+def _keys(config: RunnableConfig) -> dict[str, Any]:
+    return config.get("configurable", {})
 
 
 def _require_awaitable(saver: BaseCheckpointSaver[Any]) -> None:
