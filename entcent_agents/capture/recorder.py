@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -13,7 +13,7 @@ from pydantic import ConfigDict, Field
 
 from entcent_agents.capture.messages import RAW, capture_logprobs, strip_logprobs
 from entcent_agents.capture.tokens import estimated_tokens
-from entcent_agents.errors import LogprobsMalformedError
+from entcent_agents.errors import LogprobsMalformedError, causes_of
 from entcent_agents.logprobs import TokenLogprobs
 from entcent_agents.trajectory import Turn, Usage
 
@@ -63,6 +63,25 @@ class TurnRecorder(BaseCallbackHandler):
         self._ids_by_words: dict[str, str] = {}
         self._streamed: dict[UUID, TokenLogprobs] = {}
         self._on_turn = on_turn
+        self._failed_calls: list[BaseException] = []
+        self._failed_tools: list[BaseException] = []
+
+    def failed_with(self, error: BaseException) -> bool:
+        """Whether an exception came out of a model call, and went through no tool on its way.
+
+        A tool that asked a model may have acted before; an exception that a tool raised is that tool's failure.
+        """
+        links = [*causes_of(error)]
+        return _any_of(self._failed_calls, links) and not _any_of(self._failed_tools, links)
+
+    def words_of(self, turn: Turn) -> str:
+        """What the message of a turn says: by it a message is known again that a node rebuilt."""
+        return next((words for words, known in self._ids_by_words.items() if known == turn.message_id), "")
+
+    def remember(self, turn: Turn, words: str) -> None:
+        """Take up a turn that another recorder recorded."""
+        self.turns[turn.message_id] = turn
+        self._ids_by_words[words] = turn.message_id
 
     def turn_of(self, message: AIMessage) -> Turn | None:
         """The turn of a message that the agent kept, also where a node rebuilt it under another id."""
@@ -79,8 +98,13 @@ class TurnRecorder(BaseCallbackHandler):
         self._streamed[run_id] = logprobs
 
     def on_llm_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
-        """A call that failed has no turn."""
+        """A call that failed has no turn; with what it failed is remembered."""
         self._streamed.pop(run_id, None)
+        self._failed_calls.append(error)
+
+    def on_tool_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
+        """What a tool raised is remembered, whoever raised it first."""
+        self._failed_tools.append(error)
 
     def on_llm_end(self, response: LLMResult, *, run_id: UUID, **kwargs: Any) -> None:
         """Record each generation and strip its raw log-probabilities."""
@@ -102,8 +126,7 @@ class TurnRecorder(BaseCallbackHandler):
         strip_logprobs(message)
         message_id = message.id or run_id
         turn = Turn(message_id=message_id, generated_tokens=_generated(message, logprobs), logprobs=logprobs)
-        self.turns[message_id] = turn
-        self._ids_by_words[_said(message)] = message_id
+        self.remember(turn, _said(message))
         prompt = message.usage_metadata["input_tokens"] if message.usage_metadata else 0
         self.usage += Usage(prompt_tokens=prompt, generated_tokens=turn.generated_tokens)
         if self._on_turn:
@@ -122,6 +145,10 @@ def hand_over(logprobs: TokenLogprobs | None, run: BaseRunManager | None) -> Non
     for handler in run.handlers:
         if isinstance(handler, TurnRecorder):
             handler.on_logprobs(logprobs, run_id=run.run_id)
+
+
+def _any_of(known: Sequence[BaseException], links: Sequence[BaseException]) -> bool:
+    return any(error is link for error in known for link in links)
 
 
 def _generated(message: AIMessage, logprobs: TokenLogprobs | None) -> int:
