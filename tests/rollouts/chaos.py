@@ -149,7 +149,12 @@ class Ran:
             came = await graph.ainvoke(given, config)
             if "__interrupt__" not in came:
                 return
-            given = Command(resume={asked.id: self.truth(asked.value) for asked in came["__interrupt__"]})
+            given = Command(
+                resume={
+                    asked.id: [self.truth(question) for question in asked.value["questions"]]
+                    for asked in came["__interrupt__"]
+                }
+            )
 
     def truth(self, question: Any) -> dict[str, Any]:
         """Look whether it happened, and say so."""

@@ -89,14 +89,14 @@ def killing(seed: int, *, database: str | None = None, **settings: Any) -> Itera
         script = Script(seed=seed, log=folder / "log", plans=plans, delay_seconds=0.03)
         with model_server(script) as base_url:
             place = Place(folder=folder, base_url=base_url, world=outside.address, database=database, **settings)
-            asyncio.run(_set_up(place))
+            if database:
+                asyncio.run(_set_up(place))
             yield Killing(place, outside, script.log)
 
 
 async def _set_up(place: Place) -> None:
-    for name in ("threads", "rollouts"):
-        async with place.saver(name) as saver:
-            await saver.setup()  # type: ignore[attr-defined]
+    async with place.saver("threads") as saver:
+        await saver.setup()  # type: ignore[attr-defined]
 
 
 def kill_at_random(run: Killing, kills: int, seed: int) -> Account:

@@ -121,10 +121,14 @@ async def _serve(graph: Any, place: Place, number: int) -> None:
         came = await graph.ainvoke(given, config)
         if "__interrupt__" not in came:
             return
-        given = Command(resume={asked.id: await answer(place, asked.value) for asked in came["__interrupt__"]})
+        given = Command(resume={asked.id: await _answers(place, asked.value) for asked in came["__interrupt__"]})
 
 
-async def answer(place: Place, question: Any) -> dict[str, Any]:
+async def _answers(place: Place, asked: Any) -> list[dict[str, Any]]:
+    return [await _answer(place, question) for question in asked["questions"]]
+
+
+async def _answer(place: Place, question: Any) -> dict[str, Any]:
     """Look whether it happened, and say so."""
     tool, mark = question["tool"], question["arguments"]["mark"]
     happened = await touch(place.world, f"{QUESTION}{mark}") == "yes"

@@ -8,7 +8,7 @@ from tests.rollouts.chaos import Chaos, run_chaos
 
 
 def test_tools_that_fail_leave_no_effect_of_a_loser_none_twice_and_no_request_hangs():
-    account = run_chaos(Chaos(requests=6, n=3, failing=0.2, external=False))
+    account = run_chaos(Chaos(requests=6, n=3, failing=0.2))
     sys.stdout.write(f"{dict(account.counts)}\n")
     assert account.violations == []
     assert account.counts["committed"]
