@@ -146,5 +146,27 @@ def use_pool(pool: SamplingPool) -> Generator[SamplingPool]:
         _pool.reset(token)
 
 
+_plain: ContextVar[bool] = ContextVar("plain_sampling", default=False)
+
+
+def is_plain() -> bool:
+    """Whether calls are made here without asking for log-probabilities."""
+    return _plain.get()
+
+
+@contextmanager
+def plain_sampling() -> Generator[None]:
+    """Make the calls inside as any chat model does: each by itself, and without log-probabilities.
+
+    For servers that refuse them, where one answer that nothing is compared with is better than none.
+    """
+    plain, pool = _plain.set(True), _pool.set(None)
+    try:
+        yield
+    finally:
+        _pool.reset(pool)
+        _plain.reset(plain)
+
+
 def _deaf(tokens: int) -> None:
     """Nobody listens."""
