@@ -131,7 +131,7 @@ class ChatServer:
         self._script = replies
         self._max_n, self._gives, self._prompt_tokens, self._ascii = max_n, gives, prompt_tokens, ascii_json
         self._next = 0
-        self._lock = threading.Lock()
+        self._lock = threading.Condition()
         self._http = _Http(("127.0.0.1", 0), _Handler)
         self._http.script = self
         self._thread = threading.Thread(target=self._http.serve_forever, args=(0.02,), daemon=True)
@@ -160,6 +160,7 @@ class ChatServer:
         with self._lock:
             self.requests.append(request)
             self.asked.set()
+            self._lock.notify_all()
             if self._max_n is not None and request.n > self._max_n:
                 words = f"Field 'n': Value must be between 1 <= value <= {self._max_n}, but got {request.n}"
                 return [Reply(status=400, error=words)]
@@ -177,7 +178,13 @@ class ChatServer:
         """A client closed its connection before it had its answer."""
         with self._lock:
             self.hang_ups += 1
+            self._lock.notify_all()
         self.hung_up.set()
+
+    def comes_to(self, state: Callable[[], bool], seconds: float = 10.0) -> bool:
+        """Whether a state of requests and hang-ups comes within the time; blocks until then."""
+        with self._lock:
+            return self._lock.wait_for(state, seconds)
 
     def body(self, replies: Sequence[Reply]) -> bytes:
         """A whole answer."""
