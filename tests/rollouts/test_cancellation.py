@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import threading
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -22,8 +24,9 @@ from entcent_agents.effects import READ, WRITE
 from entcent_agents.environments import DirectoryEnvironment, SqliteEnvironment, current_environment
 from entcent_agents.errors import ConfigurationError
 from entcent_agents.prebuilt import entropy_centroid_graph
+from entcent_agents.rollouts.cleanup import discard
 from entcent_agents.testing import ScriptedChat, ScriptedTurn
-from tests.chat_server import ChatServer, Request, says
+from tests.chat_server import ChatServer, says
 
 ASK = {"messages": [HumanMessage("go")]}
 LATE = says("a b c d", delay_seconds=30)
@@ -147,24 +150,172 @@ async def test_an_error_that_ends_all_rollouts_ends_their_requests(serve, reply)
     assert await come_to(server, lambda: server.hang_ups == 3, AT_ONCE_SECONDS)
 
 
-async def test_a_synchronous_model_call_in_a_thread_ends_by_itself_and_nobody_waits_for_it(serve):
-    released = threading.Event()
-
-    def answer(request: Request):
-        released.wait(20)
-        return [says("late")]
-
-    server = serve(answer)
-    model = alone(server)
+@slowly
+@pytest.mark.parametrize("coalesce", [True, False])
+async def test_calls_from_synchronous_nodes_end_too_and_no_further_ones_are_made(serve, reply, coalesce):
+    server = serve(lambda request: [reply] * request.n)
+    model, ended = ours(server, coalesce=coalesce), threading.Semaphore(0)
 
     def ask(state: MessagesState):
-        return {"messages": [model.invoke(state["messages"])]}
+        for _ in range(3):
+            try:
+                model.invoke(state["messages"])
+            except asyncio.CancelledError:
+                ended.release()
 
     agent = StateGraph(MessagesState).add_node(ask).add_edge(START, "ask").compile()
     task = asyncio.create_task(entropy_centroid_graph(agent, n=2).ainvoke(ASK))
-    assert await come_to(server, lambda: len(server.answered) == 0, 0)
-    await asyncio.sleep(0.3)
-    started = time.monotonic()
+    assert await come_to(server, lambda: sum(request.n for request in server.answered) == 2)
+    requests = len(server.answered)
     await cancelled(task)
-    assert time.monotonic() - started < AT_ONCE_SECONDS
-    released.set()
+    assert await come_to(server, lambda: server.hang_ups == requests, AT_ONCE_SECONDS)
+    for _ in range(2 * 3):
+        assert await asyncio.to_thread(ended.acquire, timeout=10)
+    assert len(server.answered) == requests
+
+
+# Threads
+
+
+class Held:
+    """A sync tool that a test holds in the middle of its work; `late` is what it does when it is let go."""
+
+    def __init__(self, environment, late) -> None:
+        self.environment, self.late = environment, late
+        self.at_work, self.let_go, self.done = threading.Event(), threading.Event(), threading.Event()
+
+    def graph(self, n: int = 1):
+        @tool
+        def change() -> str:
+            """Change the world."""
+            fork = current_environment()
+            self.at_work.set()
+            self.let_go.wait(20)
+            try:
+                self.late(fork)
+            finally:
+                self.done.set()
+            return "changed"
+
+        model = ScriptedChat(scripts=[[ScriptedTurn(tool_calls=[("change", {})]), ScriptedTurn(text="done")]])
+        agent = create_agent(model, [change])
+        return entropy_centroid_graph(agent, n=n, effects={"change": WRITE}, environments=[self.environment])
+
+    async def cancelled_at_work(self, *, lets_go_first: bool = False) -> None:
+        task = asyncio.create_task(self.graph().ainvoke(ASK))
+        assert await asyncio.to_thread(self.at_work.wait, 10)
+        if lets_go_first:
+            self.let_go.set()
+        await cancelled(task)
+
+    async def ends(self) -> None:
+        self.let_go.set()
+        assert await asyncio.to_thread(self.done.wait, 10)
+
+
+def write_at_path(fork) -> None:
+    folder = fork.path / "new"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "late.txt").write_text("late")
+
+
+def write_resolved(fork) -> None:
+    fork.resolve("late.txt").write_text("late")
+
+
+def insert(fork) -> None:
+    with fork.connect() as connection:
+        connection.execute("INSERT INTO notes VALUES ('late')")
+
+
+def insert_at_path(fork) -> None:
+    with closing(sqlite3.connect(fork.path)) as connection:
+        connection.execute("INSERT INTO notes VALUES ('late')")
+        connection.commit()
+
+
+def directory(tmp_path: Path) -> DirectoryEnvironment:
+    (tmp_path / "world" / "files").mkdir(parents=True)
+    (tmp_path / "world" / "files" / "a.txt").write_text("a")
+    return DirectoryEnvironment(tmp_path / "world" / "files")
+
+
+def database(tmp_path: Path) -> SqliteEnvironment:
+    (tmp_path / "world").mkdir()
+    with closing(sqlite3.connect(tmp_path / "world" / "notes.db")) as connection:
+        connection.execute("CREATE TABLE notes (note TEXT)")
+        connection.commit()
+    return SqliteEnvironment(tmp_path / "world" / "notes.db")
+
+
+def content(environment) -> list[tuple]:
+    if isinstance(environment, SqliteEnvironment):
+        with closing(sqlite3.connect(environment.path)) as connection:
+            return connection.execute("SELECT * FROM notes").fetchall()
+    return sorted((str(path.relative_to(environment.path)), path.read_text()) for path in environment.path.iterdir())
+
+
+def left_of(environment) -> list[str]:
+    """What stands beside the real thing once somebody opens it anew."""
+    type(environment)(environment.path)
+    return [path.name for path in environment.path.parent.iterdir() if path != environment.path]
+
+
+LATE_WRITES = [
+    pytest.param(directory, write_resolved, id="directory, resolved"),
+    pytest.param(directory, write_at_path, id="directory, by path"),
+    pytest.param(database, insert, id="database, connected"),
+    pytest.param(database, insert_at_path, id="database, by path"),
+]
+
+
+@pytest.mark.parametrize(("world", "late"), LATE_WRITES)
+async def test_what_the_thread_of_a_cancelled_rollout_writes_lands_nowhere(tmp_path, world, late):
+    environment = world(tmp_path)
+    before = content(environment)
+    held = Held(environment, late)
+    started = time.monotonic()
+    await held.cancelled_at_work()
+    assert time.monotonic() - started < 5
+    await held.ends()
+    assert content(environment) == before
+    assert left_of(environment) == []
+
+
+async def test_a_thread_that_goes_on_writing_does_not_keep_a_cancellation_from_ending(tmp_path):
+    environment = directory(tmp_path)
+    stop = threading.Event()
+
+    def write_on(fork) -> None:
+        number = 0
+        while not stop.is_set():
+            folder = fork.path / f"{number % 50}"
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / f"{number}.txt").write_text("late")
+            number += 1
+
+    held = Held(environment, write_on)
+    threading.Timer(1.0, stop.set).start()
+    await held.cancelled_at_work(lets_go_first=True)
+    await held.ends()
+    assert left_of(environment) == []
+    assert content(environment) == [("a.txt", "a")]
+
+
+async def test_a_fork_that_is_written_to_for_too_long_is_left_to_the_sweep(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("entcent_agents.rollouts.cleanup.CLEAN_UP_SECONDS", 0.3)
+    fork = Written(directory(tmp_path).fork())
+    await discard([fork])
+    assert fork.tries > 1
+    assert "is still written to and was not removed" in caplog.text
+
+
+class Written:
+    """A fork that cannot be removed."""
+
+    def __init__(self, fork) -> None:
+        self.fork, self.reference, self.tries = fork, fork.reference, 0
+
+    def discard(self) -> None:
+        self.tries += 1
+        raise OSError(39, "Directory not empty")
