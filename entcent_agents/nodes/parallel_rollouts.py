@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext as plain_sampling
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Final, Literal, cast
@@ -15,7 +14,7 @@ from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.runtime import Runtime, get_runtime
 
-from entcent_agents.chat.sampling import SamplingPool, use_pool
+from entcent_agents.chat.sampling import SamplingPool, plain_sampling, use_pool
 from entcent_agents.effects import Effect, committing_selector_needed, durable_store_needed, effects_of
 from entcent_agents.environments import Environment, Fork
 from entcent_agents.errors import ConfigurationError, EffectError, EnvironmentUnusableError, RolloutsFailedError
