@@ -31,7 +31,7 @@ from entcent_agents.environments import Environment, Fork, commit
 from entcent_agents.errors import ConfigurationError, EffectError, EnvironmentUnusableError, RolloutsFailedError
 from entcent_agents.rollouts.cleanup import discard, to_the_end
 from entcent_agents.rollouts.events import COMMIT_EVENT
-from entcent_agents.rollouts.isolation import Graph, tools_of
+from entcent_agents.rollouts.isolation import Graph, outer_channels, tools_of, whole_input
 from entcent_agents.rollouts.output import unpack
 from entcent_agents.rollouts.overlay import apply_writes
 from entcent_agents.rollouts.rollout import RolloutRequest, run_rollout
@@ -105,7 +105,7 @@ class ParallelRollouts(_Node):
         names = [environment.name for environment in environments]
         if len(set(names)) < len(names):
             raise ConfigurationError(f"environments share a name: {', '.join(names)}; give each its own")
-        channels = tuple(cast("Mapping[str, Any]", agent.channels))
+        channels = tuple(agent.builder.channels)
         if "messages" not in channels:
             raise ConfigurationError(f"the agent's state has no `messages`; it has {', '.join(channels)}")
         self.agent = agent
@@ -121,6 +121,10 @@ class ParallelRollouts(_Node):
         self.name = "ParallelRollouts"
         self.has_selector = False
 
+    def __call__(self, state: Mapping[str, Any], config: RunnableConfig) -> dict[str, Any]:
+        """As `invoke`; with no schema of its own, LangGraph gives the node the whole state, as it does to subgraphs."""
+        return self.invoke(cast(RolloutsState, state), config)
+
     async def ainvoke(
         self, input: RolloutsState, config: RunnableConfig | None = None, **kwargs: Any
     ) -> dict[str, Any]:
@@ -130,7 +134,8 @@ class ParallelRollouts(_Node):
                 "rollouts with environments need a selector that commits one fork and discards the others: "
                 "add EntropyCentroidSelector(rollouts) after this node"
             )
-        request = self._request(input, config or {}, get_runtime())
+        config = config or {}
+        request = self._request(whole_input(input, config, also="rollouts"), config, get_runtime())
         with use_pool(SamplingPool(self.seed)):
             rollouts = await self._run(request, get_runtime().stream_writer)
         await self._require_quorum(rollouts)
@@ -140,7 +145,7 @@ class ParallelRollouts(_Node):
         """The forks that a rollout left for its commit."""
         return [self.environments[name].reopen(reference) for name, reference in rollout.forks.items()]
 
-    def _request(self, state: RolloutsState, config: RunnableConfig, runtime: Runtime[Any]) -> RolloutRequest:
+    def _request(self, state: Mapping[str, Any], config: RunnableConfig, runtime: Runtime[Any]) -> RolloutRequest:
         thread = config.get("configurable", {}).get("thread_id") or uuid4().hex
         task = runtime.execution_info.task_id if runtime.execution_info else uuid4().hex
         inputs = self.agent.input_channels
@@ -148,6 +153,7 @@ class ParallelRollouts(_Node):
         return RolloutRequest(
             agent=self.agent,
             state={key: value for key, value in state.items() if key in accepted},
+            channels=outer_channels(config) or self.agent.builder.channels,
             config=config,
             context=runtime.context,
             saver=self.saver,

@@ -7,11 +7,10 @@ import time
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.runnables import RunnableConfig
-from langgraph.channels.binop import BinaryOperatorAggregate
 from langgraph.errors import GraphBubbleUp
 from langgraph.store.base import BaseStore
 
@@ -21,8 +20,8 @@ from entcent_agents.environments import Change, Environment, Fork, use_environme
 from entcent_agents.errors import ConfigurationError
 from entcent_agents.outcomes import outcome_key
 from entcent_agents.rollouts.cleanup import discard, to_the_end
-from entcent_agents.rollouts.isolation import Graph, isolated_config, isolated_graph, no_ambient_config
-from entcent_agents.rollouts.output import is_answered, pack, state_difference
+from entcent_agents.rollouts.isolation import Channel, Graph, isolated_config, isolated_graph, no_ambient_config
+from entcent_agents.rollouts.output import is_answered, pack, state_updates
 from entcent_agents.rollouts.overlay import OverlayStore
 from entcent_agents.rollouts.progress import ProgressReporter
 from entcent_agents.trajectory import Rollout, Status, Trajectory
@@ -38,6 +37,7 @@ class RolloutRequest:
     Attributes:
         agent: The graph to run.
         state: Its input.
+        channels: Those that a commit writes to.
         config: Configuration of the node that runs the rollouts.
         context: The user's runtime context, handed on as it is.
         saver: The rollouts' own checkpointer.
@@ -49,6 +49,7 @@ class RolloutRequest:
 
     agent: Graph
     state: Mapping[str, Any]
+    channels: Mapping[str, Channel]
     config: RunnableConfig
     context: Any
     saver: Any
@@ -123,7 +124,8 @@ async def _attempt(
     try:
         with no_ambient_config(), use_environments(attempt.forks):
             await request.saver.adelete_thread(request.thread_id(index))  # what a request that was cut off left
-            await graph.ainvoke(deepcopy(dict(request.state)), config, context=request.context)
+            given = state_updates(graph.builder.channels, {}, deepcopy(dict(request.state)))
+            await graph.ainvoke(given, config, context=request.context)
             snapshot = await graph.aget_state(config)
     finally:
         token_listener.reset(listening)
@@ -134,7 +136,7 @@ async def _attempt(
     for fork in attempt.forks.values():
         attempt.changes += await asyncio.to_thread(fork.diff)
     attempt.output = pack(
-        {"state": _written(graph, request.state, snapshot.values), "store": store.writes if store else []}
+        {"state": _written(graph, request, snapshot.values), "store": store.writes if store else []}
     )
     attempt.status = "finished"
 
@@ -144,13 +146,11 @@ def _fork_into(forks: dict[str, Fork], environment: Environment) -> None:
     forks[environment.name] = environment.fork()
 
 
-def _written(graph: Graph, before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
+def _written(graph: Graph, request: RolloutRequest, after: Mapping[str, Any]) -> dict[str, Any]:
     """The difference in the channels that the agent gives out."""
     given = graph.output_channels
     outputs = {key: value for key, value in after.items() if key in ((given,) if isinstance(given, str) else given)}
-    channels = cast("Mapping[str, Any]", graph.channels)
-    reduced = [key for key in outputs if isinstance(channels.get(key), BinaryOperatorAggregate)]
-    return state_difference(before, outputs, reduced)
+    return state_updates(request.channels, request.state, outputs)
 
 
 def _why_unfinished(snapshot: Any) -> str:
