@@ -63,10 +63,10 @@ def state_updates(
 
 
 def is_answered(messages: Messages) -> bool:
-    """Whether the conversation ends in an answer: an AI message last, and no tool call without its result."""
+    """Whether no tool call among them is without its result; whether that is an answer, only the graph can know."""
     answered = {message.tool_call_id for message in messages if isinstance(message, ToolMessage)}
     calls = [call["id"] for message in messages if isinstance(message, AIMessage) for call in message.tool_calls]
-    return bool(messages) and isinstance(messages[-1], AIMessage) and answered.issuperset(calls)
+    return answered.issuperset(calls)
 
 
 def _update(channel: Channel, before: Any, after: Any) -> Any:

@@ -130,7 +130,7 @@ async def _attempt(
     finally:
         token_listener.reset(listening)
     attempt.messages = snapshot.values.get("messages", ())
-    if snapshot.next or snapshot.interrupts or not is_answered(attempt.messages):
+    if snapshot.next or snapshot.interrupts or not is_answered(_own(attempt.messages, request.state)):
         attempt.status, attempt.error = "unfinished", _why_unfinished(snapshot)
         return
     for fork in attempt.forks.values():
@@ -158,7 +158,7 @@ def _why_unfinished(snapshot: Any) -> str:
         return "stopped at an interrupt, which a rollout cannot answer"
     if snapshot.next:
         return f"stopped before {', '.join(snapshot.next)}"
-    return "ended without an answer: its last message is no AI message, or a tool call has no result"
+    return "ended with a tool call that has no result"
 
 
 def _own(messages: Sequence[BaseMessage], before: Mapping[str, Any]) -> list[BaseMessage]:
@@ -181,7 +181,7 @@ def _vote_key(attempt: _Attempt) -> str | None:
         return None
     # Changes are compared as calls are: who was acted on, and what was done to it.
     changes = [(change.target, [change.subject, change.what, change.digest]) for change in attempt.changes]
-    return outcome_key(changes, str(attempt.messages[-1].text))
+    return outcome_key(changes, str(attempt.messages[-1].text) if attempt.messages else "")
 
 
 def _one_line(error: Exception) -> str:
