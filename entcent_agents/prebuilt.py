@@ -7,7 +7,7 @@ from typing import Any, Literal, TypedDict, cast, get_type_hints
 from langgraph.graph import END, START, StateGraph
 
 from entcent_agents.nodes import EntropyCentroidSelector, ParallelRollouts, RolloutsState, unfinished
-from entcent_agents.rollouts.isolation import Graph
+from entcent_agents.rollouts.isolation import Graph, with_every_channel_public
 from entcent_agents.selection import Selector
 
 
@@ -43,16 +43,17 @@ def entropy_centroid_graph(
     Raises:
         ConfigurationError: On settings that cannot work, effects included; before any model call.
     """
-    rollouts = ParallelRollouts(agent, n=n, **settings)
+    rollouts = ParallelRollouts(with_every_channel_public(agent), n=n, **settings)
     select = EntropyCentroidSelector(rollouts, selector=selector, on_unscorable=on_unscorable)
     schema = cast(Any, agent.builder)
+    every_channel = _joined(*schema.schemas, RolloutsState)
     builder: StateGraph[Any, Any, Any, Any] = StateGraph(
         schema.state_schema,
         context_schema=schema.context_schema,
         input_schema=schema.input_schema,
         output_schema=_joined(schema.output_schema, _Selected),
     )
-    builder.add_node("rollouts", rollouts, input_schema=_joined(schema.state_schema, RolloutsState))
+    builder.add_node("rollouts", rollouts, input_schema=every_channel)
     builder.add_node("select", select, input_schema=RolloutsState)
     builder.add_edge(START, "rollouts")
     builder.add_edge("rollouts", "select")
@@ -60,7 +61,9 @@ def entropy_centroid_graph(
     return builder.compile(checkpointer=checkpointer, store=store, name=name)
 
 
-def _joined(schema: type[Any], ours: type[Any]) -> type[Any]:
-    """A state schema with the channels of both; where both have one, the agent's own stands."""
-    channels = get_type_hints(ours, include_extras=True) | get_type_hints(schema, include_extras=True)
+def _joined(*schemas: type[Any]) -> type[Any]:
+    """A state schema with the channels of all; where several have one, the first stands."""
+    channels: dict[str, Any] = {}
+    for schema in reversed(schemas):
+        channels |= get_type_hints(schema, include_extras=True)
     return cast(type[Any], TypedDict("RolloutsInput", channels, total=False))  # type: ignore[operator]

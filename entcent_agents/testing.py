@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,15 +43,21 @@ class ScriptedTurn:
     delay_seconds: float = 0.0
 
 
+Script = Sequence[ScriptedTurn] | Callable[[Sequence[BaseMessage]], ScriptedTurn]
+"""Turns in order, or a function from the conversation so far to the next turn."""
+
+
 class ScriptedChat(BaseChatModel):
     """Says what it is told to: rollout i follows script i (modulo their number), turn by turn.
 
     Args:
-        scripts: One list of turns for each rollout; the first of them outside rollouts.
+        scripts: One for each rollout; the first of them outside rollouts. A list of turns counts the AI messages that
+            the model is shown; where they are not the model's own (a summarised history, several agents), pass
+            functions of the conversation.
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
-    scripts: Sequence[Sequence[ScriptedTurn]] = Field(repr=False)
+    scripts: Sequence[Script] = Field(repr=False)
 
     @property
     def _llm_type(self) -> str:
@@ -98,10 +104,7 @@ class ScriptedChat(BaseChatModel):
         thread = str(metadata.get("thread_id", ""))
         index = int(thread.rpartition(":")[2]) if thread.rpartition(":")[2].isdigit() else 0
         said = sum(isinstance(message, AIMessage) for message in messages)
-        script = self.scripts[index % len(self.scripts)]
-        if said >= len(script):
-            raise IndexError(f"script {index} has {len(script)} turns, and the agent asks for turn {said + 1}")
-        turn = script[said]
+        turn = _turn(self.scripts[index % len(self.scripts)], index, messages, said)
         await asyncio.sleep(turn.delay_seconds)
         if turn.error:
             raise turn.error
@@ -117,6 +120,14 @@ class ScriptedChat(BaseChatModel):
         return ChatResult(
             generations=[LogprobsGeneration(message=message, token_logprobs=scripted_logprobs(turn.entropy))]
         )
+
+
+def _turn(script: Script, index: int, messages: Sequence[BaseMessage], said: int) -> ScriptedTurn:
+    if callable(script):
+        return script(messages)
+    if said >= len(script):
+        raise IndexError(f"script {index} has {len(script)} turns, and the agent asks for turn {said + 1}")
+    return script[said]
 
 
 def scripted_logprobs(entropy: Sequence[float], top_k: int = 10) -> TokenLogprobs | None:

@@ -57,7 +57,7 @@ def test_the_users_keys_follow_and_langgraphs_own_do_not():
         tags=["mine"],
     )
     config = isolated_config(parent, "child", 9, [])
-    assert config["configurable"] == {"user": "u1", "thread_id": "child"}
+    assert config["configurable"] == {"user": "u1", "thread_id": "child", "__pregel_cache": None}
     assert config["metadata"] == {"team": "blue"}
     assert config["tags"] == ["mine", "nostream"]
     assert config["recursion_limit"] == 9

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 from uuid import UUID
 
@@ -64,15 +64,24 @@ class TurnRecorder(BaseCallbackHandler):
         self._streamed: dict[UUID, TokenLogprobs] = {}
         self._on_turn = on_turn
         self._failed_calls: list[BaseException] = []
-        self._failed_tools: list[BaseException] = []
+        self._failed_tools: list[tuple[str, BaseException]] = []
+        self._running_tools: dict[UUID, str] = {}
 
-    def failed_with(self, error: BaseException) -> bool:
-        """Whether an exception came out of a model call, and went through no tool on its way.
+    def failed_with(self, error: BaseException, *, repeatable: Collection[str] = ()) -> bool:
+        """Whether an exception came out of a model call, and no tool has to be run again for that call to be.
 
-        A tool that asked a model may have acted before; an exception that a tool raised is that tool's failure.
+        That is: it went through no tool (one that asked a model may have acted before), and none was cut off when
+        LangGraph cancelled what ran beside the call.
+
+        Args:
+            error: What the graph raised.
+            repeatable: Names of tools that may be run again all the same.
         """
         links = [*causes_of(error)]
-        return _any_of(self._failed_calls, links) and not _any_of(self._failed_tools, links)
+        if not any(error is link for error in self._failed_calls for link in links):
+            return False
+        through = {name for name, error in self._failed_tools for link in links if error is link}
+        return through.union(self._running_tools.values()) <= {*repeatable}
 
     def words_of(self, turn: Turn) -> str:
         """What the message of a turn says: by it a message is known again that a node rebuilt."""
@@ -102,9 +111,17 @@ class TurnRecorder(BaseCallbackHandler):
         self._streamed.pop(run_id, None)
         self._failed_calls.append(error)
 
+    def on_tool_start(self, serialized: dict[str, Any] | None, input_str: str, *, run_id: UUID, **kwargs: Any) -> None:
+        """A tool runs until its end or error; of one that was cut off neither is told."""
+        self._running_tools[run_id] = str((serialized or {}).get("name", kwargs.get("name")))
+
+    def on_tool_end(self, output: Any, *, run_id: UUID, **kwargs: Any) -> None:
+        """The tool is done."""
+        self._running_tools.pop(run_id, None)
+
     def on_tool_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
         """What a tool raised is remembered, whoever raised it first."""
-        self._failed_tools.append(error)
+        self._failed_tools.append((self._running_tools.pop(run_id, ""), error))
 
     def on_llm_end(self, response: LLMResult, *, run_id: UUID, **kwargs: Any) -> None:
         """Record each generation and strip its raw log-probabilities."""
@@ -145,10 +162,6 @@ def hand_over(logprobs: TokenLogprobs | None, run: BaseRunManager | None) -> Non
     for handler in run.handlers:
         if isinstance(handler, TurnRecorder):
             handler.on_logprobs(logprobs, run_id=run.run_id)
-
-
-def _any_of(known: Sequence[BaseException], links: Sequence[BaseException]) -> bool:
-    return any(error is link for error in known for link in links)
 
 
 def _generated(message: AIMessage, logprobs: TokenLogprobs | None) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext as plain_sampling
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Final, Literal, cast
@@ -15,7 +14,7 @@ from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.runtime import Runtime, get_runtime
 
-from entcent_agents.chat.sampling import SamplingPool, use_pool
+from entcent_agents.chat.sampling import SamplingPool, plain_sampling, use_pool
 from entcent_agents.effects import Effect, committing_selector_needed, durable_store_needed, effects_of
 from entcent_agents.environments import Environment, Fork
 from entcent_agents.errors import ConfigurationError, EffectError, EnvironmentUnusableError, RolloutsFailedError
@@ -25,7 +24,14 @@ from entcent_agents.nodes.state import Node, RolloutsState
 from entcent_agents.rollouts.cleanup import discard, to_the_end
 from entcent_agents.rollouts.guard import Rules
 from entcent_agents.rollouts.hooks import hook
-from entcent_agents.rollouts.isolation import Graph, parent_saver, tool_nodes_of, tools_of
+from entcent_agents.rollouts.isolation import (
+    Graph,
+    outer_channels,
+    parent_saver,
+    tool_nodes_of,
+    tools_of,
+    whole_input,
+)
 from entcent_agents.rollouts.request import Base, RolloutRequest
 from entcent_agents.rollouts.retries import Retries
 from entcent_agents.rollouts.rollout import run_rollout
@@ -95,7 +101,7 @@ class ParallelRollouts(Node):
         names = [environment.name for environment in environments]
         if len(set(names)) < len(names):
             raise ConfigurationError(f"environments share a name: {', '.join(names)}; give each its own")
-        channels = tuple(cast("Mapping[str, Any]", agent.channels))
+        channels = tuple(agent.builder.channels)
         if "messages" not in channels:
             raise ConfigurationError(f"the agent's state has no `messages`; it has {', '.join(channels)}")
         self.agent = agent
@@ -116,13 +122,17 @@ class ParallelRollouts(Node):
         self.has_selector = False
         hook(tool_nodes_of(agent))
 
+    def __call__(self, state: Mapping[str, Any], config: RunnableConfig) -> dict[str, Any]:
+        """As `invoke`; with no schema of its own, LangGraph gives the node the whole state, as it does to subgraphs."""
+        return self.invoke(cast(RolloutsState, state), config)
+
     async def ainvoke(
         self, input: RolloutsState, config: RunnableConfig | None = None, **kwargs: Any
     ) -> dict[str, Any]:
         """Run the rollouts of a round; their records go to the `rollouts` channel."""
         config = config or RunnableConfig()
         self._require_safety(config)
-        request = await self._request(input, config, get_runtime())
+        request = await self._request(whole_input(input, config, also="rollouts"), config, get_runtime())
         write = get_runtime().stream_writer
         with use_pool(SamplingPool(self.seed)):
             rollouts = await self._run(request, range(self.n), write)
@@ -190,7 +200,7 @@ class ParallelRollouts(Node):
                 "ParallelRollouts"
             )
 
-    async def _request(self, state: RolloutsState, config: RunnableConfig, runtime: Runtime[Any]) -> RolloutRequest:
+    async def _request(self, state: Mapping[str, Any], config: RunnableConfig, runtime: Runtime[Any]) -> RolloutRequest:
         base = await self._base(state)
         answers = ask(base) if base else {}
         if base:
@@ -203,6 +213,7 @@ class ParallelRollouts(Node):
         return RolloutRequest(
             agent=self.agent,
             state={key: value for key, value in state.items() if key in accepted},
+            channels=outer_channels(config) or self.agent.builder.channels,
             config=config,
             context=runtime.context,
             store=self.store,
@@ -224,7 +235,7 @@ class ParallelRollouts(Node):
             answers=answers,
         )
 
-    async def _base(self, state: RolloutsState) -> Base | None:
+    async def _base(self, state: Mapping[str, Any]) -> Base | None:
         """The held rollout to go on from; one that the conversation has left behind is forgotten."""
         held = [Rollout.from_dict(record) for record in state.get("rollouts") or ()]
         if len(held) != 1 or held[0].status != "held" or held[0].forks:

@@ -94,8 +94,7 @@ class EntropyCentroidSelector(Node):
         return ("finished",) if self.rollouts is None else ("finished", "held")
 
     def _select(self, candidates: Sequence[Rollout]) -> Selection:
-        generated = any(rollout.trajectory.generated_tokens for rollout in candidates)  # else there is nothing to miss
-        if self.on_unscorable == "error" and generated and not any(rollout.plain for rollout in candidates):
+        if self.on_unscorable == "error" and not any(rollout.plain for rollout in candidates):
             require_scorable(candidates)
         selection = self.selector.select(candidates)
         if selection.winner not in {None, *(rollout.index for rollout in candidates)}:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from langchain_core.messages import AIMessage, BaseMessage
-from langgraph.channels.binop import BinaryOperatorAggregate
 from langgraph.types import StateSnapshot
 
 from entcent_agents.capture.recorder import TurnRecorder
@@ -16,7 +15,7 @@ from entcent_agents.outcomes import outcome_key
 from entcent_agents.rollouts.calls import HeldCall
 from entcent_agents.rollouts.guard import HELD, Guard
 from entcent_agents.rollouts.isolation import Graph
-from entcent_agents.rollouts.output import is_answered, pack, state_difference
+from entcent_agents.rollouts.output import is_answered, pack, state_updates
 from entcent_agents.rollouts.request import Question, RolloutRequest
 from entcent_agents.trajectory import Status, Trajectory
 
@@ -61,7 +60,8 @@ class Ending:
         acts += [("interrupt", [question.value]) for question in self.questions]
         if self.status == "held":
             return outcome_key(acts, "")
-        return outcome_key(acts, str(self.messages[-1].text)) if self.status == "finished" else None
+        last = str(self.messages[-1].text) if self.messages else ""
+        return outcome_key(acts, last) if self.status == "finished" else None
 
 
 def read_ending(snapshot: StateSnapshot, request: RolloutRequest, guard: Guard) -> Ending:
@@ -83,18 +83,18 @@ def read_ending(snapshot: StateSnapshot, request: RolloutRequest, guard: Guard) 
     elif held or questions:
         ending.status, ending.questions = "held", questions
         ending.held = tuple(sorted(guard.held.values(), key=lambda each: each.call.key))
-    elif is_answered(messages):
+    elif is_answered(ending.messages):
         ending.status = "finished"
     else:
         ending.status = "unfinished"
-        ending.error = "ended without an answer: its last message is no AI message, or a tool call has no result"
+        ending.error = "ended with a tool call that has no result"
     return ending
 
 
 def packed(ending: Ending, graph: Graph, request: RolloutRequest, guard: Guard, store: list[Any]) -> str:
     """What a commit, and a round that goes on from here, need of it."""
     return pack({
-        "state": _written(graph, request.state, ending.values),
+        "state": _written(graph, request, ending.values),
         "store": store,
         "request": guard.request,
         "base": request.base.thread_id if request.base else None,
@@ -120,13 +120,11 @@ def trajectory_of(messages: Sequence[BaseMessage], recorder: TurnRecorder, befor
     return Trajectory(turns=(*before.turns, *made))
 
 
-def _written(graph: Graph, before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
+def _written(graph: Graph, request: RolloutRequest, after: Mapping[str, Any]) -> dict[str, Any]:
     """The difference in the channels that the agent gives out."""
     given = graph.output_channels
     outputs = {key: value for key, value in after.items() if key in ((given,) if isinstance(given, str) else given)}
-    channels = cast("Mapping[str, Any]", graph.channels)
-    reduced = [key for key in outputs if isinstance(channels.get(key), BinaryOperatorAggregate)]
-    return state_difference(before, outputs, reduced)
+    return state_updates(request.channels, request.state, outputs)
 
 
 def _interrupts(snapshot: StateSnapshot) -> Iterable[Any]:

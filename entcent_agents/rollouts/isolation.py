@@ -1,33 +1,42 @@
 """How a rollout is kept apart from the graph that started it (checked against LangGraph 1.2.22).
 
 This file alone leans on names that LangGraph and LangChain do not promise: the module prefix of LangGraph's stream
-handlers, the `tap_output_aiter` method of streaming handlers, the `__pregel_` and `checkpoint_` keys, and
-`var_child_runnable_config`. `tests/test_isolation.py` fails where they change.
+handlers, the `tap_output_aiter` method of streaming handlers, the `__pregel_` and `checkpoint_` keys (of which
+`__pregel_read` and `__pregel_cache` are used), how a builder keeps its schemas, and `var_child_runnable_config`.
+`tests/test_isolation.py` fails where they change.
 """
 
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
-from typing import Any, Final, cast
+from copy import copy
+from dataclasses import fields, is_dataclass
+from typing import Any, Final, TypedDict, cast
 
 from langchain_core.callbacks import BaseCallbackHandler, BaseCallbackManager, UsageMetadataCallbackHandler
 from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import var_child_runnable_config
 from langchain_core.tools import BaseTool
 from langchain_core.tracers.base import AsyncBaseTracer, BaseTracer
+from langgraph.channels.base import BaseChannel
 from langgraph.checkpoint.base import BaseCheckpointSaver
+from langgraph.graph import START
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.prebuilt import ToolNode
 from langgraph.store.base import BaseStore
+from pydantic import BaseModel
 
 NO_STREAM: Final = "nostream"
 """The tag that hides a model's tokens from LangGraph's `messages` stream."""
 
+_READ_KEY: Final = "__pregel_read"
+_CACHE_KEY: Final = "__pregel_cache"
 _INTERNAL_KEYS: Final = ("__pregel_", "checkpoint_", "langgraph_")
 _THREAD_KEYS: Final = ("thread_id", "thread_ts")
 
 Graph = CompiledStateGraph[Any, Any, Any, Any]
+Channel = BaseChannel[Any, Any, Any]
 
 
 def isolated_graph(agent: Graph, saver: BaseCheckpointSaver[Any], store: BaseStore | None) -> Graph:
@@ -48,7 +57,8 @@ def isolated_config(
     """
     return RunnableConfig(
         callbacks=_forwarded(parent.get("callbacks"), handlers),
-        configurable=_own_keys(parent.get("configurable", {}), drop=_THREAD_KEYS) | {"thread_id": thread_id},
+        configurable=_own_keys(parent.get("configurable", {}), drop=_THREAD_KEYS)
+        | {"thread_id": thread_id, _CACHE_KEY: None},  # subgraphs have caches of their own
         metadata=_own_keys(parent.get("metadata", {}), drop=_THREAD_KEYS),
         tags=[*(parent.get("tags") or ()), NO_STREAM],
         recursion_limit=recursion_limit,
@@ -63,6 +73,48 @@ def no_ambient_config() -> Generator[None]:
         yield
     finally:
         var_child_runnable_config.reset(token)
+
+
+def outer_channels(config: RunnableConfig) -> Mapping[str, Channel] | None:
+    """The channels of the graph whose node runs with this configuration; None outside graphs."""
+    read = config.get("configurable", {}).get(_READ_KEY)
+    return None if read is None else read.args[1]
+
+
+def whole_input(state: Any, config: RunnableConfig, also: str) -> dict[str, Any]:
+    """A node's input as a dict, whatever kind of schema the graph has, and a channel that the schema may leave out.
+
+    Args:
+        state: What LangGraph gave the node.
+        config: The node's configuration.
+        also: The channel's name.
+    """
+    if isinstance(state, BaseModel):
+        values = {name: getattr(state, name) for name in state.model_fields_set}
+    elif is_dataclass(state):
+        values = {field.name: getattr(state, field.name) for field in fields(state)}
+    else:
+        values = dict(cast("Mapping[str, Any]", state))
+    channel = (outer_channels(config) or {}).get(also)
+    if channel is not None and channel.is_available():
+        values.setdefault(also, channel.get())
+    return values
+
+
+def with_every_channel_public(agent: Graph) -> Graph:
+    """The agent, for a graph that stands for it: its private channels come in and go out as all others do."""
+    schema = cast(type[Any], TypedDict("EveryChannel", {}))
+    builder = copy(agent.builder)
+    builder.schemas = {**builder.schemas, schema: dict(builder.channels)}
+    builder.input_schema = schema
+    opened = agent.copy({"builder": builder, "nodes": dict(agent.nodes), "output_channels": list(builder.channels)})
+    opened.attach_node(START, None)
+    for start, end in builder.edges:
+        if start == START:
+            opened.attach_edge(start, end)
+    for name, branch in builder.branches.get(START, {}).items():
+        opened.attach_branch(START, name, branch)
+    return opened.validate()
 
 
 def tools_of(agent: Graph) -> list[BaseTool]:

@@ -8,17 +8,23 @@ from __future__ import annotations
 
 import base64
 import zlib
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import suppress
+from copy import copy
+from typing import Any, Final, cast
 
-from langchain_core.messages import AIMessage, AnyMessage, BaseMessage, RemoveMessage, ToolMessage
+from langchain_core.messages import AIMessage, BaseMessage, RemoveMessage, ToolMessage
+from langgraph.channels.last_value import LastValue
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph.graph.message import REMOVE_ALL_MESSAGES
 from langgraph.types import Overwrite
 
 from entcent_agents.capture.messages import strip_logprobs
+from entcent_agents.rollouts.isolation import Channel
 
 _SERIALIZER: Final = JsonPlusSerializer()
+_NOTHING: Final[Any] = LastValue(object).checkpoint()
+"""What LangGraph's channels call the value of an empty channel."""
 Messages = Sequence[BaseMessage]
 
 
@@ -34,35 +40,77 @@ def unpack(packed: str) -> dict[str, Any]:
     return _SERIALIZER.loads_typed((kind, zlib.decompress(base64.b64decode(data))))
 
 
-def state_difference(before: Mapping[str, Any], after: Mapping[str, Any], reduced: Collection[str]) -> dict[str, Any]:
-    """What has to be written to go from one state to the other: new messages alone where history stands.
+def state_updates(
+    channels: Mapping[str, Channel], before: Mapping[str, Any], after: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What has to be written to channels to take a state from `before` to `after`, as little as their reducers allow.
+
+    A difference is better than a value: what other branches of the graph write meanwhile to a channel with a reducer
+    stays. So updates are tried on copies of the channels, and the first that leads to the value is taken.
 
     Args:
+        channels: Those that are written to; a key that has none is left out.
         before: State at the fork point.
         after: State at the end.
-        reduced: Channels with a reducer, which is not to be applied a second time.
     """
-    difference: dict[str, Any] = {
-        key: Overwrite(value) if key in reduced else value
+    for message in after.get("messages", ()):
+        strip_logprobs(message)
+    return {
+        key: _update(channels[key], before.get(key, _NOTHING), value)
         for key, value in after.items()
-        if key != "messages" and (key not in before or before[key] != value)
+        if key in channels and not (key in before and _equal(before[key], value))
     }
-    if "messages" in after:
-        difference["messages"] = _new_messages(before.get("messages", ()), after["messages"])
-    return difference
 
 
 def is_answered(messages: Messages) -> bool:
-    """Whether the conversation ends in an answer: an AI message last, and no tool call without its result."""
+    """Whether no tool call among them is without its result; whether that is an answer, only the graph can know."""
     answered = {message.tool_call_id for message in messages if isinstance(message, ToolMessage)}
     calls = [call["id"] for message in messages if isinstance(message, AIMessage) for call in message.tool_calls]
-    return bool(messages) and isinstance(messages[-1], AIMessage) and answered.issuperset(calls)
+    return answered.issuperset(calls)
 
 
-def _new_messages(before: Messages, after: Messages) -> list[AnyMessage | RemoveMessage]:
-    for message in after:
-        strip_logprobs(message)
-    kept = len(before)
-    if [message.id for message in after[:kept]] == [message.id for message in before]:
-        return list(after[kept:])  # type: ignore[arg-type]
-    return [RemoveMessage(id=REMOVE_ALL_MESSAGES), *after]  # type: ignore[list-item]
+def _update(channel: Channel, before: Any, after: Any) -> Any:
+    for update in (*_differences(before, after), after, *_replacements(after)):
+        with suppress(Exception):  # a reducer that cannot take this kind of update
+            # Reducers may change what they are given; the mark of an empty channel has to stay itself.
+            tried = channel.from_checkpoint(before if before is _NOTHING else copy(before))
+            tried.update([update])
+            if _equal(tried.get(), after):
+                return update
+    return after
+
+
+def _differences(before: Any, after: Any) -> Generator[Any]:
+    """Updates that would do for a reducer that adds, appends or merges."""
+    if isinstance(before, list) and isinstance(after, list):
+        yield cast("list[Any]", after)[len(cast("list[Any]", before)) :]
+        if _are_messages(cast("list[Any]", after)):
+            known = {message.id: message for message in cast("list[BaseMessage]", before)}
+            yield [message for message in cast("list[BaseMessage]", after) if known.get(message.id) != message]
+    elif isinstance(before, dict) and isinstance(after, dict):
+        old = cast("dict[Any, Any]", before)
+        new = cast("dict[Any, Any]", after)
+        yield {key: value for key, value in new.items() if key not in old or not _equal(old[key], value)}
+    elif isinstance(before, set | int | float) and isinstance(after, set | int | float) and not isinstance(after, bool):
+        yield cast(Any, after) - cast(Any, before)
+
+
+def _replacements(after: Any) -> Generator[Any]:
+    """Updates that put the value in the place of another; removals first, as messages behind them are streamed."""
+    if isinstance(after, list) and _are_messages(cast("list[Any]", after)):
+        yield [RemoveMessage(id=REMOVE_ALL_MESSAGES), *cast("list[Any]", after)]
+    yield Overwrite(after)
+
+
+def _are_messages(values: list[Any]) -> bool:
+    return bool(values) and all(isinstance(value, BaseMessage) for value in values)
+
+
+def _equal(one: Any, other: Any) -> bool:
+    """Equality, and false where it has no answer, as between arrays."""
+    if one is other:
+        return True
+    try:
+        return bool(one == other)
+    except Exception:
+        return False

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from copy import deepcopy
 from typing import Any, cast
 
 from langgraph.store.base import (
@@ -18,10 +19,9 @@ from langgraph.store.base import (
 )
 from langgraph.store.memory import InMemoryStore
 
-from entcent_agents.blocking import run_sync
-
-StoreWrite = tuple[list[str], str, dict[str, Any] | None]
-"""Namespace, key, value (None deletes)."""
+StoreWrite = tuple[list[str], str, dict[str, Any] | None, Any, float | None]
+"""Namespace, key, value (None deletes), what to index, minutes to live."""
+_Ask = Callable[[BaseStore, Op], Awaitable[Any]]
 
 
 class OverlayStore(BaseStore):
@@ -31,55 +31,81 @@ class OverlayStore(BaseStore):
         base: The real store.
     """
 
-    supports_ttl = False
-
     def __init__(self, base: BaseStore) -> None:
         self._base = base
-        self._own = InMemoryStore()
-        self._written: dict[tuple[tuple[str, ...], str], dict[str, Any] | None] = {}
+        self.supports_ttl = base.supports_ttl
+        self.ttl_config = base.ttl_config
+        # The stores that search by meaning say how under this name; without it own writes would carry no score.
+        self._own = InMemoryStore(index=getattr(base, "index_config", None))
+        self._written: dict[tuple[tuple[str, ...], str], PutOp] = {}
 
     @property
     def writes(self) -> list[StoreWrite]:
         """What a commit has to apply to the real store, the last write of each key."""
-        return [(list(namespace), key, value) for (namespace, key), value in self._written.items()]
+        return [
+            (list(op.namespace), op.key, None if op.value is None else dict(op.value), op.index, op.ttl)
+            for op in self._written.values()
+        ]
 
     def batch(self, ops: Iterable[Op]) -> list[Result]:
-        """Answer operations in order."""
-        return run_sync(self.abatch(ops))
+        """Answer operations in order, with the base store's own synchronous form."""
+        return [_at_once(self._answer(op, _ask_now)) for op in ops]
 
     async def abatch(self, ops: Iterable[Op]) -> list[Result]:
         """Answer operations in order."""
-        return [await self._answer(op) for op in ops]
+        return [await self._answer(op, _ask) for op in ops]
 
-    async def _answer(self, op: Op) -> Result:
+    async def _answer(self, op: Op, ask: _Ask) -> Result:
         if isinstance(op, GetOp):
-            return await self._get(op)
+            return await self._get(op, ask)
         if isinstance(op, PutOp):
-            self._written[op.namespace, op.key] = None if op.value is None else dict(op.value)
-            return (await self._own.abatch([op]))[0]
+            written = deepcopy(op)
+            await ask(self._own, written)
+            self._written[op.namespace, op.key] = written
+            return None
         if isinstance(op, SearchOp):
-            return await self._search(op)
-        return await self._namespaces(op)
+            return await self._search(op, ask)
+        return await self._namespaces(op, ask)
 
-    async def _get(self, op: GetOp) -> Item | None:
+    async def _get(self, op: GetOp, ask: _Ask) -> Item | None:
         layer = self._own if (op.namespace, op.key) in self._written else self._base
-        return cast("Item | None", (await layer.abatch([op]))[0])
+        # A store in memory gives its own objects out, and what a rollout does to them would show in the real store.
+        return deepcopy(await ask(layer, op))
 
-    async def _search(self, op: SearchOp) -> list[SearchItem]:
+    async def _search(self, op: SearchOp, ask: _Ask) -> list[SearchItem]:
         wide = op._replace(offset=0, limit=op.limit + op.offset + len(self._written))
-        base = cast("list[SearchItem]", (await self._base.abatch([wide]))[0])
-        own = cast("list[SearchItem]", (await self._own.abatch([wide]))[0])
+        base: list[SearchItem] = await ask(self._base, wide)
+        own: list[SearchItem] = await ask(self._own, wide)
         found = own + [item for item in base if (item.namespace, item.key) not in self._written]
         if op.query:
-            found.sort(key=lambda item: -(item.score or 0.0))
-        return found[op.offset : op.offset + op.limit]
+            found.sort(key=lambda item: (item.score is None, -(item.score or 0.0)))
+        return deepcopy(found[op.offset : op.offset + op.limit])
 
-    async def _namespaces(self, op: ListNamespacesOp) -> list[tuple[str, ...]]:
+    async def _namespaces(self, op: ListNamespacesOp, ask: _Ask) -> list[tuple[str, ...]]:
         wide = op._replace(offset=0, limit=op.limit + op.offset)
-        layers = [cast("list[tuple[str, ...]]", (await layer.abatch([wide]))[0]) for layer in (self._base, self._own)]
+        layers: list[list[tuple[str, ...]]] = [await ask(layer, wide) for layer in (self._base, self._own)]
         return sorted({*layers[0], *layers[1]})[op.offset : op.offset + op.limit]
 
 
 async def apply_writes(store: BaseStore, writes: Iterable[StoreWrite]) -> None:
     """Make a winner's store writes real."""
-    await store.abatch([PutOp(tuple(namespace), key, value) for namespace, key, value in writes])
+    await store.abatch(
+        [PutOp(tuple(namespace), key, value, index, ttl) for namespace, key, value, index, ttl in writes]
+    )
+
+
+async def _ask(store: BaseStore, op: Op) -> Result:
+    return (await store.abatch([op]))[0]
+
+
+async def _ask_now(store: BaseStore, op: Op) -> Result:
+    return store.batch([op])[0]
+
+
+def _at_once(answer: Coroutine[Any, Any, Result]) -> Result:
+    """The result of a coroutine that never waits: one implementation serves both forms, on whatever thread."""
+    try:
+        answer.send(None)
+    except StopIteration as end:
+        return cast(Result, end.value)
+    raise AssertionError("a synchronous store was awaited")

@@ -13,7 +13,7 @@ from langgraph.store.base import BaseStore
 from entcent_agents.environments import Environment
 from entcent_agents.rollouts.calls import HeldCall, Key
 from entcent_agents.rollouts.guard import Rules
-from entcent_agents.rollouts.isolation import Graph
+from entcent_agents.rollouts.isolation import Channel, Graph
 from entcent_agents.rollouts.output import unpack
 from entcent_agents.rollouts.retries import Retries
 from entcent_agents.rollouts.store import RolloutStore
@@ -79,6 +79,7 @@ class RolloutRequest:
     Attributes:
         agent: The graph to run.
         state: Its input.
+        channels: Those that a commit writes to.
         config: Configuration of the node that runs the rollouts.
         context: The user's runtime context, handed on as it is.
         store: Where rollouts keep their threads.
@@ -95,6 +96,7 @@ class RolloutRequest:
 
     agent: Graph
     state: Mapping[str, Any]
+    channels: Mapping[str, Channel]
     config: RunnableConfig
     context: Any
     store: RolloutStore

@@ -21,11 +21,8 @@ _PASSING: Final = frozenset({408, 409, 425, 429, *range(500, 600)})
 _STATUS_NAMES: Final = ("status_code", "status", "code")
 """How exceptions call their HTTP status: those of the SDKs; of aiohttp and this library; of Google and urllib."""
 _SAYS_SO: Final = (
-    "ConnectionError",
-    "NetworkError",
-    "RemoteProtocolError",
-    "ChunkedEncodingError",
-    "ClientPayloadError",
+    *("ConnectionError", "NetworkError", "RemoteProtocolError"),
+    *("ChunkedEncodingError", "ClientPayloadError"),
 )
 """How classes of HTTP clients are named that are about a connection and derive from no built-in error."""
 

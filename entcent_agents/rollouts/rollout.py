@@ -23,6 +23,7 @@ from entcent_agents.rollouts.ending import Ending, packed, read_ending, trajecto
 from entcent_agents.rollouts.guard import Guard, use_guard
 from entcent_agents.rollouts.hooks import ToolWatch
 from entcent_agents.rollouts.isolation import Graph, isolated_config, isolated_graph, no_ambient_config
+from entcent_agents.rollouts.output import state_updates
 from entcent_agents.rollouts.overlay import OverlayStore
 from entcent_agents.rollouts.progress import ProgressReporter
 from entcent_agents.rollouts.request import RolloutRequest
@@ -152,9 +153,8 @@ class _Attempt:
     async def _start(self, graph: Graph, config: RunnableConfig) -> None:
         """Begin, or go on, depending on what the thread says."""
         snapshot = await graph.aget_state(config)
-        base = self.request.base
-        if not snapshot.values and not snapshot.next and base is None:
-            given: Any = deepcopy(dict(self.request.state))
+        if snapshot.created_at is None:
+            given: Any = state_updates(graph.builder.channels, {}, deepcopy(dict(self.request.state)))
         elif not snapshot.next:
             return  # it had ended, and its process did not live to say so
         else:

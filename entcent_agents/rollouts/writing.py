@@ -114,7 +114,7 @@ async def resumed(journal: Journal, writing: Writing, environments: Sequence[Env
         if entry.kind == "turns":
             _remember(writing.recorder, entry.value)
         elif entry.kind == "store" and writing.overlay:
-            await apply_writes(writing.overlay, [(space, key, value) for space, key, value in entry.value])
+            await apply_writes(writing.overlay, entry.value)
         else:
             left.follow(entry)
     writing.taken_up()

@@ -46,12 +46,13 @@ def of_one_k(selection: Selection, rollouts: Sequence[Rollout], column: Column =
 
 
 def require_scorable(rollouts: Sequence[Rollout]) -> None:
-    """Refuse to go on where no rollout carries a single log-probability.
+    """Refuse to go on where models were asked and no rollout carries a single log-probability.
 
     Raises:
         LogprobsMissingError: With the settings to change.
     """
-    if not any(rollout.trajectory.scored_tokens for rollout in rollouts):
+    asked = any(rollout.usage.model_calls or rollout.trajectory.turns for rollout in rollouts)
+    if asked and not any(rollout.trajectory.scored_tokens for rollout in rollouts):
         raise LogprobsMissingError(
             f"none of {len(rollouts)} rollouts carries log-probabilities: ask the model for them "
             "(ChatLogprobs always does; with_logprobs(model) sets the other models), use a server that gives "

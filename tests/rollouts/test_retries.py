@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from email.utils import formatdate
 
 import httpx
@@ -51,8 +51,8 @@ async def saver(request: pytest.FixtureRequest, tmp_path) -> AsyncIterator[BaseC
 class Run:
     """A rollout's thread of a graph, run with retries."""
 
-    def __init__(self, graph, thread: str = "1", retries: Retries = QUICK) -> None:
-        self.graph, self.retries = graph, retries
+    def __init__(self, graph, thread: str = "1", retries: Retries = QUICK, repeatable: Sequence[str] = ()) -> None:
+        self.graph, self.retries, self.repeatable = graph, retries, repeatable
         self.recorder = TurnRecorder()
         self.told: list[tuple[BaseException, float]] = []
         self.pausing = asyncio.Event()
@@ -62,7 +62,7 @@ class Run:
         state = await with_retries(
             lambda: self.graph.ainvoke({"messages": [HumanMessage(question)]}, self.config),
             lambda: self.graph.ainvoke(None, self.config),
-            self.recorder.failed_with,
+            lambda error: self.recorder.failed_with(error, repeatable=self.repeatable),
             self.retries,
             self._tell,
         )
@@ -231,9 +231,9 @@ async def test_a_tool_that_lost_its_connection_is_not_run_again(serve, saver):
     assert run.told == []
 
 
-async def test_a_tool_whose_own_model_call_failed_is_not_run_again(serve, saver):
-    server, ran = serve(in_order(calls("pay"), Reply(status=503, error="loading"))), []
-    model = chat(server)
+def paying(server):
+    """An agent whose tool asks a model after it paid, and how often it paid."""
+    model, ran = chat(server), []
 
     @tool
     async def pay() -> str:
@@ -241,11 +241,61 @@ async def test_a_tool_whose_own_model_call_failed_is_not_run_again(serve, saver)
         ran.append("pay")
         return (await model.ainvoke("Write a note.")).text
 
-    run = Run(create_agent(model, [pay], checkpointer=saver))
+    return create_agent(model, [pay], checkpointer=InMemorySaver()), ran
+
+
+async def test_a_tool_whose_own_model_call_failed_is_not_run_again(serve):
+    graph, ran = paying(serve(in_order(calls("pay"), Reply(status=503, error="loading"))))
+    run = Run(graph)
     with pytest.raises(ModelServerError, match="answered 503"):
         await run()
     assert ran == ["pay"]
     assert run.told == []
+
+
+async def test_a_tool_whose_own_model_call_failed_is_run_again_where_it_may_be(serve):
+    server = serve(in_order(calls("pay"), Reply(status=503, error="loading"), says("a note"), says("done")))
+    graph, ran = paying(server)
+    assert (await Run(graph, repeatable=["pay"])())[-1].content == "done"
+    assert ran == ["pay", "pay"]
+
+
+def beside(server):
+    """A graph with a tool at work when the model call beside it fails, and how often that tool was begun."""
+    model, ran, done = chat(server), [], asyncio.Event()
+
+    @tool
+    async def pay() -> str:
+        """Pay, slowly at first."""
+        ran.append("pay")
+        if len(ran) == 1:
+            await done.wait()
+        return "paid"
+
+    async def paying(state: MessagesState):
+        await pay.ainvoke({})
+
+    async def asking(state: MessagesState):
+        return {"messages": [await model.ainvoke("Hi")]}
+
+    builder = StateGraph(MessagesState).add_node(paying).add_node(asking)
+    builder.add_edge(START, "paying").add_edge(START, "asking")
+    return builder.compile(checkpointer=InMemorySaver()), ran
+
+
+async def test_a_tool_that_was_cut_off_when_the_call_beside_it_failed_is_not_run_again(serve):
+    graph, ran = beside(serve(in_order(Reply(status=503, error="loading", delay_seconds=0.2), says("done"))))
+    run = Run(graph)
+    with pytest.raises(ModelServerError, match="answered 503"):
+        await run()
+    assert ran == ["pay"]
+    assert run.told == []
+
+
+async def test_a_tool_that_was_cut_off_is_run_again_where_it_may_be(serve):
+    graph, ran = beside(serve(in_order(Reply(status=503, error="loading", delay_seconds=0.2), says("done"))))
+    assert (await Run(graph, repeatable=["pay"])())[-1].content == "done"
+    assert ran == ["pay", "pay"]
 
 
 async def test_a_cancellation_ends_the_pause(serve):
