@@ -175,7 +175,9 @@ def marks_on_record(place: Place) -> set[str]:
     return {
         mark.decode()
         for table, column in tables.items()
-        for thread, blob in _rows(place, f"SELECT thread_id, {column} FROM {table} WHERE checkpoint_ns <> 'entcent'")
+        for thread, blob in _rows(
+            place, f"SELECT thread_id, {column} FROM {table} WHERE checkpoint_ns NOT LIKE 'entcent%'"
+        )
         if not re.fullmatch(r"request-\d+", thread)
         for mark in MARK.findall(bytes(blob or b""))
     }
