@@ -14,6 +14,7 @@ from langchain.agents import create_agent
 from langchain_core.tools import tool
 from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 from langgraph.types import Command
+from pydantic import Field
 
 from entcent_agents.effects import READ, WRITE
 from entcent_agents.environments import SqliteEnvironment, current_environment
@@ -21,7 +22,7 @@ from entcent_agents.errors import ConfigurationError, EffectError
 from entcent_agents.ledger import LedgerSettings, SqliteLedger
 from entcent_agents.prebuilt import entropy_centroid_graph
 from entcent_agents.testing import ScriptedChat, ScriptedTurn
-from tests.rollouts.test_held import ASK, World, turn, world  # noqa: F401
+from tests.rollouts.worlds import ASK, World, turn
 
 CONFIG: Any = {"configurable": {"thread_id": "t"}}
 
@@ -62,7 +63,7 @@ async def durable(tmp_path: Path) -> AsyncIterator[dict[str, Any]]:
 class Counted(ScriptedChat):
     """Counts what it is asked."""
 
-    asked: list[str] = []
+    asked: list[str] = Field(default_factory=list)
 
     async def _play(self, messages: Any, run_manager: Any) -> Any:
         self.asked.append(str(run_manager.metadata.get("thread_id")))
@@ -94,7 +95,7 @@ async def test_a_cancelled_request_goes_on_without_sampling_a_turn_again(tmp_pat
             )
             if attempt == 0:
                 run = asyncio.create_task(graph.ainvoke(ASK, CONFIG))
-                while len(model.asked) < 6:
+                while len(model.asked) < 6:  # noqa: ASYNC110  nothing tells
                     await asyncio.sleep(0.02)
                 run.cancel()
                 with pytest.raises(asyncio.CancelledError):
@@ -109,7 +110,7 @@ async def test_a_cancelled_request_goes_on_without_sampling_a_turn_again(tmp_pat
     assert left == []
 
 
-async def test_a_held_winner_stays_held_while_the_process_is_away(tmp_path: Path, world: World):  # noqa: F811
+async def test_a_held_winner_stays_held_while_the_process_is_away(tmp_path: Path, world: World):
     scripts = [[turn("", ("confirm", {"question": f"{i}?"}), early=i == 1), turn(f"done {i}")] for i in range(3)]
     model = Counted(scripts=scripts)
     agent = create_agent(model, world.tools)
@@ -151,7 +152,7 @@ async def test_a_call_in_doubt_is_put_to_a_person_and_not_repeated(tmp_path: Pat
     assert result["messages"][2].content == "sent"
 
 
-async def test_a_durable_graph_with_stores_in_memory_is_refused_before_a_model_call(tmp_path: Path, world: World):  # noqa: F811
+async def test_a_durable_graph_with_stores_in_memory_is_refused_before_a_model_call(tmp_path: Path, world: World):
     model = Counted(scripts=[[turn("", ("send", {"to": "x"})), turn("done")]])
     agent = create_agent(model, world.tools)
     async with durable(tmp_path) as settings:
@@ -162,7 +163,7 @@ async def test_a_durable_graph_with_stores_in_memory_is_refused_before_a_model_c
     assert model.asked == []
 
 
-async def test_a_question_that_would_not_outlive_the_process_is_not_put(tmp_path: Path, world: World):  # noqa: F811
+async def test_a_question_that_would_not_outlive_the_process_is_not_put(tmp_path: Path, world: World):
     agent = create_agent(ScriptedChat(scripts=[[turn("", ("confirm", {"question": "?"}))]]), world.tools[1:])
     async with AsyncSqliteSaver.from_conn_string(str(tmp_path / "parent.db")) as parent:
         graph = entropy_centroid_graph(agent, n=2, effects={"confirm": READ, "look": READ}, checkpointer=parent)
