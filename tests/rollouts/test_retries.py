@@ -20,6 +20,7 @@ from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 from langgraph.graph import START, MessagesState, StateGraph
+from langgraph.types import Command, interrupt
 
 from entcent_agents.capture.recorder import TurnRecorder
 from entcent_agents.chat.model import ChatLogprobs
@@ -58,9 +59,12 @@ class Run:
         self.pausing = asyncio.Event()
         self.config = {"configurable": {"thread_id": thread}, "callbacks": [self.recorder]}
 
-    async def __call__(self, question: str = "Where is it?") -> list[AnyMessage]:
+    async def __call__(self) -> list[AnyMessage]:
+        return await self.of({"messages": [HumanMessage("Where is it?")]})
+
+    async def of(self, start) -> list[AnyMessage]:
         state = await with_retries(
-            lambda: self.graph.ainvoke({"messages": [HumanMessage(question)]}, self.config),
+            lambda: self.graph.ainvoke(start, self.config),
             lambda: self.graph.ainvoke(None, self.config),
             lambda error: self.recorder.failed_with(error, repeatable=self.repeatable),
             self.retries,
@@ -152,10 +156,15 @@ async def test_of_two_model_calls_side_by_side_the_one_that_failed_is_made_again
     assert sorted(asked) == ["first", "second", "second"]
 
 
-async def test_a_foreign_chat_models_failure_is_retried(serve, saver):
-    server = serve(in_order(Reply(status=503, error="loading"), says("done")))
-    model = ChatOpenAI(model="scripted", base_url=server.base_url, api_key="none", max_retries=0)
-    run = Run(create_agent(model, [], checkpointer=saver))
+@pytest.mark.parametrize("streaming", [False, True], ids=["body", "streamed"])
+@pytest.mark.parametrize(
+    "failure", [failure for failure in FAILURES if failure.id != "closed"]
+)  # its end, to ChatOpenAI
+async def test_a_foreign_chat_models_failure_is_retried(serve, failure, streaming):
+    server = serve(in_order(failure, says("done")))
+    settings = {"base_url": server.base_url, "api_key": "none", "max_retries": 0, "timeout": 0.5}
+    model = ChatOpenAI(model="scripted", streaming=streaming, **settings)
+    run = Run(create_agent(model, [], checkpointer=InMemorySaver()))
     assert (await run())[-1].content == "done"
     assert len(server.answered) == 2
 
@@ -168,6 +177,24 @@ async def test_a_failure_in_a_subgraph_goes_on_inside_it(serve, saver):
     assert [message.type for message in await run()] == ["human", "ai", "tool", "ai"]
     assert len(server.answered) == 3
     assert ran == ["search"]
+
+
+@pytest.mark.parametrize("by_id", [True, False])
+async def test_what_a_person_answered_before_the_failure_is_not_asked_again(serve, saver, by_id):
+    server = serve(in_order(Reply(status=503, error="loading"), says("done")))
+    model = chat(server)
+
+    async def ask(state: MessagesState):
+        return {"messages": [await model.ainvoke(interrupt("What shall I ask?"))]}
+
+    graph = StateGraph(MessagesState).add_node(ask).add_edge(START, "ask").compile(checkpointer=saver)
+    run = Run(graph)
+    stopped = await graph.ainvoke({"messages": [HumanMessage("Hi")]}, run.config)
+    (question,) = stopped["__interrupt__"]
+    messages = await run.of(Command(resume={question.id: "the weather"} if by_id else "the weather"))
+    assert messages[-1].content == "done"
+    assert [request.body["messages"][-1]["content"] for request in server.answered] == ["the weather"] * 2
+    assert len(run.told) == 1
 
 
 async def test_rollouts_whose_request_failed_for_all_share_the_next_one_too(serve):
