@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from langgraph.checkpoint.base import BaseCheckpointSaver
+from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.types import Command, StateSnapshot
 
 from entcent_agents.rollouts.store import RolloutStore
@@ -100,6 +101,38 @@ async def test_a_finished_graft_has_the_history_that_its_source_comes_to(saver: 
         [_words(state.values) async for state in graph.aget_state_history(on(thread))] for thread in (SOURCE, TARGET)
     ]
     assert histories[0] == histories[1]
+
+
+async def test_what_was_answered_before_the_graft_stays_answered(saver: Saver):
+    stopping = STOPPING["parallel calls"]()
+    store = RolloutStore(saver)
+    graph = await begun_and_stopped(store, stopping)
+    first, second = (await graph.aget_state(on(SOURCE))).interrupts
+    await graph.ainvoke(Command(resume={first.id: "yes"}), on(SOURCE))
+    assert stopping.ran["paid"] == 1
+    await store.begin(TARGET, {}, source=SOURCE)
+    assert await state_of(graph, TARGET) == await state_of(graph, SOURCE)
+    assert (await graph.aget_state(on(TARGET))).interrupts == (second,)
+    await go_on(graph, TARGET)
+    assert stopping.ran["paid"] == 2
+
+
+class Numbering(InMemorySaver):
+    """A saver that counts versions, as LangGraph's base class does: every graph of a thread counts from one."""
+
+    def get_next_version(self, current: Any, channel: None) -> Any:
+        return (current or 0) + 1
+
+
+@pytest.mark.parametrize("name", ["subgraph", "subgraph in a function", "parallel calls"])
+async def test_savers_may_number_versions_as_they_like(name: str):
+    stopping = STOPPING[name]()
+    store = RolloutStore(Numbering())
+    graph = await begun_and_stopped(store, stopping)
+    await store.begin(TARGET, {}, source=SOURCE)
+    assert await state_of(graph, TARGET) == await state_of(graph, SOURCE)
+    await go_on(graph, TARGET)
+    assert stopping.ran == stopping.resumed
 
 
 async def test_deltas_of_tasks_that_were_held_follow_those_of_tasks_that_were_done(saver: Saver):

@@ -99,6 +99,39 @@ async def test_a_store_that_was_thought_dead_takes_no_entry_of_its_successor(sav
     assert Counter(entries) == Counter([("first", 0), ("second", 0), ("first", 1), ("second", 1)])
 
 
+class SlowAtFirst(InMemorySaver):
+    """Takes less time for each write than for the one before."""
+
+    pause_seconds = 0.1
+
+    async def aput_writes(self, *args: Any, **kwargs: Any) -> None:
+        self.pause_seconds /= 2
+        await asyncio.sleep(self.pause_seconds)
+        await super().aput_writes(*args, **kwargs)
+
+
+async def test_no_entry_is_on_record_before_those_that_were_appended_before_it():
+    kept = RolloutStore(SlowAtFirst())
+    await kept.begin(THREAD, {})
+    appends = [asyncio.ensure_future(kept.append(THREAD, "n", i)) for i in range(4)]
+    seen: list[list[int]] = []
+    for append in asyncio.as_completed(appends):
+        await append
+        seen.append([value for _, value in entries_of(await kept.read(THREAD))])
+    assert seen == [[0], [0, 1], [0, 1, 2], [0, 1, 2, 3]]
+
+
+async def test_a_read_while_an_entry_is_being_written_costs_no_entry():
+    kept = RolloutStore(SlowAtFirst())
+    await kept.begin(THREAD, {})
+    under_way = asyncio.ensure_future(kept.append(THREAD, "n", 0))
+    await asyncio.sleep(0.01)
+    assert entries_of(await kept.read(THREAD)) == []
+    await kept.append(THREAD, "n", 1)
+    await under_way
+    assert [value for _, value in entries_of(await kept.read(THREAD))] == [0, 1]
+
+
 async def test_reading_between_appends_moves_no_number(saver: Saver):
     kept = RolloutStore(saver)
     await kept.begin(THREAD, {})
