@@ -31,7 +31,14 @@ from entcent_agents.environments import Environment, Fork, commit
 from entcent_agents.errors import ConfigurationError, EffectError, EnvironmentUnusableError, RolloutsFailedError
 from entcent_agents.rollouts.cleanup import discard, to_the_end
 from entcent_agents.rollouts.events import COMMIT_EVENT
-from entcent_agents.rollouts.isolation import Graph, outer_channels, tools_of, whole_input
+from entcent_agents.rollouts.isolation import (
+    Graph,
+    accepted_channels,
+    outer_channels,
+    state_channels,
+    tools_of,
+    whole_input,
+)
 from entcent_agents.rollouts.output import unpack
 from entcent_agents.rollouts.overlay import apply_writes
 from entcent_agents.rollouts.rollout import RolloutRequest, run_rollout
@@ -105,7 +112,7 @@ class ParallelRollouts(_Node):
         names = [environment.name for environment in environments]
         if len(set(names)) < len(names):
             raise ConfigurationError(f"environments share a name: {', '.join(names)}; give each its own")
-        channels = tuple(agent.builder.channels)
+        channels = tuple(state_channels(agent))
         if "messages" not in channels:
             raise ConfigurationError(f"the agent's state has no `messages`; it has {', '.join(channels)}")
         self.agent = agent
@@ -148,12 +155,11 @@ class ParallelRollouts(_Node):
     def _request(self, state: Mapping[str, Any], config: RunnableConfig, runtime: Runtime[Any]) -> RolloutRequest:
         thread = config.get("configurable", {}).get("thread_id") or uuid4().hex
         task = runtime.execution_info.task_id if runtime.execution_info else uuid4().hex
-        inputs = self.agent.input_channels
-        accepted = {"messages", *(self.channels if inputs == "__start__" else inputs)}
+        accepted = accepted_channels(self.agent)
         return RolloutRequest(
             agent=self.agent,
             state={key: value for key, value in state.items() if key in accepted},
-            channels=outer_channels(config) or self.agent.builder.channels,
+            channels=outer_channels(config) or state_channels(self.agent),
             config=config,
             context=runtime.context,
             saver=self.saver,

@@ -8,7 +8,7 @@ handlers, the `tap_output_aiter` method of streaming handlers, the `__pregel_` a
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Collection, Generator, Iterable, Mapping
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import fields, is_dataclass
@@ -22,6 +22,7 @@ from langchain_core.tracers.base import AsyncBaseTracer, BaseTracer
 from langgraph.channels.base import BaseChannel
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.graph import START
+from langgraph.graph.message import add_messages
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.prebuilt import ToolNode
 from langgraph.store.base import BaseStore
@@ -84,6 +85,8 @@ def outer_channels(config: RunnableConfig) -> Mapping[str, Channel] | None:
 def whole_input(state: Any, config: RunnableConfig, also: str) -> dict[str, Any]:
     """A node's input as a dict, whatever kind of schema the graph has, and a channel that the schema may leave out.
 
+    Messages without an id are given one here, once for all rollouts: what they add is told from it by ids.
+
     Args:
         state: What LangGraph gave the node.
         config: The node's configuration.
@@ -95,19 +98,31 @@ def whole_input(state: Any, config: RunnableConfig, also: str) -> dict[str, Any]
         values = {field.name: getattr(state, field.name) for field in fields(state)}
     else:
         values = dict(cast("Mapping[str, Any]", state))
+    if "messages" in values:
+        values["messages"] = add_messages([], values["messages"])
     channel = (outer_channels(config) or {}).get(also)
     if channel is not None and channel.is_available():
         values.setdefault(also, channel.get())
     return values
 
 
+def state_channels(agent: Graph) -> Mapping[str, Channel]:
+    """The channels of its state, without LangGraph's own."""
+    return cast("Mapping[str, Channel]", agent.builder.channels)
+
+
+def accepted_channels(agent: Graph) -> Collection[str]:
+    """The channels that its input may set; what else a state holds, the agent never sees."""
+    return agent.builder.schemas[agent.builder.input_schema]
+
+
 def with_every_channel_public(agent: Graph) -> Graph:
     """The agent, for a graph that stands for it: its private channels come in and go out as all others do."""
     schema = cast(type[Any], TypedDict("EveryChannel", {}))
     builder = copy(agent.builder)
-    builder.schemas = {**builder.schemas, schema: dict(builder.channels)}
+    builder.schemas = {**builder.schemas, schema: dict(state_channels(agent))}
     builder.input_schema = schema
-    opened = agent.copy({"builder": builder, "nodes": dict(agent.nodes), "output_channels": list(builder.channels)})
+    opened = agent.copy({"builder": builder, "nodes": dict(agent.nodes), "output_channels": [*state_channels(agent)]})
     opened.attach_node(START, None)
     for start, end in builder.edges:
         if start == START:

@@ -20,7 +20,14 @@ from entcent_agents.environments import Change, Environment, Fork, use_environme
 from entcent_agents.errors import ConfigurationError
 from entcent_agents.outcomes import outcome_key
 from entcent_agents.rollouts.cleanup import discard, to_the_end
-from entcent_agents.rollouts.isolation import Channel, Graph, isolated_config, isolated_graph, no_ambient_config
+from entcent_agents.rollouts.isolation import (
+    Channel,
+    Graph,
+    isolated_config,
+    isolated_graph,
+    no_ambient_config,
+    state_channels,
+)
 from entcent_agents.rollouts.output import is_answered, pack, state_updates
 from entcent_agents.rollouts.overlay import OverlayStore
 from entcent_agents.rollouts.progress import ProgressReporter
@@ -124,7 +131,7 @@ async def _attempt(
     try:
         with no_ambient_config(), use_environments(attempt.forks):
             await request.saver.adelete_thread(request.thread_id(index))  # what a request that was cut off left
-            given = state_updates(graph.builder.channels, {}, deepcopy(dict(request.state)))
+            given = state_updates(state_channels(graph), {}, deepcopy(dict(request.state)))
             await graph.ainvoke(given, config, context=request.context)
             snapshot = await graph.aget_state(config)
     finally:
@@ -135,9 +142,7 @@ async def _attempt(
         return
     for fork in attempt.forks.values():
         attempt.changes += await asyncio.to_thread(fork.diff)
-    attempt.output = pack(
-        {"state": _written(graph, request, snapshot.values), "store": store.writes if store else []}
-    )
+    attempt.output = pack({"state": _written(graph, request, snapshot.values), "store": store.writes if store else []})
     attempt.status = "finished"
 
 

@@ -30,9 +30,7 @@ def swarm():
         return lambda messages: second[since_human(messages, "bob")]
 
     agents = [
-        create_agent(
-            ScriptedChat(scripts=scripts(alice)), [add, create_handoff_tool(agent_name="bob")], name="alice"
-        ),
+        create_agent(ScriptedChat(scripts=scripts(alice)), [add, create_handoff_tool(agent_name="bob")], name="alice"),
         create_agent(ScriptedChat(scripts=scripts(bob)), [add, create_handoff_tool(agent_name="alice")], name="bob"),
     ]
     return create_swarm(agents, default_active_agent="alice").compile()
