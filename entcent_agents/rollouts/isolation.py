@@ -113,7 +113,7 @@ def state_channels(agent: Graph) -> Mapping[str, Channel]:
 
 def accepted_channels(agent: Graph) -> Collection[str]:
     """The channels that its input may set; what else a state holds, the agent never sees."""
-    return agent.builder.schemas[agent.builder.input_schema]
+    return tuple(agent.builder.schemas[agent.builder.input_schema])
 
 
 def with_every_channel_public(agent: Graph) -> Graph:

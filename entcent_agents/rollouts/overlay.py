@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from copy import deepcopy
 from typing import Any, cast
 
@@ -90,7 +90,7 @@ class OverlayStore(BaseStore):
 async def apply_writes(store: BaseStore, writes: Iterable[StoreWrite]) -> None:
     """Make a winner's store writes real."""
     await store.abatch(
-        [PutOp(tuple(namespace), key, value, *cast("Sequence[Any]", how)) for namespace, key, value, *how in writes]
+        [PutOp(tuple(namespace), key, value, index, ttl) for namespace, key, value, index, ttl in writes]
     )
 
 
