@@ -29,6 +29,8 @@ Messages say what was seen and what to do about it, in one line: the command lin
 
 from __future__ import annotations
 
+from collections.abc import Generator
+
 
 class EntcentError(Exception):
     """Root of the tree: catch it to catch everything this library raises on purpose."""
@@ -88,11 +90,22 @@ class ModelServerError(ModelError):
     Args:
         message: What was seen, and what to do.
         status: The HTTP status of the answer; None where there was none, or where a good one was broken off.
+        broke_off: Whether the server was not reached, fell silent or broke off: asked again, it may answer.
+        retry_after_seconds: How long it asks to be left alone; None where it does not say.
     """
 
-    def __init__(self, message: str, *, status: int | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int | None = None,
+        broke_off: bool = False,
+        retry_after_seconds: float | None = None,
+    ) -> None:
         super().__init__(message)
         self.status = status
+        self.broke_off = broke_off
+        self.retry_after_seconds = retry_after_seconds
 
 
 class ContinuationError(ModelError):
@@ -137,3 +150,13 @@ class EnvironmentConflictError(EnvironmentFault):
 
 class PathEscapeError(EnvironmentFault):
     """A path leads out of its workspace."""
+
+
+def causes_of(error: BaseException) -> Generator[BaseException]:
+    """An exception of anybody's, and those that led to it."""
+    link: BaseException | None = error
+    seen: set[int] = set()
+    while link is not None and id(link) not in seen:
+        seen.add(id(link))
+        yield link
+        link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)

@@ -6,7 +6,7 @@ from typing import Any, Literal, TypedDict, cast, get_type_hints
 
 from langgraph.graph import END, START, StateGraph
 
-from entcent_agents.nodes import EntropyCentroidSelector, ParallelRollouts, RolloutsState
+from entcent_agents.nodes import EntropyCentroidSelector, ParallelRollouts, RolloutsState, unfinished
 from entcent_agents.rollouts.isolation import Graph, with_every_channel_public
 from entcent_agents.selection import Selector
 
@@ -57,7 +57,7 @@ def entropy_centroid_graph(
     builder.add_node("select", select, input_schema=RolloutsState)
     builder.add_edge(START, "rollouts")
     builder.add_edge("rollouts", "select")
-    builder.add_edge("select", END)
+    builder.add_conditional_edges("select", unfinished, {True: "rollouts", False: END})
     return builder.compile(checkpointer=checkpointer, store=store, name=name)
 
 

@@ -17,12 +17,12 @@ from entcent_agents.logprobs import TokenLogprobs
 from entcent_agents.phases import PhaseConfig, high_entropy_phases
 from entcent_agents.segments import SegmentKind
 
-RECORD_VERSION: Final = 1
+RECORD_VERSION: Final = 2
 
 Column = Literal["entropy", "logprob", "confidence"]
 """A per-token quantity of `TokenLogprobs` that signals are taken from."""
 T = TypeVar("T")
-Status = Literal["finished", "unfinished", "failed"]
+Status = Literal["finished", "held", "unfinished", "failed"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,7 +200,8 @@ class Rollout:
     Attributes:
         index: Its number among the rollouts of a request, from 0.
         thread_id: The thread it ran on, in the rollouts' own checkpointer.
-        status: `finished` (a final answer), `unfinished` (unanswered tool calls or a pending interrupt), `failed`.
+        status: `finished` (a final answer), `held` (stopped before an external call, or to ask a person), `unfinished`
+            (neither), `failed`.
         trajectory: Its turns.
         usage: Tokens of all its model calls, those outside the trajectory included.
         seconds: Wall-clock time it took.
@@ -209,6 +210,7 @@ class Rollout:
         vote_key: What it came to, in canonical form and digested: equal keys are equal outcomes; None: no outcome.
         forks: Where its forks of the environments are, by environment name.
         output: What it adds to the agent's state, packed; opened at commit only.
+        plain: Whether it was run in the place of rollouts that failed, and needs no log-probabilities.
     """
 
     index: int
@@ -221,6 +223,7 @@ class Rollout:
     vote_key: str | None = None
     forks: Mapping[str, str] = field(default_factory=dict[str, str])
     output: str | None = None
+    plain: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON-able form, without the text of the tokens."""
@@ -236,6 +239,7 @@ class Rollout:
             "vote_key": self.vote_key,
             "forks": dict(self.forks),
             "output": self.output,
+            "plain": self.plain,
         }
 
     @classmethod
@@ -260,6 +264,7 @@ class Rollout:
             vote_key=record["vote_key"],
             forks=dict(record["forks"]),
             output=record["output"],
+            plain=record["plain"],
         )
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import select
 import socket
 import struct
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import zip_longest
@@ -125,10 +127,11 @@ class ChatServer:
         self.requests: list[Request] = []
         self.asked = threading.Event()
         self.hung_up = threading.Event()
+        self.hang_ups = 0
         self._script = replies
         self._max_n, self._gives, self._prompt_tokens, self._ascii = max_n, gives, prompt_tokens, ascii_json
         self._next = 0
-        self._lock = threading.Lock()
+        self._lock = threading.Condition()
         self._http = _Http(("127.0.0.1", 0), _Handler)
         self._http.script = self
         self._thread = threading.Thread(target=self._http.serve_forever, args=(0.02,), daemon=True)
@@ -157,6 +160,7 @@ class ChatServer:
         with self._lock:
             self.requests.append(request)
             self.asked.set()
+            self._lock.notify_all()
             if self._max_n is not None and request.n > self._max_n:
                 words = f"Field 'n': Value must be between 1 <= value <= {self._max_n}, but got {request.n}"
                 return [Reply(status=400, error=words)]
@@ -169,6 +173,18 @@ class ChatServer:
                 if replies[-1].status != 200:
                     break
             return replies
+
+    def leave(self) -> None:
+        """A client closed its connection before it had its answer."""
+        with self._lock:
+            self.hang_ups += 1
+            self._lock.notify_all()
+        self.hung_up.set()
+
+    def comes_to(self, state: Callable[[], bool], seconds: float = 10.0) -> bool:
+        """Whether a state of requests and hang-ups comes within the time; blocks until then."""
+        with self._lock:
+            return self._lock.wait_for(state, seconds)
 
     def body(self, replies: Sequence[Reply]) -> bytes:
         """A whole answer."""
@@ -260,7 +276,8 @@ class _Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         headers = {name.lower(): value for name, value in self.headers.items()}
         replies = self.server.script.answer(Request(self.path, body, headers))
-        time.sleep(replies[0].delay_seconds)
+        if self._hangs_up_within(replies[0].delay_seconds):
+            return
         failed = next((reply for reply in replies if reply.status != 200), None)
         try:
             if failed:
@@ -272,7 +289,22 @@ class _Handler(BaseHTTPRequestHandler):
             else:
                 self._send(200, self.server.script.body(replies), {}, replies[0])
         except (BrokenPipeError, ConnectionResetError):
-            self.server.script.hung_up.set()
+            self.server.script.leave()
+
+    def _hangs_up_within(self, seconds: float) -> bool:
+        """Wait, and see whether the client closes the connection meanwhile."""
+        until = time.monotonic() + seconds
+        while (rest := until - time.monotonic()) > 0 and not self.server.script.closing.is_set():
+            if not select.select([self.connection], [], [], min(rest, 0.05))[0]:
+                continue
+            with suppress(ConnectionResetError):
+                if self.connection.recv(1, socket.MSG_PEEK):
+                    time.sleep(min(rest, 0.05))  # its next request, which has to wait
+                    continue
+            self.close_connection = True
+            self.server.script.leave()
+            return True
+        return False
 
     def _send(self, status: int, content: bytes, headers: dict[str, str], reply: Reply | None = None) -> None:
         self.send_response(status)
@@ -289,7 +321,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.close_connection = True
         self.wfile.flush()
         if how == "stall":
-            self.server.script.closing.wait(30)
+            self._hangs_up_within(30)
         elif how == "reset":
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self.connection.close()

@@ -1,4 +1,4 @@
-"""What every test may use: scripted chat servers; and no connection outlives its test."""
+"""What every test may use: scripted chat servers, one PostgreSQL; and no connection outlives its test."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from entcent_agents.blocking import run_sync
 from entcent_agents.chat.learnt import forget_servers
 from entcent_agents.chat.model import aclose_clients
 from tests.chat_server import ChatServer
+from tests.ledger.postgres_server import postgres, why_none
 
 
 @pytest.fixture
@@ -27,3 +28,24 @@ async def closed_clients() -> AsyncIterator[None]:
     forget_servers()
     await aclose_clients()
     run_sync(aclose_clients())
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[str]:
+    """The connection string of a server that lives as long as the tests."""
+    if reason := why_none():
+        pytest.skip(reason)
+    with postgres() as conninfo:
+        yield conninfo
+
+
+@pytest.fixture
+def database(postgres_server: str) -> Iterator[str]:
+    """A database of its own for one test."""
+    import psycopg
+
+    with psycopg.connect(postgres_server, autocommit=True) as connection:
+        connection.execute("DROP DATABASE IF EXISTS of_a_test WITH (FORCE)")
+        connection.execute("CREATE DATABASE of_a_test")
+        yield postgres_server.replace("dbname=postgres", "dbname=of_a_test")
+        connection.execute("DROP DATABASE of_a_test WITH (FORCE)")

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from langchain.agents import create_agent
 from langchain_core.caches import InMemoryCache
 from langchain_core.callbacks import StreamingStdOutCallbackHandler as StreamingStdOut
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
@@ -19,7 +20,7 @@ from langchain_core.tools import tool
 from entcent_agents.blocking import run_sync
 from entcent_agents.capture.recorder import TurnRecorder
 from entcent_agents.chat.model import ChatLogprobs
-from entcent_agents.chat.sampling import SamplingPool, token_listener, use_pool
+from entcent_agents.chat.sampling import SamplingPool, plain_sampling, token_listener, use_pool
 from entcent_agents.errors import ConfigurationError, LogprobsMissingError, ModelServerError
 from tests.chat_server import Reply, Request, Token, numbered, says
 
@@ -446,6 +447,40 @@ def test_synchronous_calls_in_a_pool_do_not_wait_for_asynchronous_ones_of_anothe
 
 async def requests_arrive(server) -> None:
     assert await asyncio.to_thread(server.asked.wait, 10)
+
+
+# Without log-probabilities
+
+
+def without_logprobs(request):
+    """A server that refuses to give any, in the words of OpenAI for models that reason."""
+    refused = [name for name in ("logprobs", "top_logprobs") if name in request.body]
+    if refused:
+        return [Reply(status=400, error=f"Unsupported parameter: '{refused[0]}' is not supported with this model.")]
+    return [says("done", logprobs=False)] * request.n
+
+
+@pytest.mark.parametrize("tools", [[], [search]], ids=["streamed", "body"])
+async def test_a_server_that_refuses_log_probabilities_answers_plain_calls(serve, tools):
+    server, recorder = serve(without_logprobs), TurnRecorder()
+    graph = create_agent(chat(server), tools)
+    with pytest.raises(ModelServerError, match="'logprobs' is not supported"):
+        await graph.ainvoke({"messages": ASK})
+    with plain_sampling():
+        state = await graph.ainvoke({"messages": ASK}, {"callbacks": [recorder]})
+    assert state["messages"][-1].text == "done"
+    assert [turn.logprobs for turn in recorder.turns.values()] == [None]
+    with pytest.raises(ModelServerError, match="'logprobs' is not supported"):
+        await graph.ainvoke({"messages": ASK})
+
+
+async def test_plain_calls_inside_rollouts_share_no_request(serve):
+    server = serve(without_logprobs)
+    model = chat(server)
+    with use_pool(SamplingPool(1)), plain_sampling():
+        await asyncio.gather(*(model.ainvoke("Hi") for _ in range(3)))
+    assert [request.n for request in server.requests] == [1, 1, 1]
+    assert ["seed" in request.body for request in server.requests] == [False] * 3
 
 
 # Tools

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from langchain_core.tools import BaseTool, StructuredTool
 
+from entcent_agents.effects import READ, WRITE, Effect, declare
 from entcent_agents.environments import SqliteFork, current_environment
 from entcent_agents.errors import ConfigurationError
 
@@ -25,7 +26,7 @@ def sql_tools() -> list[BaseTool]:
     What is wrong with a statement comes back as text that starts with "Error:", so that the model can mend it; what is
     wrong with the environment is raised.
     """
-    return [_tool(schema, "READ"), _tool(query, "READ"), _tool(execute, "WRITE")]
+    return [_tool(schema, READ), _tool(query, READ), _tool(execute, WRITE)]
 
 
 def schema() -> str:
@@ -77,10 +78,8 @@ def execute(sql: str) -> str:
     return text
 
 
-def _tool(function: Callable[..., str], effect: str) -> BaseTool:
-    return StructuredTool.from_function(
-        function, parse_docstring=True, metadata={"effect": effect, "environment": ENVIRONMENT}
-    )
+def _tool(function: Callable[..., str], effect: Effect) -> BaseTool:
+    return declare(StructuredTool.from_function(function, parse_docstring=True), effect, environment=ENVIRONMENT)
 
 
 def _fork() -> SqliteFork:

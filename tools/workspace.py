@@ -9,6 +9,7 @@ from pathlib import Path
 
 from langchain_core.tools import BaseTool, StructuredTool
 
+from entcent_agents.effects import READ, WRITE, Effect, declare
 from entcent_agents.environments import DirectoryFork, current_environment
 from entcent_agents.errors import ConfigurationError, PathEscapeError
 
@@ -28,10 +29,10 @@ def workspace_tools() -> list[BaseTool]:
     raised.
     """
     return [
-        _tool(list_files, "READ"),
-        _tool(read_file, "READ"),
-        _tool(search_files, "READ"),
-        _tool(write_file, "WRITE"),
+        _tool(list_files, READ),
+        _tool(read_file, READ),
+        _tool(search_files, READ),
+        _tool(write_file, WRITE),
     ]
 
 
@@ -121,10 +122,8 @@ def write_file(path: str, content: str) -> str:
     return f"Wrote {len(content):,} characters to {path}."
 
 
-def _tool(function: Callable[..., str], effect: str) -> BaseTool:
-    return StructuredTool.from_function(
-        function, parse_docstring=True, metadata={"effect": effect, "environment": ENVIRONMENT}
-    )
+def _tool(function: Callable[..., str], effect: Effect) -> BaseTool:
+    return declare(StructuredTool.from_function(function, parse_docstring=True), effect, environment=ENVIRONMENT)
 
 
 def _fork() -> DirectoryFork:

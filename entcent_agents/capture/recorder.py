@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 from uuid import UUID
 
@@ -13,7 +13,7 @@ from pydantic import ConfigDict, Field
 
 from entcent_agents.capture.messages import RAW, capture_logprobs, strip_logprobs
 from entcent_agents.capture.tokens import estimated_tokens
-from entcent_agents.errors import LogprobsMalformedError
+from entcent_agents.errors import LogprobsMalformedError, causes_of
 from entcent_agents.logprobs import TokenLogprobs
 from entcent_agents.trajectory import Turn, Usage
 
@@ -63,6 +63,34 @@ class TurnRecorder(BaseCallbackHandler):
         self._ids_by_words: dict[str, str] = {}
         self._streamed: dict[UUID, TokenLogprobs] = {}
         self._on_turn = on_turn
+        self._failed_calls: list[BaseException] = []
+        self._failed_tools: list[tuple[str, BaseException]] = []
+        self._running_tools: dict[UUID, str] = {}
+
+    def failed_with(self, error: BaseException, *, repeatable: Collection[str] = ()) -> bool:
+        """Whether an exception came out of a model call, and no tool has to be run again for that call to be.
+
+        That is: it went through no tool (one that asked a model may have acted before), and none was cut off when
+        LangGraph cancelled what ran beside the call.
+
+        Args:
+            error: What the graph raised.
+            repeatable: Names of tools that may be run again all the same.
+        """
+        links = [*causes_of(error)]
+        if not any(error is link for error in self._failed_calls for link in links):
+            return False
+        through = {name for name, error in self._failed_tools for link in links if error is link}
+        return through.union(self._running_tools.values()) <= {*repeatable}
+
+    def words_of(self, turn: Turn) -> str:
+        """What the message of a turn says: by it a message is known again that a node rebuilt."""
+        return next((words for words, known in self._ids_by_words.items() if known == turn.message_id), "")
+
+    def remember(self, turn: Turn, words: str) -> None:
+        """Take up a turn that another recorder recorded."""
+        self.turns[turn.message_id] = turn
+        self._ids_by_words[words] = turn.message_id
 
     def turn_of(self, message: AIMessage) -> Turn | None:
         """The turn of a message that the agent kept, also where a node rebuilt it under another id."""
@@ -79,8 +107,21 @@ class TurnRecorder(BaseCallbackHandler):
         self._streamed[run_id] = logprobs
 
     def on_llm_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
-        """A call that failed has no turn."""
+        """A call that failed has no turn; with what it failed is remembered."""
         self._streamed.pop(run_id, None)
+        self._failed_calls.append(error)
+
+    def on_tool_start(self, serialized: dict[str, Any] | None, input_str: str, *, run_id: UUID, **kwargs: Any) -> None:
+        """A tool runs until its end or error; of one that was cut off neither is told."""
+        self._running_tools[run_id] = str((serialized or {}).get("name", kwargs.get("name")))
+
+    def on_tool_end(self, output: Any, *, run_id: UUID, **kwargs: Any) -> None:
+        """The tool is done."""
+        self._running_tools.pop(run_id, None)
+
+    def on_tool_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
+        """What a tool raised is remembered, whoever raised it first."""
+        self._failed_tools.append((self._running_tools.pop(run_id, ""), error))
 
     def on_llm_end(self, response: LLMResult, *, run_id: UUID, **kwargs: Any) -> None:
         """Record each generation and strip its raw log-probabilities."""
@@ -102,8 +143,7 @@ class TurnRecorder(BaseCallbackHandler):
         strip_logprobs(message)
         message_id = message.id or run_id
         turn = Turn(message_id=message_id, generated_tokens=_generated(message, logprobs), logprobs=logprobs)
-        self.turns[message_id] = turn
-        self._ids_by_words[_said(message)] = message_id
+        self.remember(turn, _said(message))
         prompt = message.usage_metadata["input_tokens"] if message.usage_metadata else 0
         self.usage += Usage(prompt_tokens=prompt, generated_tokens=turn.generated_tokens)
         if self._on_turn:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, cast
 from uuid import uuid4
@@ -18,6 +19,7 @@ from entcent_agents.capture.growing import GrowingLogprobs
 from entcent_agents.capture.tokens import BYTES_PER_TOKEN
 from entcent_agents.chat.clients import NO_KEY, shown
 from entcent_agents.chat.counting import generated_tokens, shares
+from entcent_agents.chat.retry_after import retry_after_seconds
 from entcent_agents.chat.turns import turn
 from entcent_agents.chat.wire import (
     Choice,
@@ -199,7 +201,9 @@ class CompletionRequest:
         """A connection that is closed early looks like an end, but no choice says why it finished."""
         if all(parts.finish_reason for parts in self._parts.values()) or not self._payload.get("stream"):
             return None
-        return ModelServerError(f"{self._base_url} broke off in the middle of its answer: see the server's log")
+        return ModelServerError(
+            f"{self._base_url} broke off in the middle of its answer: see the server's log", broke_off=True
+        )
 
     async def _decoded(self, body: AsyncIterator[bytes]) -> AsyncIterator[Decoded]:
         if not self._payload.get("stream"):
@@ -211,7 +215,8 @@ class CompletionRequest:
     def _take(self, decoded: Decoded) -> list[Delta]:
         payload = decoded.payload
         if payload.error is not None:
-            broken = ModelServerError(f"{self._base_url} broke off: {_said(payload.error)}")
+            began = bool(self._parts)  # else it is a refusal in the guise of an answer
+            broken = ModelServerError(f"{self._base_url} broke off: {_said(payload.error)}", broke_off=began)
             raise without_key(broken, self._client.api_key)
         self._model = payload.model or self._model
         self._count(payload)
@@ -282,20 +287,29 @@ def server_error(error: APIStatusError | APIConnectionError | httpx2.HTTPError, 
     """Our error for one of the SDK's or the wire's: what was asked, what was seen, what to do."""
     silent = isinstance(error, APITimeoutError | httpx2.TimeoutException)
     if silent and not isinstance(error.__cause__, httpx2.ConnectTimeout):
-        return ModelServerError(f"{base_url} did not answer in time: raise timeout_seconds, or ask for fewer tokens")
+        seen = "did not answer in time: raise timeout_seconds, or ask for fewer tokens"
+        return ModelServerError(f"{base_url} {seen}", broke_off=True)
     if isinstance(error, APIConnectionError):
         why = _line(str(error.__cause__ or "")) or "it does not take the connection"
-        return ModelServerError(f"no model server answers at {base_url} ({why}): start one, or correct the address")
+        seen = f"no model server answers at {base_url} ({why}): start one, or correct the address"
+        return ModelServerError(seen, broke_off=True)
     if isinstance(error, httpx2.HTTPError):
-        return ModelServerError(f"{base_url} broke off in the middle of its answer ({_line(str(error))})")
+        seen = f"{base_url} broke off in the middle of its answer ({_line(str(error))})"
+        return ModelServerError(seen, broke_off=True)
     said = _said(error.body) or _line(error.message)
-    return ModelServerError(f"{base_url} answered {error.status_code}: {said}", status=error.status_code)
+    return ModelServerError(
+        f"{base_url} answered {error.status_code}: {said}",
+        status=error.status_code,
+        retry_after_seconds=retry_after_seconds(error.response.headers),
+    )
 
 
 def without_key(error: ModelServerError, api_key: str) -> ModelServerError:
     """The error as it may be shown: what a server says of a key may quote it."""
     said = str(error) if api_key == NO_KEY else str(error).replace(api_key, "***")
-    return ModelServerError(said[:_SAID], status=error.status)
+    masked = copy(error)
+    masked.args = (said[:_SAID],)
+    return masked
 
 
 def _said(error: Any) -> str:

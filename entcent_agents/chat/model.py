@@ -362,11 +362,15 @@ class ChatLogprobs(BaseChatModel):
 
     async def _sample(self, payload: Mapping[str, Any], n: int, seed: int | None) -> list[Completion]:
         pool = current_pool()
-        if pool is not None:
-            prompt = prompt_digest(payload)
+        if pool is None:
+            return await self._sampled_alone(payload, n, seed)
+        prompt = prompt_digest(payload)
+        with pool.known():
             if self.coalesce and n == 1:
                 return [await pool.sample(self._caller(), prompt, partial(self._send, payload))]
-            seed = pool.next_seed(prompt)
+            return await self._sampled_alone(payload, n, pool.next_seed(prompt))
+
+    async def _sampled_alone(self, payload: Mapping[str, Any], n: int, seed: int | None) -> list[Completion]:
         listener = token_listener.get()
         completions: list[Completion] = []
         for outcome in await self._send(payload, n, seed, [listener] * n if listener else []):

@@ -9,6 +9,7 @@ from langchain_core.messages import BaseMessage
 
 from entcent_agents.chat.constraints import call_format
 from entcent_agents.chat.prompts import api_messages
+from entcent_agents.chat.sampling import is_plain
 from entcent_agents.chat.text_tools import STOP, as_text
 from entcent_agents.errors import ConfigurationError
 
@@ -41,7 +42,7 @@ _HEEDED: Final = frozenset(
 _LANGCHAINS: Final = frozenset(
     {"logprobs", "ls_structured_output_format", "stream", "strict", "structured_output_format"}
 )
-"""Given by or to LangChain, which uses them; log-probabilities are always asked for."""
+"""Given by or to LangChain, which uses them; log-probabilities are asked for in any case but `plain_sampling`."""
 
 
 def chat_payload(
@@ -72,8 +73,8 @@ def chat_payload(
         "model": settings.get("model", model.model),
         "messages": api_messages(messages),
         "temperature": settings.get("temperature", model.temperature),
-        "logprobs": True,
-        "top_logprobs": settings.get("top_logprobs", model.top_logprobs),
+        "logprobs": None if is_plain() else True,
+        "top_logprobs": None if is_plain() else settings.get("top_logprobs", model.top_logprobs),
         # llama.cpp refuses tools, streaming and log-probabilities together, and streams none for those tokens of a
         # constrained reply that it leaves out of the text (a fence around the JSON).
         "stream": not native and not response_format,

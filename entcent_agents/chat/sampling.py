@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from typing import Final
+from typing import Any, Final
 
 from entcent_agents.chat.completion import Completion
 
@@ -55,6 +55,34 @@ class SamplingPool:
         # By loop too: synchronous nodes call from the background loop, and futures do not cross loops.
         self._open: dict[_Slot, _Group] = {}
         self._occurrences: Counter[str] = Counter()
+        self._under_way: set[tuple[asyncio.AbstractEventLoop, asyncio.Task[Any] | None]] = set()
+        self._closed = False
+
+    @contextmanager
+    def known(self) -> Generator[None]:
+        """Make what the current task asks for inside known to `close`.
+
+        Raises:
+            asyncio.CancelledError: The pool is closed.
+        """
+        if self._closed:
+            raise asyncio.CancelledError
+        call = (asyncio.get_running_loop(), asyncio.current_task())
+        self._under_way.add(call)
+        try:
+            yield
+        finally:
+            self._under_way.discard(call)
+
+    def close(self) -> None:
+        """Cancel what is under way, and whatever is asked later.
+
+        Threads cannot be cancelled. What synchronous nodes and tools ask for would go on after their rollouts ended.
+        """
+        self._closed = True
+        for loop, task in tuple(self._under_way):
+            if task and not loop.is_closed():
+                loop.call_soon_threadsafe(task.cancel)
 
     async def sample(self, caller: str, prompt: str, send: Send) -> Completion:
         """One completion; equal calls that arrive together share a request.
@@ -138,12 +166,37 @@ def current_pool() -> SamplingPool | None:
 
 @contextmanager
 def use_pool(pool: SamplingPool) -> Generator[SamplingPool]:
-    """Coalesce the calls made inside, in tasks started inside included."""
+    """Coalesce the calls made inside, in tasks started inside included; an error or cancellation closes the pool."""
     token = _pool.set(pool)
     try:
         yield pool
+    except BaseException:
+        pool.close()
+        raise
     finally:
         _pool.reset(token)
+
+
+_plain: ContextVar[bool] = ContextVar("plain_sampling", default=False)
+
+
+def is_plain() -> bool:
+    """Whether calls are made here without asking for log-probabilities."""
+    return _plain.get()
+
+
+@contextmanager
+def plain_sampling() -> Generator[None]:
+    """Make the calls inside as any chat model does: each by itself, and without log-probabilities.
+
+    For servers that refuse them, where one answer that nothing is compared with is better than none.
+    """
+    plain, pool = _plain.set(True), _pool.set(None)
+    try:
+        yield
+    finally:
+        _pool.reset(pool)
+        _plain.reset(plain)
 
 
 def _deaf(tokens: int) -> None:

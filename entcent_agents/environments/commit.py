@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from entcent_agents.environments import journal
-from entcent_agents.environments.staging import all_locks
+from entcent_agents.environments.staging import Staging, all_locks
 from entcent_agents.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from entcent_agents.environments.protocol import Fork, Sealed
 
@@ -41,16 +41,11 @@ def commit(forks: Sequence[Fork], *, observe: journal.Observer = _ignore) -> Non
     twice = next((target for target in targets if targets.count(target) > 1), None)
     if twice is not None:
         raise ConfigurationError(f"two forks of {twice} cannot both be committed: pass one fork of each environment")
-    for fork in _seal_and_apply(forks, targets, observe):
-        fork.discard()
+    _seal_and_apply(forks, targets, observe)
 
 
-def _seal_and_apply(forks: Sequence[Fork], targets: Sequence[Path], observe: journal.Observer) -> list[Fork]:
-    """Commit with the locks held.
-
-    Returns:
-        The forks left to discard, because they changed nothing.
-    """
+def _seal_and_apply(forks: Sequence[Fork], targets: Sequence[Path], observe: journal.Observer) -> None:
+    """Commit with the locks held."""
     while True:
         for target in targets:
             journal.recover(target)
@@ -65,4 +60,6 @@ def _seal_and_apply(forks: Sequence[Fork], targets: Sequence[Path], observe: jou
             observe("sealed")
             if sealed:
                 journal.publish_and_apply(sealed, observe)
-            return unchanged
+            for fork in unchanged:
+                Staging(fork.environment.path).retire(Path(fork.reference))
+            return

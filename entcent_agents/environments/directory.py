@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from hashlib import blake2b
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
@@ -13,15 +12,12 @@ from entcent_agents.environments.diff import file_difference
 from entcent_agents.environments.durable import sync_tree
 from entcent_agents.environments.forks import StagedEnvironment, StagedFork, new_folder, reopened_folder, write_base
 from entcent_agents.environments.protocol import Change, Sealed
-from entcent_agents.environments.staging import remove_fork
 from entcent_agents.errors import EnvironmentConflictError, EnvironmentUnusableError, PathEscapeError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from entcent_agents.environments.protocol import ChangeWhat
-
-_COPY_ATTEMPTS = 3
 
 
 class DirectoryFork(StagedFork["DirectoryEnvironment"]):
@@ -88,6 +84,9 @@ class DirectoryFork(StagedFork["DirectoryEnvironment"]):
             mark=tree.mark(self.path),
             kept=self._kept(),
         )
+
+    def _copy(self, path: Path) -> None:
+        tree.copy(self.path, path)
 
     def _flush(self) -> None:
         sync_tree(self.path.parent)
@@ -158,28 +157,8 @@ class DirectoryEnvironment(StagedEnvironment):
         """
         with new_folder(self.path) as folder:
             fork = DirectoryFork(self, folder)
-            write_base(folder, self._copy(fork.path))
+            write_base(folder, tree.copy(self.path, fork.path))
             return fork
-
-    def _copy(self, copy: Path) -> dict[str, str]:
-        """Copy the directory in a moment when nobody changes it.
-
-        Returns:
-            The manifest of both.
-        """
-        for _ in range(_COPY_ATTEMPTS):
-            try:
-                before = tree.manifest(self.path)
-                shutil.copytree(self.path, copy, symlinks=True)
-                if before == tree.manifest(self.path) == tree.manifest(copy):
-                    return before
-            except PermissionError as error:
-                raise EnvironmentUnusableError(f"{error.filename} cannot be read: make it readable") from error
-            except (FileNotFoundError, shutil.Error) as error:
-                if not self.path.is_dir():
-                    raise EnvironmentUnusableError(f"{self.path} does not exist any more: create it again") from error
-            remove_fork(copy)
-        raise EnvironmentUnusableError(f"{self.path} kept changing while it was copied: stop what writes to it")
 
     def reopen(self, reference: str) -> DirectoryFork:
         """The fork that another process (or this one) made, by its reference.

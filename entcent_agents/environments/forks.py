@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+import shutil
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from entcent_agents.environments import journal
-from entcent_agents.environments.staging import Staging
+from entcent_agents.environments.staging import BASE, Staging, is_kept
 from entcent_agents.errors import EnvironmentUnusableError
 
 if TYPE_CHECKING:
@@ -48,11 +49,24 @@ class StagedFork(Generic[E]):
         """Durable handle for `reopen`."""
         return str(self._folder)
 
-    def keep(self) -> None:
-        """Let the fork outlive this process, for another that reopens it by its reference. For a week at most.
+    def fork(self) -> Self:
+        """A copy of this fork as it is now, on its own from here on; see `Fork.fork`.
 
         Raises:
-            EnvironmentUnusableError: The fork was discarded or committed.
+            EnvironmentUnusableError: The fork was discarded or committed, is being written, or cannot be copied.
+        """
+        with new_folder(self._environment.path) as folder:
+            self._require()
+            copy = type(self)(self._environment, folder)
+            self._copy(copy.path)
+            shutil.copyfile(self._folder / BASE, folder / BASE)
+            return copy
+
+    def keep(self) -> None:
+        """Let the fork outlive this process, for another that reopens it by its reference; see `Fork.keep`.
+
+        Raises:
+            EnvironmentUnusableError: The fork was discarded or committed, or is being written.
         """
         self._require()
         self._flush()
@@ -62,12 +76,16 @@ class StagedFork(Generic[E]):
         """Remove the copy and everything about it. Does nothing the second time."""
         journal.discard(self._environment.path, self._folder)
 
+    def _copy(self, path: Path) -> None:
+        """Copy the staged copy, in a moment when nobody writes it, to a path that is not there yet."""
+        raise NotImplementedError
+
     def _flush(self) -> None:
         """Make the staged copy durable."""
         raise NotImplementedError
 
     def _kept(self) -> bool:
-        return (self._folder / "kept").exists()
+        return is_kept(self._folder)
 
     def _require(self) -> None:
         if not self._path.exists():
@@ -76,7 +94,7 @@ class StagedFork(Generic[E]):
             )
 
     def _base(self) -> Any:
-        return json.loads((self._folder / "base.json").read_text())
+        return json.loads((self._folder / BASE).read_text())
 
 
 class StagedEnvironment:
@@ -87,7 +105,7 @@ class StagedEnvironment:
     def committed(self, reference: str) -> bool:
         """Whether the kept fork of this reference was committed, within the last week."""
         staging = Staging(self.path)
-        return (staging.receipts / staging.folder(reference).name).exists()
+        return staging.is_committed(staging.folder(reference))
 
     def recover(self) -> None:
         """Finish a commit that a crash interrupted, and sweep the forks of dead processes.
@@ -118,8 +136,8 @@ def new_folder(target: Path) -> Generator[Path, None, None]:
 
 
 def write_base(folder: Path, base: object) -> None:
-    """Note what the target was like when it was forked; a fork without this is no fork yet."""
-    (folder / "base.json").write_text(json.dumps(base))
+    """Note what the target was like when it was forked; now the fork is one."""
+    (folder / BASE).write_text(json.dumps(base))
 
 
 def reopened_folder(target: Path, reference: str) -> Path:
@@ -131,7 +149,7 @@ def reopened_folder(target: Path, reference: str) -> Path:
     staging = Staging(target)
     folder = staging.folder(reference)
     with staging.lock(shared=True):
-        if not (folder / "base.json").exists():
+        if staging.is_committed(folder) or not (folder / BASE).exists():
             raise EnvironmentUnusableError(f"{reference} was discarded or committed: make a new fork of {target}")
         staging.own(folder)
     return folder

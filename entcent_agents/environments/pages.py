@@ -27,18 +27,17 @@ _PAGES_A_STEP = 256
 _VOLATILE = ((24, 28), (40, 44), (92, 100))
 
 
-def open_database(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
-    """A plain connection to an existing database, transactions left to the caller."""
-    return sqlite3.connect(
-        f"{path.as_uri()}?mode={'ro' if read_only else 'rw'}", uri=True, timeout=LOCK_SECONDS, isolation_level=None
-    )
+def open_database(path: Path) -> sqlite3.Connection:
+    """A plain connection to an existing database, transactions left to the caller.
+
+    It may write, because only such a connection can roll back what a killed process left half written; one that may
+    not would be refused every read until somebody else has done it.
+    """
+    return sqlite3.connect(f"{path.as_uri()}?mode=rw", uri=True, timeout=LOCK_SECONDS, isolation_level=None)
 
 
-def copy_database(source: sqlite3.Connection, path: Path) -> str:
+def copy_database(source: sqlite3.Connection, path: Path) -> None:
     """Copy a database, as one consistent snapshot, into a new file with a rollback journal.
-
-    Returns:
-        The digest of the copy.
 
     Raises:
         EnvironmentUnusableError: The source stays locked.
@@ -52,7 +51,6 @@ def copy_database(source: sqlite3.Connection, path: Path) -> str:
         copy.execute("PRAGMA synchronous = OFF")
         source.backup(copy, progress=refuse_waiting)
         copy.execute("PRAGMA journal_mode = DELETE")
-    return file_digest(path)
 
 
 def file_digest(path: Path) -> str:
@@ -71,7 +69,9 @@ def file_digest(path: Path) -> str:
 def content_digest(source: sqlite3.Connection, staging: Path) -> str:
     """Digest of what a connection sees, by way of a temporary copy in the staging folder."""
     with tempfile.TemporaryDirectory(dir=staging, prefix="image-") as folder:
-        return copy_database(source, Path(folder, "image"))
+        image = Path(folder, "image")
+        copy_database(source, image)
+        return file_digest(image)
 
 
 def state(sealed: Sealed) -> Literal["before", "after", "other"]:
@@ -96,7 +96,10 @@ def replace(sealed: Sealed, then: Callable[[], None]) -> None:
     """
     target = Path(sealed.target)
     try:
-        with contextlib.closing(open_database(target)) as real, contextlib.closing(_staged(sealed)) as staged:
+        with (
+            contextlib.closing(open_database(target)) as real,
+            contextlib.closing(open_database(Path(sealed.staged))) as staged,
+        ):
             if real.execute("PRAGMA journal_mode").fetchone() == ("wal",):
                 _replace_under_write_lock(sealed, real, staged, then)
             else:
@@ -158,10 +161,6 @@ def _conflict(sealed: Sealed) -> EnvironmentFault:
 
 def _data_version(connection: sqlite3.Connection) -> int:
     return int(connection.execute("PRAGMA data_version").fetchone()[0])
-
-
-def _staged(sealed: Sealed) -> sqlite3.Connection:
-    return open_database(Path(sealed.staged), read_only=True)
 
 
 def _applied(sealed: Sealed) -> Path:

@@ -86,6 +86,17 @@ class Fork(Protocol):
         """Durable handle: `Environment.reopen` takes it, in another process too if the fork was kept."""
         ...
 
+    def fork(self) -> Fork:
+        """A copy of this fork as it is now, on its own from here on.
+
+        Its changes and its conflicts are counted from what the real thing was when this one was forked from it. It is
+        kept only once `keep` is called on it.
+
+        Raises:
+            EnvironmentUnusableError: The fork was discarded or committed, is being written, or cannot be copied.
+        """
+        ...
+
     def diff(self) -> tuple[Change, ...]:
         """What the rollout changed, sorted by subject. Take it before any fork of the environment is committed.
 
@@ -98,8 +109,11 @@ class Fork(Protocol):
     def keep(self) -> None:
         """Let the fork outlive this process, for another that reopens it by its reference. For a week at most.
 
+        What it holds now survives a power cut too. Later changes survive a killed process; call this again to have
+        them survive more, and for another week.
+
         Raises:
-            EnvironmentUnusableError: The fork was discarded or committed.
+            EnvironmentUnusableError: The fork was discarded or committed, or is being written.
         """
         ...
 

@@ -55,7 +55,7 @@ class SqliteFork(StagedFork["SqliteEnvironment"]):
             EnvironmentUnusableError: The fork was discarded or committed.
         """
         self._require()
-        connection = pages.open_database(self.path, read_only=read_only)
+        connection = pages.open_database(self.path)
         with contextlib.closing(connection):
             connection.execute("PRAGMA foreign_keys = ON")
             connection.execute("PRAGMA synchronous = OFF")  # sealing makes it durable
@@ -90,7 +90,7 @@ class SqliteFork(StagedFork["SqliteEnvironment"]):
         with (
             self._staging.lock(shared=True),
             contextlib.closing(pages.open_database(target)) as real,
-            contextlib.closing(pages.open_database(self.path, read_only=True)) as staged,
+            contextlib.closing(pages.open_database(self.path)) as staged,
         ):
             if pages.content_digest(real, self._staging.path) != self._base():
                 raise EnvironmentConflictError(
@@ -103,7 +103,7 @@ class SqliteFork(StagedFork["SqliteEnvironment"]):
         """Make the copy durable and say how to apply it; None where it changed nothing. For `commit` alone.
 
         Raises:
-            EnvironmentUnusableError: The fork was discarded or committed, or a tool still has it open.
+            EnvironmentUnusableError: The fork was discarded or committed, or a tool is writing to it.
         """
         self._require()
         self._flush()
@@ -120,16 +120,26 @@ class SqliteFork(StagedFork["SqliteEnvironment"]):
             kept=self._kept(),
         )
 
+    def _copy(self, path: Path) -> None:
+        with self._without_writers():
+            _copy_database(self.path, path)
+
     def _flush(self) -> None:
-        try:
-            with contextlib.closing(pages.open_database(self.path)) as staged:
-                staged.execute("PRAGMA journal_mode = DELETE")
-                staged.execute("BEGIN EXCLUSIVE")  # rolls back what a dead process left half written
-                staged.execute("COMMIT")
-        except sqlite3.Error as error:
-            raise EnvironmentUnusableError(f"{self.path} is still in use ({error}): wait for its tools") from error
+        with self._without_writers("PRAGMA journal_mode = DELETE"):  # a tool that opens it by its path may set another
+            pass
         sync_path(self.path)
         sync_path(self.path.parent)
+
+    @contextlib.contextmanager
+    def _without_writers(self, *before: str) -> Generator[None, None, None]:
+        """Hold the write lock, after these statements. Readers may stay; what a dead process half wrote is undone."""
+        with contextlib.closing(pages.open_database(self.path)) as staged:
+            try:
+                for statement in (*before, "BEGIN IMMEDIATE"):
+                    staged.execute(statement)
+            except sqlite3.Error as error:
+                raise EnvironmentUnusableError(f"{self.path} is still in use ({error}): wait for its tools") from error
+            yield
 
 
 class SqliteEnvironment(StagedEnvironment):
@@ -162,11 +172,8 @@ class SqliteEnvironment(StagedEnvironment):
         """
         with new_folder(self.path) as folder:
             fork = SqliteFork(self, folder)
-            try:
-                with contextlib.closing(pages.open_database(self.path)) as real:
-                    write_base(folder, pages.copy_database(real, fork.path))
-            except sqlite3.Error as error:
-                raise EnvironmentUnusableError(f"{self.path} cannot be copied ({error}): check the file") from error
+            _copy_database(self.path, fork.path)
+            write_base(folder, pages.file_digest(fork.path))
             return fork
 
     def reopen(self, reference: str) -> SqliteFork:
@@ -176,6 +183,14 @@ class SqliteEnvironment(StagedEnvironment):
             EnvironmentUnusableError: There is no such fork: it was discarded or committed.
         """
         return SqliteFork(self, reopened_folder(self.path, reference))
+
+
+def _copy_database(source: Path, path: Path) -> None:
+    try:
+        with contextlib.closing(pages.open_database(source)) as connection:
+            pages.copy_database(connection, path)
+    except sqlite3.Error as error:
+        raise EnvironmentUnusableError(f"{source} cannot be copied ({error}): check the file and the disk") from error
 
 
 def _authorizer(writable: frozenset[str]) -> Callable[[int, str | None, str | None, str | None, str | None], int]:

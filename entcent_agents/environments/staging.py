@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Iterable
 
 KEPT_SECONDS = 7 * 24 * 3600.0  # how long kept forks and receipts outlive the process that left them
+BASE = "base.json"  # what the target was like when it was forked; a fork without this is no fork
+_KEPT = "kept"
 
 
 class Staging:
@@ -126,9 +128,20 @@ class Staging:
         return folder
 
     def keep(self, folder: Path) -> None:
-        """Exempt a fork from sweeping for `KEPT_SECONDS`."""
-        (folder / "kept").touch()
-        sync_path(folder)
+        """Exempt a fork, whose staged copy is durable, from sweeping for `KEPT_SECONDS`, after a power cut too."""
+        (folder / _KEPT).touch()
+        for path in (folder / BASE, folder, self.forks, self.path, self.path.parent):
+            sync_path(path)
+
+    def is_committed(self, folder: Path) -> bool:
+        """Whether there is a receipt: the commit of this fork, which was kept, is done."""
+        return (self.receipts / folder.name).exists()
+
+    def retire(self, folder: Path) -> None:
+        """Remove a committed fork, with a receipt for those who kept it. Call it with the exclusive lock held."""
+        if is_kept(folder):
+            self.write_receipt(folder)
+        remove_fork(folder)
 
     def write_receipt(self, folder: Path) -> None:
         """Leave word that a kept fork was committed."""
@@ -140,13 +153,13 @@ class Staging:
     def sweep(self) -> None:
         """Remove what dead processes left. Call it with the exclusive lock held and no commit to finish."""
         for folder in _entries(self.forks):
-            if not _is_owned(folder) and not _is_fresh(folder / "kept"):
+            if self.is_committed(folder) or not (_is_owned(folder) or _is_fresh(folder / _KEPT)):
                 remove_fork(folder)
         for receipt in _entries(self.receipts):
             if not _is_fresh(receipt):
                 receipt.unlink(missing_ok=True)
         for leftover in (*self.path.glob("image-*"), *self.path.glob("*.new")):
-            remove_fork(leftover) if leftover.is_dir() else leftover.unlink(missing_ok=True)
+            remove_tree(leftover) if leftover.is_dir() else leftover.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -158,7 +171,19 @@ def all_locks(targets: Iterable[Path]) -> Generator[None, None, None]:
         yield
 
 
+def is_kept(folder: Path) -> bool:
+    """Whether a fork was to outlive the process that made it."""
+    return (folder / _KEPT).exists()
+
+
 def remove_fork(folder: Path) -> None:
+    """Remove a fork; one whose removal a kill cuts off is swept, kept or not, and cannot be reopened."""
+    (folder / _KEPT).unlink(missing_ok=True)
+    (folder / BASE).unlink(missing_ok=True)
+    remove_tree(folder)
+
+
+def remove_tree(folder: Path) -> None:
     """Remove a folder with everything in it, write-protected directories included; not there is fine."""
     for parent, folders, _ in os.walk(folder):
         for name in folders:

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from entcent_agents.environments.durable import exchange, sync_path
+from entcent_agents.environments.staging import remove_tree
 from entcent_agents.errors import EnvironmentConflictError, EnvironmentUnusableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from entcent_agents.environments.protocol import Sealed
+
+_COPY_ATTEMPTS = 3
+_BYTES_A_CALL = 1 << 30
 
 
 def manifest(root: Path) -> dict[str, str]:
@@ -34,6 +39,33 @@ def manifest(root: Path) -> dict[str, str]:
                 if item.is_dir(follow_symlinks=False):
                     pending.append(path)
     return entries
+
+
+def copy(source: Path, path: Path) -> dict[str, str]:
+    """Copy a tree, links and permissions kept, in a moment when nobody changes it.
+
+    Returns:
+        The manifest of both.
+
+    Raises:
+        EnvironmentUnusableError: It is gone, changes all the time, or holds what cannot be copied.
+    """
+    fault = f"{source} kept changing while it was copied: stop what writes to it"
+    for _ in range(_COPY_ATTEMPTS):
+        try:
+            before = manifest(source)
+            shutil.copytree(source, path, symlinks=True, copy_function=_copy_file)
+            if before == manifest(source) == manifest(path):
+                return before
+        except PermissionError as error:
+            raise EnvironmentUnusableError(f"{error.filename} cannot be read: make it readable") from error
+        except (FileNotFoundError, shutil.Error) as error:
+            if not source.is_dir():
+                raise EnvironmentUnusableError(f"{source} does not exist any more: create it again") from error
+            if isinstance(error, shutil.Error):  # with a triple for each file: from, to, why
+                fault = f"{source} cannot be copied ({error.args[0][0][2]}): look at that file, and at the disk"
+        remove_tree(path)
+    raise EnvironmentUnusableError(fault)
 
 
 def digest(entries: Mapping[str, str]) -> str:
@@ -85,6 +117,17 @@ def replace(sealed: Sealed, then: Callable[[], None]) -> None:
 
 def _previous(sealed: Sealed) -> Path:
     return Path(sealed.fork) / "previous"
+
+
+def _copy_file(source: str, target: str) -> None:
+    """Copy a file with its mode and times; the copy shares its blocks until one side writes, where that is possible."""
+    try:
+        with Path(source).open("rb") as original, Path(target).open("wb") as copied:
+            while os.copy_file_range(original.fileno(), copied.fileno(), _BYTES_A_CALL):
+                pass
+        shutil.copystat(source, target)
+    except (AttributeError, OSError):  # neither every system nor every file system can, and the plain copy says why
+        shutil.copy2(source, target)
 
 
 def _entry(path: Path) -> str:

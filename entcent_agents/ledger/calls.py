@@ -84,13 +84,18 @@ class ExternalCall:
     @cached_property
     def digest(self) -> str:
         """SHA-256 of tool name and canonical arguments, in hexadecimal."""
-        return sha256(self.canonical.encode("utf-8", "surrogatepass")).hexdigest()
+        return digest_of(self.canonical)
 
     @cached_property
     def idempotency_key(self) -> str:
         """A UUID that follows from position and digest alone: it is the same even if the ledger was lost."""
         where = self.position
         return str(uuid5(_NAMESPACE, f"{where.rollout}\0{where.turn}\0{where.ordinal}\0{self.digest}"))
+
+
+def digest_of(canonical: str) -> str:
+    """SHA-256 of calls in canonical form, in hexadecimal."""
+    return sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def current_idempotency_key() -> str:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, Final, TypeVar
 
 from entcent_agents.blocking import CLEAN_UP_SECONDS
-from entcent_agents.errors import LedgerError, LedgerVersionError
+from entcent_agents.errors import LedgerError, LedgerVersionError, causes_of
 from entcent_agents.ledger.answer import Answer
 from entcent_agents.ledger.calls import ExternalCall, Position, use_idempotency_key
 from entcent_agents.ledger.decision import Claim, Step, claim, complete, doubt, outcome_of, renew, resolve, withdraw
@@ -37,11 +37,15 @@ def is_uncertain(error: BaseException) -> bool:
     Causes count too. A refused connection does not: nothing was sent. Everything else is taken for the tool's word that
     the call failed, as agents take it without a ledger.
     """
-    return any(
-        isinstance(link, TimeoutError | EOFError)
-        or (isinstance(link, ConnectionError) and not isinstance(link, ConnectionRefusedError))
-        or any(kind.__name__.endswith(_SAYS_SO) for kind in type(link).__mro__)
-        for link in _chain(error)
+    return any(is_cut_off(link) for link in causes_of(error))
+
+
+def is_cut_off(error: BaseException) -> bool:
+    """Whether this exception, whatever led to it, is a time-out or a connection that broke."""
+    return (
+        isinstance(error, TimeoutError | EOFError)
+        or (isinstance(error, ConnectionError) and not isinstance(error, ConnectionRefusedError))
+        or any(kind.__name__.endswith(_SAYS_SO) for kind in type(error).__mro__)
     )
 
 
@@ -208,13 +212,3 @@ async def _to_the_end(work: Coroutine[Any, Any, T]) -> tuple[T, bool]:
         _log.warning("recording an external call failed under cancellation: %s", task)
         raise asyncio.CancelledError
     return task.result(), limit is not None
-
-
-def _chain(error: BaseException) -> Generator[BaseException]:
-    """An exception, and those that led to it."""
-    link: BaseException | None = error
-    seen: set[int] = set()
-    while link is not None and id(link) not in seen:
-        seen.add(id(link))
-        yield link
-        link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)

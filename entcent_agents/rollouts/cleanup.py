@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Coroutine, Iterable
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_fixed
+
+from entcent_agents.blocking import CLEAN_UP_SECONDS
 from entcent_agents.environments import Fork
 
 T = TypeVar("T")
+
+_LOGGER: Final = logging.getLogger(__name__)
+_PAUSE_SECONDS: Final = 0.1
 
 
 async def to_the_end(coroutine: Coroutine[Any, Any, T]) -> T:
@@ -26,6 +33,23 @@ async def to_the_end(coroutine: Coroutine[Any, Any, T]) -> T:
 
 
 async def discard(forks: Iterable[Fork]) -> None:
-    """Forget forks, off the event loop."""
+    """Forget forks, off the event loop.
+
+    A tool's thread cannot be cancelled. While it still writes into a fork the removal may fail, and is tried again for
+    a while. What is left then is swept when the environment is opened after this process: it is no reason to fail.
+    """
     for fork in tuple(forks):
-        await to_the_end(asyncio.to_thread(fork.discard))
+        await to_the_end(_discard(fork))
+
+
+async def _discard(fork: Fork) -> None:
+    patiently = AsyncRetrying(
+        stop=stop_after_delay(CLEAN_UP_SECONDS),
+        wait=wait_fixed(_PAUSE_SECONDS),
+        retry=retry_if_exception_type(OSError),
+        reraise=True,
+    )
+    try:
+        await patiently(asyncio.to_thread, fork.discard)
+    except OSError:
+        _LOGGER.warning("the fork %s is still written to and was not removed", fork.reference, exc_info=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal
 
-State = Literal["waiting", "thinking", "tool", "finished", "unfinished", "failed"]
+State = Literal["waiting", "thinking", "tool", "finished", "held", "unfinished", "failed"]
 EVENT: Final = "entcent.rollout"
 """The `type` of a rollout's events in LangGraph's `custom` stream."""
 COMMIT_EVENT: Final = "entcent.commit"

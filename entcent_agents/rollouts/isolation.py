@@ -134,9 +134,20 @@ def with_every_channel_public(agent: Graph) -> Graph:
 
 def tools_of(agent: Graph) -> list[BaseTool]:
     """The tools that the agent's tool nodes run, those of its subgraphs included; a name may come twice."""
+    return [tool for node in tool_nodes_of(agent) for tool in node.tools_by_name.values()]
+
+
+def tool_nodes_of(agent: Graph) -> list[ToolNode]:
+    """The agent's tool nodes, those of its subgraphs included."""
     graphs = [agent, *dict(cast("Iterable[tuple[str, Graph]]", agent.get_subgraphs(recurse=True))).values()]
     nodes: list[Any] = [node.bound for graph in graphs for node in graph.nodes.values()]
-    return [tool for node in nodes if isinstance(node, ToolNode) for tool in node.tools_by_name.values()]
+    return [node for node in nodes if isinstance(node, ToolNode)]
+
+
+def parent_saver(config: RunnableConfig) -> BaseCheckpointSaver[Any] | None:
+    """The checkpointer of the graph that runs this node, if it has one."""
+    saver: Any = config.get("configurable", {}).get("__pregel_checkpointer")
+    return cast("BaseCheckpointSaver[Any]", saver) if isinstance(saver, BaseCheckpointSaver) else None
 
 
 def _forwarded(callbacks: Any, handlers: list[BaseCallbackHandler]) -> Any:

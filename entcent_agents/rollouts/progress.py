@@ -53,6 +53,10 @@ class ProgressReporter(BaseCallbackHandler):
         self._finished_turns += turn.generated_tokens
         self._tell(tokens=self._finished_turns)
 
+    def pause(self, error: BaseException, pause_seconds: float) -> None:
+        """A model call failed and will be made again."""
+        self._tell(state="waiting", tool=None)
+
     def end(self, state: State) -> None:
         """The rollout is over."""
         self._tell(state=state, tool=None)

@@ -4,189 +4,171 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from copy import deepcopy
-from dataclasses import dataclass, field
 from typing import Any
 
-from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.errors import GraphBubbleUp
-from langgraph.store.base import BaseStore
+from langgraph.types import Command
 
 from entcent_agents.capture.recorder import TurnRecorder
 from entcent_agents.chat.sampling import token_listener
-from entcent_agents.environments import Change, Environment, Fork, use_environments
+from entcent_agents.environments import Environment, Fork, use_environments
 from entcent_agents.errors import ConfigurationError
-from entcent_agents.outcomes import outcome_key
+from entcent_agents.rollouts.calls import Key
 from entcent_agents.rollouts.cleanup import discard, to_the_end
-from entcent_agents.rollouts.isolation import (
-    Channel,
-    Graph,
-    isolated_config,
-    isolated_graph,
-    no_ambient_config,
-    state_channels,
-)
-from entcent_agents.rollouts.output import is_answered, pack, state_updates
+from entcent_agents.rollouts.ending import Ending, packed, read_ending, trajectory_of
+from entcent_agents.rollouts.guard import Guard, use_guard
+from entcent_agents.rollouts.hooks import ToolWatch
+from entcent_agents.rollouts.isolation import Graph, isolated_config, isolated_graph, no_ambient_config
+from entcent_agents.rollouts.output import state_updates
 from entcent_agents.rollouts.overlay import OverlayStore
 from entcent_agents.rollouts.progress import ProgressReporter
-from entcent_agents.trajectory import Rollout, Status, Trajectory
+from entcent_agents.rollouts.request import RolloutRequest
+from entcent_agents.rollouts.retries import with_retries
+from entcent_agents.rollouts.store import Journal
+from entcent_agents.rollouts.writing import Writing, ended, resumed
+from entcent_agents.trajectory import Rollout, Trajectory
 
 PROGRAMMING_ERRORS = (ConfigurationError, NotImplementedError, NameError, ImportError)
 """What no other rollout would do better: these end all of them instead of being recorded."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RolloutRequest:
-    """What all rollouts of one request share.
-
-    Attributes:
-        agent: The graph to run.
-        state: Its input.
-        channels: Those that a commit writes to.
-        config: Configuration of the node that runs the rollouts.
-        context: The user's runtime context, handed on as it is.
-        saver: The rollouts' own checkpointer.
-        store: The real store, or None.
-        environments: What every rollout gets forks of.
-        thread_prefix: Thread ids are this and the rollout's index.
-        recursion_limit: Most supersteps of a rollout.
-    """
-
-    agent: Graph
-    state: Mapping[str, Any]
-    channels: Mapping[str, Channel]
-    config: RunnableConfig
-    context: Any
-    saver: Any
-    store: BaseStore | None
-    environments: Sequence[Environment]
-    thread_prefix: str
-    recursion_limit: int
-
-    def thread_id(self, index: int) -> str:
-        """The thread of one rollout."""
-        return f"{self.thread_prefix}:{index}"
-
-
-@dataclass(slots=True)
-class _Attempt:
-    """What becomes known of a rollout as it goes."""
-
-    forks: dict[str, Fork] = field(default_factory=dict[str, Fork])
-    status: Status = "failed"
-    error: str | None = None
-    messages: Sequence[BaseMessage] = ()
-    output: str | None = None
-    changes: tuple[Change, ...] = ()
-
-
 async def run_rollout(request: RolloutRequest, index: int, write: Any) -> Rollout:
     """Run one rollout to its end; what goes wrong in it becomes part of the record.
 
-    Its forks are left for the commit where it finished, and discarded where it did not.
+    One that another process began goes on from its last step, and one that had ended is read from its journal. Its
+    forks are left for the commit where it finished or is held, and discarded where not.
 
     Raises:
         Exception: Cancellation, graph bubble-ups and programming errors alone.
     """
-    reporter = ProgressReporter(index, write)
-    recorder = TurnRecorder(on_turn=reporter.on_turn)
-    attempt = _Attempt()
+    journal = await request.store.read(request.thread_id(index)) if request.store.durable else None
+    if (known := ended(journal)) is not None:
+        ProgressReporter(index, write).end(known.status)
+        return known
+    attempt = _Attempt(request, index, write)
     started = time.perf_counter()
     try:
-        await _attempt(request, index, attempt, recorder, reporter)
-    except (asyncio.CancelledError, GraphBubbleUp, *PROGRAMMING_ERRORS):
-        await discard(attempt.forks.values())
+        await attempt.run(journal)
+    except (asyncio.CancelledError, GraphBubbleUp, *PROGRAMMING_ERRORS) as stop:
+        if not (request.resumable and isinstance(stop, asyncio.CancelledError)):
+            await discard(attempt.writing.forks.values())
         raise
     except Exception as error:  # a bad rollout is data
-        attempt.error = _one_line(error)
-    if attempt.status != "finished":
-        await discard(attempt.forks.values())
-        attempt.forks.clear()
-    reporter.end(attempt.status)
-    return Rollout(
-        index=index,
-        thread_id=request.thread_id(index),
-        status=attempt.status,
-        trajectory=_trajectory(_own(attempt.messages, request.state), recorder),
-        usage=recorder.usage,
-        seconds=time.perf_counter() - started,
-        error=attempt.error,
-        vote_key=_vote_key(attempt),
-        forks={name: fork.reference for name, fork in attempt.forks.items()},
-        output=attempt.output,
-    )
+        attempt.ending = Ending(error=_one_line(error))
+    if attempt.ending.status not in ("finished", "held"):
+        await discard(attempt.writing.forks.values())
+        attempt.writing.forks.clear()
+    rollout = attempt.record(time.perf_counter() - started)
+    await attempt.writing.end(rollout)
+    attempt.reporter.end(rollout.status)
+    return rollout
 
 
-async def _attempt(
-    request: RolloutRequest, index: int, attempt: _Attempt, recorder: TurnRecorder, reporter: ProgressReporter
-) -> None:
-    for environment in request.environments:
-        await to_the_end(asyncio.to_thread(_fork_into, attempt.forks, environment))
-    store = OverlayStore(request.store) if request.store else None
-    graph = isolated_graph(request.agent, request.saver, store)
-    config = isolated_config(request.config, request.thread_id(index), request.recursion_limit, [recorder, reporter])
-    listening = token_listener.set(reporter.on_tokens)
-    try:
-        with no_ambient_config(), use_environments(attempt.forks):
-            await request.saver.adelete_thread(request.thread_id(index))  # what a request that was cut off left
-            given = state_updates(state_channels(graph), {}, deepcopy(dict(request.state)))
-            await graph.ainvoke(given, config, context=request.context)
-            snapshot = await graph.aget_state(config)
-    finally:
-        token_listener.reset(listening)
-    attempt.messages = snapshot.values.get("messages", ())
-    if snapshot.next or snapshot.interrupts or not is_answered(_own(attempt.messages, request.state)):
-        attempt.status, attempt.error = "unfinished", _why_unfinished(snapshot)
-        return
-    for fork in attempt.forks.values():
-        attempt.changes += await asyncio.to_thread(fork.diff)
-    attempt.output = pack({"state": _written(graph, request, snapshot.values), "store": store.writes if store else []})
-    attempt.status = "finished"
+class _Attempt:
+    """A rollout under way."""
+
+    def __init__(self, request: RolloutRequest, index: int, write: Any) -> None:
+        self.request = request
+        self.index = index
+        self.ending = Ending()
+        self.reporter = ProgressReporter(index, write)
+        self.recorder = TurnRecorder(on_turn=self.reporter.on_turn)
+        self.overlay = OverlayStore(request.memory) if request.memory else None
+        self.writing = Writing(
+            store=request.store, thread_id=request.thread_id(index), recorder=self.recorder, overlay=self.overlay
+        )
+        self._output: str | None = None
+
+    async def run(self, journal: Journal | None) -> None:
+        """From the beginning, or from where its journal leaves off."""
+        request, writing = self.request, self.writing
+        results = await self._take_up(journal)
+        guard = Guard(request.rules.knowing(results), writing if request.store.durable else None)
+        graph = isolated_graph(request.agent, self._saver(), self.overlay)
+        config = isolated_config(
+            request.config,
+            writing.thread_id,
+            request.recursion_limit,
+            [self.recorder, self.reporter, ToolWatch(guard)],
+        )
+        listening = token_listener.set(self.reporter.on_tokens)
+        try:
+            with no_ambient_config(), use_environments(writing.forks), use_guard(guard):
+                await with_retries(
+                    lambda: self._start(graph, config),
+                    lambda: self._go_on(graph, config, guard),
+                    self.recorder.failed_with,
+                    request.retries,
+                    self.reporter.pause,
+                )
+                snapshot = await graph.aget_state(config, subgraphs=True)
+        finally:
+            token_listener.reset(listening)
+            await to_the_end(guard.close())
+        self.ending = read_ending(snapshot, request, guard).at(f"{writing.thread_id}#{writing.name}", self.turns)
+        if self.ending.status in ("finished", "held"):
+            for fork in writing.forks.values():
+                self.ending.changes += await asyncio.to_thread(fork.diff)
+            self._output = packed(self.ending, graph, request, guard, self.overlay.writes if self.overlay else [])
+
+    @property
+    def turns(self) -> int:
+        """How many turns it has made, those it went on from included."""
+        before = len(self.request.base.trajectory.turns) if self.request.base else 0
+        return before + len(self.recorder.turns)
+
+    def record(self, seconds: float) -> Rollout:
+        """What is kept of it."""
+        base = self.request.base
+        return Rollout(
+            index=self.index,
+            thread_id=self.writing.thread_id,
+            status=self.ending.status,
+            trajectory=trajectory_of(self.ending.messages, self.recorder, base.trajectory if base else Trajectory()),
+            usage=self.recorder.usage,
+            seconds=seconds,
+            error=self.ending.error,
+            vote_key=self.ending.vote_key,
+            forks={name: fork.reference for name, fork in self.writing.forks.items()},
+            output=self._output,
+        )
+
+    async def _take_up(self, journal: Journal | None) -> Mapping[Key, Any]:
+        """Make the forks and the thread ready, those of an earlier process or new ones."""
+        if journal is not None:
+            return await resumed(journal, self.writing, self.request.environments)
+        for environment in self.request.environments:
+            await to_the_end(asyncio.to_thread(_fork_into, self.writing.forks, environment))
+        await self.writing.begin(self.request.base.thread_id if self.request.base else None)
+        return {}
+
+    def _saver(self) -> BaseCheckpointSaver[Any]:
+        store = self.request.store
+        return store.flushing(self.writing.flush) if store.durable else store.saver
+
+    async def _start(self, graph: Graph, config: RunnableConfig) -> None:
+        """Begin, or go on, depending on what the thread says."""
+        snapshot = await graph.aget_state(config)
+        if snapshot.created_at is None:
+            given: Any = state_updates(graph.builder.channels, {}, deepcopy(dict(self.request.state)))
+        elif not snapshot.next:
+            return  # it had ended, and its process did not live to say so
+        else:
+            given = Command(resume=dict(self.request.answers)) if self.request.answers else None
+        await graph.ainvoke(given, config, context=self.request.context, durability="sync")
+
+    async def _go_on(self, graph: Graph, config: RunnableConfig, guard: Guard) -> None:
+        guard.held.clear()
+        await graph.ainvoke(None, config, context=self.request.context, durability="sync")
 
 
 def _fork_into(forks: dict[str, Fork], environment: Environment) -> None:
     """Fork, and have it known at once: a cancelled rollout discards what is known."""
     forks[environment.name] = environment.fork()
-
-
-def _written(graph: Graph, request: RolloutRequest, after: Mapping[str, Any]) -> dict[str, Any]:
-    """The difference in the channels that the agent gives out."""
-    given = graph.output_channels
-    outputs = {key: value for key, value in after.items() if key in ((given,) if isinstance(given, str) else given)}
-    return state_updates(request.channels, request.state, outputs)
-
-
-def _why_unfinished(snapshot: Any) -> str:
-    if snapshot.interrupts:
-        return "stopped at an interrupt, which a rollout cannot answer"
-    if snapshot.next:
-        return f"stopped before {', '.join(snapshot.next)}"
-    return "ended with a tool call that has no result"
-
-
-def _own(messages: Sequence[BaseMessage], before: Mapping[str, Any]) -> list[BaseMessage]:
-    """The messages that were not there at the fork point."""
-    known = {message.id for message in before.get("messages", ())}
-    return [message for message in messages if message.id not in known]
-
-
-def _trajectory(messages: Sequence[BaseMessage], recorder: TurnRecorder) -> Trajectory:
-    """The recorded turns whose message the agent kept; for a rollout that failed early, all it made."""
-    if not messages:
-        return Trajectory(turns=tuple(recorder.turns.values()))
-    kept = (recorder.turn_of(message) for message in messages if isinstance(message, AIMessage))
-    return Trajectory(turns=tuple(dict.fromkeys(turn for turn in kept if turn is not None)))
-
-
-def _vote_key(attempt: _Attempt) -> str | None:
-    """What the rollout came to: what it changed in its environments, else what it answered."""
-    if attempt.status != "finished":
-        return None
-    # Changes are compared as calls are: who was acted on, and what was done to it.
-    changes = [(change.target, [change.subject, change.what, change.digest]) for change in attempt.changes]
-    return outcome_key(changes, str(attempt.messages[-1].text) if attempt.messages else "")
 
 
 def _one_line(error: Exception) -> str:

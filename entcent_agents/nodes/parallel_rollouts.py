@@ -1,0 +1,303 @@
+"""The node that runs rollouts of an agent."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any, Final, Literal, cast
+from uuid import uuid4
+
+from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.base import BaseCheckpointSaver
+from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.runtime import Runtime, get_runtime
+
+from entcent_agents.chat.sampling import SamplingPool, plain_sampling, use_pool
+from entcent_agents.effects import Effect, committing_selector_needed, durable_store_needed, effects_of
+from entcent_agents.environments import Environment, Fork
+from entcent_agents.errors import ConfigurationError, EffectError, EnvironmentUnusableError, RolloutsFailedError
+from entcent_agents.ledger import EffectLedger, LedgerSettings, MemoryLedger
+from entcent_agents.nodes.questions import ask, settle_doubts
+from entcent_agents.nodes.state import Node, RolloutsState
+from entcent_agents.rollouts.cleanup import discard, to_the_end
+from entcent_agents.rollouts.guard import Rules
+from entcent_agents.rollouts.hooks import hook
+from entcent_agents.rollouts.isolation import (
+    Graph,
+    accepted_channels,
+    outer_channels,
+    parent_saver,
+    state_channels,
+    tool_nodes_of,
+    tools_of,
+    whole_input,
+)
+from entcent_agents.rollouts.request import Base, RolloutRequest
+from entcent_agents.rollouts.retries import Retries
+from entcent_agents.rollouts.rollout import run_rollout
+from entcent_agents.rollouts.store import RolloutStore
+from entcent_agents.trajectory import Rollout
+
+RECURSION_LIMIT: Final = 50
+"""Most supersteps of a rollout, where nothing else is said: LangGraph's own default is about 10,000."""
+CANDIDATES: Final = ("finished", "held")
+"""Rollouts that can be selected."""
+
+
+class ParallelRollouts(Node):
+    """Runs n rollouts of an agent at once, each on a thread and on environment forks of its own.
+
+    Args:
+        agent: A compiled graph whose state has `messages`.
+        n: How many rollouts.
+        effects: What the agent's tools do to the world, by tool name; counts more than what tools say themselves. A
+            tool of which nothing is known is EXTERNAL: rollouts are held before it.
+        trust_hints: MCP servers or tools whose own hints count: their names, or True for all.
+        environments: The worlds that tools change; every rollout works on forks of them.
+        max_concurrency: Most rollouts that run at the same time; None runs all at once.
+        min_finished: The quorum: fewer finished or held rollouts are an error.
+        on_unavailable: What to do where the quorum is missed: `error`, or one plain run (`single`), without
+            log-probabilities if need be, under the same rules for effects.
+        retries: Of model calls that fail for a passing reason.
+        seed: Makes sampling repeatable where the server is deterministic (with `ChatLogprobs`).
+        recursion_limit: Most supersteps of a rollout.
+        rollout_checkpointer: Where rollouts keep their threads, apart from the graph's own; default in memory. With a
+            durable one, a request that was cut off goes on where it was.
+        ledger: Where external calls are kept; default in memory.
+        ledger_settings: Its times and limits.
+
+    Raises:
+        ConfigurationError: On settings that cannot work.
+        EffectError: On effects that cannot be honoured; before any model call.
+        RolloutsFailedError: At a call, where fewer rollouts than the quorum finish.
+    """
+
+    def __init__(
+        self,
+        agent: Graph,
+        *,
+        n: int = 4,
+        effects: Mapping[str, Effect | str] | None = None,
+        trust_hints: bool | Sequence[str] = (),
+        environments: Sequence[Environment] = (),
+        max_concurrency: int | None = None,
+        min_finished: int = 1,
+        on_unavailable: Literal["error", "single"] = "error",
+        retries: Retries | None = None,
+        seed: int | None = None,
+        recursion_limit: int = RECURSION_LIMIT,
+        rollout_checkpointer: BaseCheckpointSaver[Any] | None = None,
+        ledger: EffectLedger | None = None,
+        ledger_settings: LedgerSettings | None = None,
+    ) -> None:
+        if n < 1:
+            raise ConfigurationError(f"n={n} rollouts: at least one is needed")
+        if not 1 <= min_finished <= n:
+            raise ConfigurationError(f"min_finished={min_finished} must be between 1 and n={n}")
+        if max_concurrency is not None and max_concurrency < 1:
+            raise ConfigurationError(f"max_concurrency={max_concurrency} must be at least 1")
+        if on_unavailable not in ("error", "single"):
+            raise ConfigurationError(f"on_unavailable={on_unavailable!r} must be 'error' or 'single'")
+        names = [environment.name for environment in environments]
+        if len(set(names)) < len(names):
+            raise ConfigurationError(f"environments share a name: {', '.join(names)}; give each its own")
+        channels = tuple(state_channels(agent))
+        if "messages" not in channels:
+            raise ConfigurationError(f"the agent's state has no `messages`; it has {', '.join(channels)}")
+        self.agent = agent
+        self.channels = channels
+        self.n = n
+        self.environments = {environment.name: environment for environment in environments}
+        self.effects = effects_of(tools_of(agent), effects or {}, names, trust_hints=trust_hints)
+        self.max_concurrency = max_concurrency or n
+        self.min_finished = min_finished
+        self.on_unavailable = on_unavailable
+        self.retries = retries or Retries()
+        self.seed = seed
+        self.recursion_limit = recursion_limit
+        self.store = RolloutStore(rollout_checkpointer or InMemorySaver())
+        self.ledger = ledger or MemoryLedger()
+        self.ledger_settings = ledger_settings or LedgerSettings()
+        self.name = "ParallelRollouts"
+        self.has_selector = False
+        hook(tool_nodes_of(agent))
+
+    def __call__(self, state: Mapping[str, Any], config: RunnableConfig) -> dict[str, Any]:
+        """As `invoke`; with no schema of its own, LangGraph gives the node the whole state, as it does to subgraphs."""
+        return self.invoke(cast(RolloutsState, state), config)
+
+    async def ainvoke(
+        self, input: RolloutsState, config: RunnableConfig | None = None, **kwargs: Any
+    ) -> dict[str, Any]:
+        """Run the rollouts of a round; their records go to the `rollouts` channel."""
+        config = config or RunnableConfig()
+        self._require_safety(config)
+        request = await self._request(whole_input(input, config, also="rollouts"), config, get_runtime())
+        write = get_runtime().stream_writer
+        with use_pool(SamplingPool(self.seed)):
+            rollouts = await self._run(request, range(self.n), write)
+            if self.on_unavailable == "single" and len(_candidates(rollouts)) < self.min_finished:
+                rollouts = await self._single(request, rollouts, write)
+            else:
+                await self._require_quorum(request, rollouts, self.min_finished)
+        await self._require_answerable(request, rollouts)
+        return {"rollouts": [rollout.to_dict() for rollout in rollouts]}
+
+    def forks_of(self, rollout: Rollout) -> list[Fork]:
+        """The forks that a rollout left for its commit, but for those that a process committed before it died.
+
+        Raises:
+            EnvironmentUnusableError: A fork is gone.
+        """
+        return [
+            self.environments[name].reopen(reference)
+            for name, reference in rollout.forks.items()
+            if not self.environments[name].committed(reference)
+        ]
+
+    async def forget(self, rollouts: Sequence[Rollout]) -> None:
+        """Discard what rollouts left: their forks and their threads."""
+        for rollout in rollouts:
+            with suppress(EnvironmentUnusableError):  # committed: there is nothing left to discard
+                await discard(await asyncio.to_thread(self.forks_of, rollout))
+            await self.store.forget(rollout.thread_id)
+
+    async def sweep(self, older_than_seconds: float = 7 * 24 * 3600) -> list[str]:
+        """Remove the threads that dead runs left, and what the ledger keeps that is settled and as old.
+
+        Args:
+            older_than_seconds: No request may be resumed, and no question answered, after so long.
+
+        Returns:
+            The threads.
+        """
+        swept = await self.store.sweep(older_than_seconds)
+        await self.ledger.sweep(older_than_seconds)
+        return swept
+
+    def _require_safety(self, config: RunnableConfig) -> None:
+        """Refuse what could lose or repeat an effect, before any model call."""
+        saver = parent_saver(config)
+        durable = saver is not None and not isinstance(saver, InMemorySaver)
+        refusal = None if self.has_selector else committing_selector_needed(self.effects, self.environments)
+        if durable and not self.store.durable:
+            refusal = refusal or durable_store_needed(self.effects, "rollout_checkpointer")
+        if durable and isinstance(self.ledger, MemoryLedger):
+            refusal = refusal or durable_store_needed(self.effects, "ledger")
+        if refusal:
+            raise EffectError(refusal)
+
+    async def _require_answerable(self, request: RolloutRequest, rollouts: Sequence[Rollout]) -> None:
+        """A question to a person may take days: refuse to put one whose rollout would not be there any more."""
+        saver = parent_saver(request.config)
+        if self.store.durable or saver is None or isinstance(saver, InMemorySaver):
+            return
+        if any(rollout.status == "held" for rollout in rollouts):
+            await self.forget(rollouts)
+            raise ConfigurationError(
+                "the agent stopped to ask a person, in a graph whose own checkpointer outlives the process, and its "
+                "rollouts are kept in memory: pass rollout_checkpointer=AsyncSqliteSaver(…) or another durable one to "
+                "ParallelRollouts"
+            )
+
+    async def _request(self, state: Mapping[str, Any], config: RunnableConfig, runtime: Runtime[Any]) -> RolloutRequest:
+        base = await self._base(state)
+        answers = ask(base) if base else {}
+        if base:
+            await settle_doubts(base, self.ledger, self.ledger_settings)
+        thread = config.get("configurable", {}).get("thread_id") or uuid4().hex
+        task = runtime.execution_info.task_id if runtime.execution_info else uuid4().hex
+        prefix = f"{thread}:{task}"
+        accepted = accepted_channels(self.agent)
+        return RolloutRequest(
+            agent=self.agent,
+            state={key: value for key, value in state.items() if key in accepted},
+            channels=outer_channels(config) or self.agent.builder.channels,
+            config=config,
+            context=runtime.context,
+            store=self.store,
+            memory=runtime.store or self.agent.store,
+            environments=tuple(self.environments.values()),
+            thread_prefix=prefix,
+            recursion_limit=self.recursion_limit,
+            retries=self.retries,
+            rules=Rules(
+                effects=self.effects,
+                ledger=self.ledger,
+                settings=self.ledger_settings,
+                request=base.request if base else prefix,
+                approved=base.held if base else (),
+                results=base.results if base else {},
+            ),
+            resumable=self.store.durable and parent_saver(config) is not None,
+            base=base,
+            answers=answers,
+        )
+
+    async def _base(self, state: Mapping[str, Any]) -> Base | None:
+        """The held rollout to go on from; one that the conversation has left behind is forgotten."""
+        held = [Rollout.from_dict(record) for record in state.get("rollouts") or ()]
+        if len(held) != 1 or held[0].status != "held" or held[0].forks:
+            return None
+        base = Base.of(held[0])
+        if [message.id for message in state.get("messages", ())] == list(base.messages):
+            return base
+        await self.forget(held)
+        return None
+
+    async def _run(
+        self, request: RolloutRequest, indices: Sequence[int], write: Callable[[Any], None]
+    ) -> list[Rollout]:
+        """All rollouts; the first error that is no data cancels the others and is raised."""
+        room = asyncio.Semaphore(self.max_concurrency)
+
+        async def one(index: int) -> Rollout:
+            async with room:
+                return await run_rollout(request, index, write)
+
+        tasks = [asyncio.create_task(one(index)) for index in indices]
+        try:
+            return await asyncio.gather(*tasks)
+        except BaseException as stop:
+            for task in tasks:
+                task.cancel()
+            await to_the_end(self._stopped(request, dict(zip(indices, tasks, strict=True)), stop))
+            raise
+
+    async def _stopped(
+        self, request: RolloutRequest, tasks: Mapping[int, asyncio.Task[Rollout]], stop: BaseException
+    ) -> None:
+        """Wait for the rollouts to stop; what they leave stays only where somebody may go on with it."""
+        ended = await asyncio.gather(*tasks.values(), return_exceptions=True)
+        if request.resumable and isinstance(stop, asyncio.CancelledError):
+            return
+        await self.forget([rollout for rollout in ended if isinstance(rollout, Rollout)])
+        for index in tasks:
+            await self.store.forget(request.thread_id(index))
+
+    async def _single(
+        self, request: RolloutRequest, failed: Sequence[Rollout], write: Callable[[Any], None]
+    ) -> list[Rollout]:
+        """One plain run in the place of rollouts too many of which failed."""
+        with plain_sampling():
+            single = await self._run(request, [self.n], write)
+        await self.forget(failed)
+        await self._require_quorum(request, single, 1)
+        return [replace(rollout, plain=True) for rollout in single]
+
+    async def _require_quorum(self, request: RolloutRequest, rollouts: Sequence[Rollout], needed: int) -> None:
+        found = _candidates(rollouts)
+        if len(found) >= needed:
+            return
+        await self.forget(rollouts)
+        errors = "; ".join(dict.fromkeys(rollout.error or rollout.status for rollout in rollouts if rollout.error))
+        changed = "nothing was changed since the last commit" if request.base else "nothing was changed"
+        raise RolloutsFailedError(
+            f"{len(found)} of {len(rollouts)} rollouts finished, {needed} needed, {changed}: {errors}"
+        )
+
+
+def _candidates(rollouts: Sequence[Rollout]) -> list[Rollout]:
+    return [rollout for rollout in rollouts if rollout.status in CANDIDATES]

@@ -1,0 +1,146 @@
+"""The node that selects one rollout and makes it real."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from typing import Any, Final, Literal
+
+from langchain_core.runnables import RunnableConfig
+from langgraph.runtime import get_runtime
+
+from entcent_agents.environments import commit
+from entcent_agents.errors import ConfigurationError
+from entcent_agents.nodes.parallel_rollouts import ParallelRollouts
+from entcent_agents.nodes.state import Node, RolloutsState
+from entcent_agents.rollouts.cleanup import to_the_end
+from entcent_agents.rollouts.events import COMMIT_EVENT
+from entcent_agents.rollouts.output import unpack
+from entcent_agents.rollouts.overlay import apply_writes
+from entcent_agents.selection import Selection, Selector, default_selector, require_scorable
+from entcent_agents.trajectory import Rollout
+
+_LOGGER: Final = logging.getLogger(__name__)
+
+
+class EntropyCentroidSelector(Node):
+    """Selects one rollout and commits it: its messages to the state, its forks and store writes to the world.
+
+    A rollout that is held may be selected too. What it did so far is committed, and it stays in the `rollouts` channel:
+    the graph then has to go back to the rollouts (`unfinished`), which go on from it.
+
+    Args:
+        rollouts: The node whose rollouts it selects from. Without it messages of finished rollouts alone are committed.
+        selector: How to choose; default: lowest centroid where it means something, else entropy-weighted vote, else
+            lowest mean entropy, else first.
+        on_unscorable: What to do where no rollout carries log-probabilities: `error`, or let the selector decide
+            all the same (`fallback`).
+
+    Raises:
+        LogprobsMissingError: At a call, see `on_unscorable`.
+        EnvironmentConflictError: At a call, where the real world changed meanwhile; nothing is committed then.
+    """
+
+    def __init__(
+        self,
+        rollouts: ParallelRollouts | None = None,
+        *,
+        selector: Selector | None = None,
+        on_unscorable: Literal["error", "fallback"] = "error",
+    ) -> None:
+        self.rollouts = rollouts
+        self.selector = default_selector() if selector is None else selector
+        if isinstance(selector, type) or not callable(getattr(self.selector, "select", None)):
+            raise ConfigurationError(
+                f"selector={selector!r} is no selector: pass an object with a `name` and a `select`"
+            )
+        self.on_unscorable = on_unscorable
+        self.name = "EntropyCentroidSelector"
+        if rollouts is not None:
+            rollouts.has_selector = True
+
+    async def ainvoke(
+        self, input: RolloutsState, config: RunnableConfig | None = None, **kwargs: Any
+    ) -> dict[str, Any]:
+        """Select and commit; the result goes to `selection`, and `rollouts` is emptied but for a held winner."""
+        rollouts = [Rollout.from_dict(record) for record in input.get("rollouts") or ()]
+        candidates = [rollout for rollout in rollouts if rollout.status in self._selectable]
+        if not candidates:
+            raise ConfigurationError("no finished rollout to select from: put ParallelRollouts before this node")
+        try:
+            selection = self._select(candidates)
+            winner = next(rollout for rollout in candidates if rollout.index == selection.winner)
+            output = unpack(winner.output or "")
+            get_runtime().stream_writer({"type": COMMIT_EVENT})
+            changes = await to_the_end(self._commit(winner, output["store"]))
+        except BaseException:
+            if self.rollouts is not None:
+                await to_the_end(self.rollouts.forget(rollouts))
+            raise
+        held = winner.status == "held"
+        committed = replace(winner, forks={})
+        if self.rollouts is not None:
+            await to_the_end(self._clean_up(rollouts, committed, output))
+        return {
+            **output["state"],
+            "rollouts": [committed.to_dict()] if held else [],
+            "selection": {**selection.to_dict(), "status": winner.status, "changes": changes},
+        }
+
+    @property
+    def _selectable(self) -> tuple[str, ...]:
+        return ("finished",) if self.rollouts is None else ("finished", "held")
+
+    def _select(self, candidates: Sequence[Rollout]) -> Selection:
+        if self.on_unscorable == "error" and not any(rollout.plain for rollout in candidates):
+            require_scorable(candidates)
+        selection = self.selector.select(candidates)
+        if selection.winner not in {None, *(rollout.index for rollout in candidates)}:
+            raise ConfigurationError(
+                f"the selector {selection.selector!r} chose rollout {selection.winner}, which is not among the "
+                f"{len(candidates)} that finished: return the `index` of one of them"
+            )
+        if selection.winner is None:
+            raise ConfigurationError(
+                f"the selector {selection.selector!r} abstained ({selection.reason}) and nothing comes after it: "
+                "end the chain with First()"
+            )
+        return selection
+
+    async def _commit(self, winner: Rollout, store_writes: list[Any]) -> list[dict[str, Any]]:
+        """Make the winner's forks and store writes real, in this order; returns what changed in the environments."""
+        changes: list[dict[str, Any]] = []
+        if self.rollouts is not None and winner.forks:
+            forks = await asyncio.to_thread(self.rollouts.forks_of, winner)
+            for fork in forks:
+                changes += [asdict(change) for change in await asyncio.to_thread(fork.diff)]
+            await asyncio.to_thread(commit, forks)
+        store = get_runtime().store
+        if store is None and self.rollouts is not None:
+            store = self.rollouts.agent.store
+        if store is not None and store_writes:
+            await apply_writes(store, store_writes)
+        return changes
+
+    async def _clean_up(self, rollouts: Sequence[Rollout], winner: Rollout, output: dict[str, Any]) -> None:
+        """Forget the losers and what the round went on from; of a finished request, everything.
+
+        The commit stands, so what fails here must not look like a failed request.
+        """
+        assert self.rollouts is not None
+        losers = [rollout for rollout in rollouts if rollout.index != winner.index]
+        over = [*losers, winner] if winner.status == "finished" else losers
+        for rollout in over:
+            await self._tried(self.rollouts.forget([rollout]), f"rollout {rollout.index}")
+        if output["base"] is not None:
+            await self._tried(self.rollouts.store.forget(output["base"]), f"thread {output['base']}")
+        if winner.status == "finished":
+            await self._tried(self.rollouts.ledger.forget(output["request"]), "the effect ledger")
+
+    async def _tried(self, cleaning: Any, what: str) -> None:
+        try:
+            await cleaning
+        except Exception:
+            _LOGGER.exception("%s was not cleaned up after the commit", what)

@@ -1,0 +1,356 @@
+"""What stands between a rollout and its tools: nothing external happens before it is approved, and nothing twice."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import Counter
+from collections.abc import Awaitable, Callable, Generator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, Protocol
+
+from langchain_core.tools import ToolException
+from langgraph.errors import GraphBubbleUp, GraphInterrupt
+from langgraph.types import Command, Interrupt
+
+from entcent_agents.effects import Effect, ToolEffect
+from entcent_agents.errors import EffectError
+from entcent_agents.ledger import (
+    Done,
+    EffectLedger,
+    ExternalCall,
+    Failed,
+    GivenUp,
+    InDoubt,
+    LedgerSettings,
+    Outcome,
+    Pending,
+    perform,
+)
+from entcent_agents.ledger.decision import Change
+from entcent_agents.rollouts.calls import Call, HeldCall, Key, addressed, refused, restored, stored
+
+HELD: Final = "entcent.held"
+"""What the interrupt of a held call says; the call itself is in the rollout's record."""
+_LONGEST_WAIT_SECONDS: Final = 5.0
+
+Run = Callable[[], Awaitable[Any]]
+
+
+class WriteJournal(Protocol):
+    """What makes WRITE calls of a durable rollout safe from a crash in their middle."""
+
+    async def before(self, call: Call) -> None:
+        """The call is about to run."""
+        ...
+
+    async def after(self, call: Call, result: Mapping[str, Any] | None) -> None:
+        """It ran, and this came of it; None where it raised."""
+        ...
+
+
+class SharedCalls:
+    """Calls that rollouts of one round make at the same time, and that are made once. For one event loop."""
+
+    def __init__(self) -> None:
+        self._running: dict[Key, asyncio.Future[Any]] = {}
+
+    async def once(self, key: Key, run: Run, *, share_errors: bool) -> Any:
+        """What `run` gives, to all who ask for it while it runs.
+
+        Where it fails and errors are not shared, or whoever ran it was cancelled, the next one runs it.
+        """
+        while (running := self._running.get(key)) is not None:
+            await asyncio.wait([running])
+            if running.cancelled():
+                continue
+            if (error := running.exception()) is None:
+                return running.result()
+            if share_errors:
+                raise error
+        mine = self._running[key] = asyncio.get_running_loop().create_future()
+        try:
+            result = await run()
+        except Exception as error:
+            mine.set_exception(error)
+            mine.exception()  # asked for once, so that nobody is warned where nobody else waits
+            raise
+        except BaseException:
+            mine.cancel()
+            raise
+        else:
+            mine.set_result(result)
+            return result
+        finally:
+            del self._running[key]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """What the guards of one round share.
+
+    Attributes:
+        effects: Of the agent's tools, by name; a tool that is not among them is EXTERNAL.
+        ledger: Where external calls are kept.
+        settings: Of the ledger.
+        request: What its records are forgotten by.
+        approved: External calls that the round's base was held before.
+        results: Of calls that ran in tasks of the base that have to run again.
+        shared: Calls that are made once for all.
+    """
+
+    effects: Mapping[str, ToolEffect]
+    ledger: EffectLedger
+    settings: LedgerSettings
+    request: str
+    approved: tuple[HeldCall, ...] = ()
+    results: Mapping[Key, Mapping[str, Any]] = field(default_factory=dict[Key, Mapping[str, Any]])
+    shared: SharedCalls = field(default_factory=SharedCalls)
+
+    def knowing(self, results: Mapping[Key, Mapping[str, Any]]) -> Rules:
+        """The same rules for a rollout that has results of its own."""
+        return replace(self, results={**self.results, **results}) if results else self
+
+
+class _Task:
+    """Calls of one task of the graph that are under way, and those among them that wait to be held."""
+
+    def __init__(self) -> None:
+        self.running = 0
+        self.holding = 0
+        self.changed = asyncio.Condition()
+
+
+class Guard:
+    """Decides over the tool calls of one rollout.
+
+    It lives on the event loop of the rollout. A call from another thread has to come through that loop.
+
+    Args:
+        rules: What it shares with the other rollouts.
+        journal: Told of WRITE calls; None where nothing outlives the process anyway.
+    """
+
+    def __init__(self, rules: Rules, journal: WriteJournal | None = None) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.thread = threading.get_ident()
+        self.held: dict[Key, HeldCall] = {}
+        self.results: dict[Key, Mapping[str, Any]] = dict(rules.results)
+        self._rules = rules
+        self._journal = journal
+        self._tasks: dict[str, _Task] = {}
+        self._assigned: dict[Key, HeldCall] = {}
+        self._write = asyncio.Lock()
+        self._numbers: dict[int, tuple[object, Counter[Key]]] = {}
+        self._closed = False
+
+    @property
+    def request(self) -> str:
+        """What the ledger keeps the whole request by."""
+        return self._rules.request
+
+    def effect_of(self, tool: str) -> ToolEffect:
+        """What a tool does to the world."""
+        return self._rules.effects.get(tool) or _unknown(tool)
+
+    async def call(self, call: Call, run: Run, *, shareable: bool) -> Any:
+        """Make a call, or give what came of it before, or stop the rollout before it.
+
+        Args:
+            call: The call.
+            run: Makes it.
+            shareable: Whether nothing but its arguments reaches the tool.
+
+        Raises:
+            GraphInterrupt: The rollout stops here; the record of the call is in `held`.
+            Exception: What the tool raised.
+        """
+        if self._closed:  # of a task that was left behind by one of its calls
+            raise GraphInterrupt((_interrupt(),))
+        if Effect.EXTERNAL in enclosing_effects():  # whoever approved that call approved what it does
+            return await run()
+        task = self._tasks.setdefault(call.namespace, _Task())
+        task.running += 1
+        try:
+            return await self._decided(call, run, shareable)
+        except _Hold as hold:
+            self.held[call.key] = hold.call
+            await self._until_the_others_are_done(task, call.namespace)
+            raise GraphInterrupt((_interrupt(),)) from None
+        finally:
+            task.running -= 1
+            async with task.changed:
+                task.changed.notify_all()
+
+    def numbered(self, call: Call, execution: object) -> Call:
+        """A call without an id, told from equal ones by its number.
+
+        Args:
+            call: The call.
+            execution: What stands for one execution of its task: when the task runs again, numbers begin anew.
+        """
+        _, numbers = self._numbers.setdefault(id(execution), (execution, Counter()))
+        numbers[call.key] += 1
+        return replace(call, id=f"call {numbers[call.key]}")
+
+    async def close(self) -> None:
+        """Wait for calls that a task left behind, and let none begin any more."""
+        self._closed = True
+        for task in self._tasks.values():
+            async with task.changed:
+                await task.changed.wait_for(lambda task=task: not task.running)
+
+    async def _decided(self, call: Call, run: Run, shareable: bool) -> Any:
+        if call.key in self.results:
+            return restored(self.results[call.key], call)
+        known = self.effect_of(call.tool)
+        run = _enclosed(run, call, known.effect)
+        if known.effect is Effect.EXTERNAL:
+            return await self._external(call, run, known)
+        if known.effect is Effect.WRITE and Effect.WRITE not in enclosing_effects():
+            return await self._written(call, run)
+        if shareable and known.shareable:
+            result = await self._rules.shared.once(("", "", call.digest), run, share_errors=False)
+            result = addressed(result, call) if not isinstance(result, Command) else await run()
+        else:
+            result = await run()
+        self.results[call.key] = stored(result)
+        return result
+
+    async def _written(self, call: Call, run: Run) -> Any:
+        async with self._write:
+            if self._journal:
+                await self._journal.before(call)
+            try:
+                result = await run()
+            except Exception:
+                if self._journal:
+                    await self._journal.after(call, None)
+                raise
+            self.results[call.key] = stored(result)
+            if self._journal:
+                await self._journal.after(call, self.results[call.key])
+            return result
+
+    async def _external(self, call: Call, run: Run, known: ToolEffect) -> Any:
+        if Effect.WRITE in enclosing_effects():
+            raise EffectError(
+                f"the tool {call.tool!r} may touch the real world and is called inside a tool that is declared WRITE, "
+                "which would have to run again: declare the outer tool EXTERNAL"
+            )
+        approved = self._approved(call)
+        if approved is None:
+            raise _Hold(HeldCall(call=call, idempotent=known.idempotent))
+        external = approved.external(self._rules.request, call.arguments)
+        if external.digest != approved.call.digest and not await self._on_record(external):
+            raise _Hold(HeldCall(call=call, idempotent=known.idempotent))
+        shared = self._rules.shared.once(
+            ("external", str(external.position), call.digest), lambda: self._performed(external, run), share_errors=True
+        )
+        match await shared:
+            case Done(value=value):
+                self.results[call.key] = value
+                return restored(value, call)
+            case Failed(error=line, exception=error):
+                raise error or ToolException(line)
+            case GivenUp(reason=reason):
+                return refused(f"This call was not made: {reason or 'a person decided against it'}", call)
+            case InDoubt() as doubt:
+                raise _Hold(HeldCall(
+                    call=call, idempotent=external.idempotent, position=external.position, question=doubt.question()
+                ))  # fmt: skip
+            case outcome:
+                raise AssertionError(f"{outcome} is waited for")
+
+    async def _performed(self, external: ExternalCall, run: Run) -> Outcome:
+        async def kept() -> Any:
+            return stored(await run())
+
+        while True:
+            outcome = await perform(
+                self._rules.ledger, external, kept, settings=self._rules.settings, control_flow=(GraphBubbleUp,)
+            )
+            if not isinstance(outcome, Pending):
+                return outcome
+            await asyncio.sleep(min(max(outcome.retry_after_seconds, 0.05), _LONGEST_WAIT_SECONDS))
+
+    def _approved(self, call: Call) -> HeldCall | None:
+        """The approved call that this one is: the very same, else one with its digest, else the next at this place."""
+        if call.key in self._assigned:
+            return self._assigned[call.key]
+        here = [held for held in self._rules.approved if held.call.namespace == call.namespace]
+        free = [held for held in here if held not in self._assigned.values()]
+        chosen = next((held for held in here if held.call.key == call.key), None)
+        chosen = chosen or next((held for held in free if held.call.digest == call.digest), None)
+        chosen = chosen or next(iter(free), None)
+        if chosen:
+            self._assigned[call.key] = chosen
+        return chosen
+
+    async def _on_record(self, external: ExternalCall) -> bool:
+        """Whether any call at all is on record at its position."""
+        return await self._rules.ledger.transact(external.position, lambda records, _: Change(answer=bool(records)))
+
+    async def _until_the_others_are_done(self, task: _Task, namespace: str) -> None:
+        """A task ends with its first interrupt; what else it runs must not be left to run behind our back."""
+        waiting = 1 + [outer for outer, _ in _enclosing.get()].count(namespace)
+        task.holding += waiting
+        try:
+            await asyncio.sleep(0)  # all calls of a task begin at once
+            async with task.changed:
+                task.changed.notify_all()
+                await task.changed.wait_for(lambda: task.running <= task.holding)
+        finally:
+            task.holding -= waiting
+
+
+@dataclass(frozen=True, slots=True)
+class _Hold(Exception):
+    """The rollout is to be stopped before this call."""
+
+    call: HeldCall
+
+
+_enclosing: ContextVar[tuple[tuple[str, Effect], ...]] = ContextVar("entcent_agents_calls", default=())
+"""Namespaces and effects of the calls inside which this code runs, outermost first."""
+
+current_guard: ContextVar[Guard | None] = ContextVar("entcent_agents_guard", default=None)
+"""The guard of the rollout in which this code runs."""
+
+
+def enclosing_effects() -> tuple[Effect, ...]:
+    """Effects of the calls inside which this code runs, outermost first."""
+    return tuple(effect for _, effect in _enclosing.get())
+
+
+def _enclosed(run: Run, call: Call, effect: Effect) -> Run:
+    async def enclosed() -> Any:
+        token = _enclosing.set((*_enclosing.get(), (call.namespace, effect)))
+        try:
+            return await run()
+        finally:
+            _enclosing.reset(token)
+
+    return enclosed
+
+
+@contextmanager
+def use_guard(guard: Guard) -> Generator[None]:
+    """Make this the guard of what runs in this context."""
+    token = current_guard.set(guard)
+    try:
+        yield
+    finally:
+        current_guard.reset(token)
+
+
+def _unknown(tool: str) -> ToolEffect:
+    return ToolEffect(
+        tool=tool, effect=Effect.EXTERNAL, idempotent=False, environment=None, shareable=False, source="unknown"
+    )
+
+
+def _interrupt() -> Interrupt:
+    return Interrupt(value=HELD)

@@ -1,0 +1,120 @@
+"""What the rollouts of a round have in common: the agent, its input, and what they go on from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from langchain_core.messages import BaseMessage
+from langchain_core.runnables import RunnableConfig
+from langgraph.store.base import BaseStore
+
+from entcent_agents.environments import Environment
+from entcent_agents.rollouts.calls import HeldCall, Key
+from entcent_agents.rollouts.guard import Rules
+from entcent_agents.rollouts.isolation import Channel, Graph
+from entcent_agents.rollouts.output import unpack
+from entcent_agents.rollouts.retries import Retries
+from entcent_agents.rollouts.store import RolloutStore
+from entcent_agents.trajectory import Rollout, Trajectory
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """An interrupt of the agent's graph, to be put to a person.
+
+    Attributes:
+        id: Of LangGraph; None for a breakpoint, which takes no answer.
+        value: What is asked.
+        schema: JSON Schema of the answer, where the graph gives one.
+    """
+
+    id: str | None
+    value: Any
+    schema: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Base:
+    """The held rollout that a round goes on from.
+
+    Attributes:
+        thread_id: Its thread, which stays as it is: rollouts go on with copies.
+        request: What the ledger keeps the whole request by.
+        trajectory: Its turns; those of the rollouts begin with them.
+        held: The external calls that it stopped before. To go on from it is to approve them.
+        questions: The interrupts that it stopped at.
+        results: Of calls that ran in tasks which have to run again.
+        messages: Ids of the conversation's messages when it had been committed so far.
+    """
+
+    thread_id: str
+    request: str
+    trajectory: Trajectory
+    held: tuple[HeldCall, ...]
+    questions: tuple[Question, ...]
+    results: Mapping[Key, Mapping[str, Any]]
+    messages: Sequence[str | None]
+
+    @classmethod
+    def of(cls, rollout: Rollout) -> Self:
+        """Read the record of a rollout that was selected while it was held."""
+        output = unpack(rollout.output or "")
+        return cls(
+            thread_id=rollout.thread_id,
+            request=output["request"],
+            trajectory=rollout.trajectory,
+            held=tuple(HeldCall.from_dict(held) for held in output["held"]),
+            questions=tuple(Question(**question) for question in output["questions"]),
+            results={tuple(key): value for key, value in output["results"]},
+            messages=output["messages"],
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RolloutRequest:
+    """What all rollouts of one round share.
+
+    Attributes:
+        agent: The graph to run.
+        state: Its input.
+        channels: Those that a commit writes to.
+        config: Configuration of the node that runs the rollouts.
+        context: The user's runtime context, handed on as it is.
+        store: Where rollouts keep their threads.
+        memory: The real LangGraph store, or None.
+        environments: What every rollout gets forks of.
+        thread_prefix: Thread ids are this and the rollout's index.
+        recursion_limit: Most supersteps of a rollout.
+        retries: Of model calls that fail for a passing reason.
+        rules: What tools may do.
+        resumable: Whether another process may go on with them.
+        base: What the rollouts go on from; None at the beginning.
+        answers: What a person answered to the base's questions, by their ids.
+    """
+
+    agent: Graph
+    state: Mapping[str, Any]
+    channels: Mapping[str, Channel]
+    config: RunnableConfig
+    context: Any
+    store: RolloutStore
+    memory: BaseStore | None
+    environments: Sequence[Environment]
+    thread_prefix: str
+    recursion_limit: int
+    retries: Retries
+    rules: Rules
+    resumable: bool = False
+    base: Base | None = None
+    answers: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+    def thread_id(self, index: int) -> str:
+        """The thread of one rollout."""
+        return f"{self.thread_prefix}:{index}"
+
+    @property
+    def messages(self) -> Sequence[BaseMessage]:
+        """The conversation so far."""
+        return self.state.get("messages", ())

@@ -1,0 +1,199 @@
+"""What a durable rollout writes down as it goes, so that another process can go on with it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from typing import Any
+from uuid import uuid4
+
+from entcent_agents.capture.recorder import TurnRecorder
+from entcent_agents.environments import Environment, Fork
+from entcent_agents.errors import EnvironmentFault
+from entcent_agents.rollouts.calls import Call, Key
+from entcent_agents.rollouts.cleanup import discard, to_the_end
+from entcent_agents.rollouts.journal import Entry, Journal
+from entcent_agents.rollouts.overlay import OverlayStore, apply_writes
+from entcent_agents.rollouts.store import RolloutStore
+from entcent_agents.trajectory import Rollout, Turn, Usage
+
+
+@dataclass(slots=True)
+class Writing:
+    """The journal of one rollout, as it is written. It holds the forks, which a crash may have to turn back.
+
+    Attributes:
+        store: Where it is kept.
+        thread_id: The rollout's thread.
+        recorder: Whose turns are kept.
+        overlay: Whose writes are kept; None without a LangGraph store.
+        forks: Of the environments, by name.
+        name: What tells this attempt from an earlier or later one on a thread of the same name.
+    """
+
+    store: RolloutStore
+    thread_id: str
+    recorder: TurnRecorder
+    overlay: OverlayStore | None
+    forks: dict[str, Fork] = field(default_factory=dict[str, Fork])
+    name: str = field(default_factory=lambda: uuid4().hex)
+    _turns: set[str] = field(default_factory=set[str])
+    _usage: Usage = field(default_factory=Usage)
+    _writes: Sequence[Any] = ()
+    _copies: dict[str, Fork] = field(default_factory=dict[str, Fork])
+
+    async def begin(self, base: str | None) -> None:
+        """Write down that the rollout begins, with which forks, and copy the thread that it goes on from."""
+        if self.store.durable:
+            for fork in self.forks.values():
+                await asyncio.to_thread(fork.keep)
+        start = {"name": self.name, "forks": _references(self.forks)}
+        await self.store.begin(self.thread_id, start, source=base)
+
+    async def flush(self) -> None:
+        """Write down the turns and store writes since the last time."""
+        if not self.store.durable:
+            return
+        turns = [turn for key, turn in self.recorder.turns.items() if key not in self._turns]
+        if turns or self.recorder.usage != self._usage:
+            self._turns.update(turn.message_id for turn in turns)
+            self._usage = self.recorder.usage
+            value = {
+                "turns": [[turn.to_dict(), self.recorder.words_of(turn)] for turn in turns],
+                "usage": asdict(self._usage),
+            }
+            await self.store.append(self.thread_id, "turns", value)
+        if self.overlay and self.overlay.writes != self._writes:
+            self._writes = self.overlay.writes
+            await self.store.append(self.thread_id, "store", [list(write) for write in self._writes])
+
+    def taken_up(self) -> None:
+        """What is known so far was written down by another process."""
+        self._turns.update(self.recorder.turns)
+        self._usage = self.recorder.usage
+        self._writes = self.overlay.writes if self.overlay else ()
+
+    async def before(self, call: Call) -> None:
+        """Put copies of the forks aside: a call that a crash cuts off is undone by them."""
+        copies: dict[str, Fork] = {}
+        for name, fork in self.forks.items():
+            copies[name] = await to_the_end(asyncio.to_thread(_kept_copy, fork))
+        await self.store.append(self.thread_id, "write", {"key": list(call.key), "copies": _references(copies)})
+        self._copies = copies
+
+    async def after(self, call: Call, result: Mapping[str, Any] | None) -> None:
+        """Write down what came of the call; the copies are not needed any more."""
+        await self.store.append(self.thread_id, "call", {"key": list(call.key), "result": result})
+        copies, self._copies = self._copies, {}
+        await discard(copies.values())
+
+    async def end(self, rollout: Rollout) -> None:
+        """Write down how the rollout ended."""
+        await self.flush()
+        await self._append("ended", rollout.to_dict())
+
+    async def _append(self, kind: str, value: Any) -> None:
+        if self.store.durable:
+            await self.store.append(self.thread_id, kind, value)
+
+
+async def resumed(journal: Journal, writing: Writing, environments: Sequence[Environment]) -> dict[Key, Any]:
+    """Take up what a rollout of another process left: its turns, store writes and forks.
+
+    Returns:
+        Results of its WRITE calls.
+
+    Raises:
+        EnvironmentUnusableError: A fork is gone.
+    """
+    writing.name = journal.start["name"]
+    left = _Left(references=journal.start["forks"])
+    for entry in journal.entries:
+        if entry.kind == "turns":
+            _remember(writing.recorder, entry.value)
+        elif entry.kind == "store" and writing.overlay:
+            await apply_writes(writing.overlay, entry.value)
+        else:
+            left.follow(entry)
+    writing.taken_up()
+    if left.cut_off is not None:
+        left.turn_back()
+        await writing.store.append(writing.thread_id, "forks", dict(left.references))
+    by_name = {environment.name: environment for environment in environments}
+    for name, reference in left.references.items():
+        writing.forks[name] = await asyncio.to_thread(_reopened, by_name[name], reference)
+    for old in left.put_aside:
+        await asyncio.to_thread(_discard_references, by_name, old)
+    return left.results
+
+
+@dataclass(slots=True)
+class _Left:
+    """What a journal says of forks and WRITE calls.
+
+    Attributes:
+        references: The forks that the rollout works on.
+        cut_off: Copies of them from before a call of which nothing is known; None where there is no such call.
+        put_aside: Forks that nobody needs any more.
+        results: Of the calls that are done.
+    """
+
+    references: Mapping[str, str]
+    cut_off: Mapping[str, str] | None = None
+    put_aside: list[Mapping[str, str]] = field(default_factory=list[Mapping[str, str]])
+    results: dict[Key, Any] = field(default_factory=dict[Key, Any])
+
+    def follow(self, entry: Entry) -> None:
+        if entry.kind == "write":
+            self.cut_off = entry.value["copies"]
+        elif entry.kind == "call":
+            self.put_aside += [self.cut_off] if self.cut_off else []
+            self.cut_off = None
+            if entry.value["result"] is not None:
+                namespace, call_id, digest = entry.value["key"]
+                self.results[namespace, call_id, digest] = entry.value["result"]
+        elif entry.kind == "forks":
+            self.references = entry.value
+            self.cut_off = None
+
+    def turn_back(self) -> None:
+        """Go on with the copies: nobody knows how far the call came that was cut off."""
+        assert self.cut_off is not None
+        self.put_aside += [self.references]
+        self.references, self.cut_off = self.cut_off, None
+
+
+def ended(journal: Journal | None) -> Rollout | None:
+    """The rollout, if its journal says how it ended."""
+    found = [entry.value for entry in journal.entries if entry.kind == "ended"] if journal else []
+    return Rollout.from_dict(found[-1]) if found else None
+
+
+def _remember(recorder: TurnRecorder, value: Mapping[str, Any]) -> None:
+    for turn, words in value["turns"]:
+        recorder.remember(Turn.from_dict(turn), words)
+    recorder.usage = Usage(**value["usage"])
+
+
+def _kept_copy(fork: Fork) -> Fork:
+    copy = fork.fork()
+    copy.keep()
+    return copy
+
+
+def _reopened(environment: Environment, reference: str) -> Fork:
+    fork = environment.reopen(reference)
+    fork.keep()  # it belongs to this process now, and may have to outlive it too
+    return fork
+
+
+def _discard_references(environments: Mapping[str, Environment], references: Mapping[str, str]) -> None:
+    for name, reference in references.items():
+        with suppress(EnvironmentFault):
+            environments[name].reopen(reference).discard()
+
+
+def _references(forks: Mapping[str, Fork]) -> dict[str, str]:
+    return {name: fork.reference for name, fork in forks.items()}

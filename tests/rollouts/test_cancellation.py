@@ -1,0 +1,321 @@
+"""Cancelled rollouts: their requests end at the server, and what their threads still do lands nowhere."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import threading
+import time
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from langchain.agents import create_agent
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import HumanMessage
+from langchain_core.tools import tool
+from langchain_openai import ChatOpenAI
+from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.graph import START, MessagesState, StateGraph
+
+from entcent_agents.chat.model import ChatLogprobs
+from entcent_agents.chat.sampling import SamplingPool, use_pool
+from entcent_agents.effects import READ, WRITE
+from entcent_agents.environments import DirectoryEnvironment, SqliteEnvironment, current_environment
+from entcent_agents.errors import ConfigurationError
+from entcent_agents.prebuilt import entropy_centroid_graph
+from entcent_agents.rollouts.cleanup import discard
+from entcent_agents.testing import ScriptedChat, ScriptedTurn
+from tests.chat_server import ChatServer, says
+
+ASK = {"messages": [HumanMessage("go")]}
+LATE = says("a b c d", delay_seconds=30)
+STALLED = says("a b c d", breaks_after=2, breaks_how="stall")
+AT_ONCE_SECONDS = 1.0
+
+slowly = pytest.mark.parametrize("reply", [LATE, STALLED], ids=["silent", "streaming"])
+
+
+@tool
+def search() -> str:
+    """Search the library."""
+    return "nothing"
+
+
+def ours(server: ChatServer, **settings) -> ChatLogprobs:
+    return ChatLogprobs(model="scripted", base_url=server.base_url, **settings)
+
+
+def alone(server: ChatServer) -> BaseChatModel:
+    return ours(server, coalesce=False)
+
+
+def foreign(server: ChatServer) -> BaseChatModel:
+    return ChatOpenAI(model="scripted", base_url=server.base_url, api_key="none", logprobs=True, top_logprobs=5)
+
+
+def foreign_streaming(server: ChatServer) -> BaseChatModel:
+    return foreign(server).model_copy(update={"streaming": True})
+
+
+async def come_to(server: ChatServer, state, seconds: float = 10.0) -> bool:
+    return await asyncio.to_thread(server.comes_to, state, seconds)
+
+
+async def cancelled(task: asyncio.Task) -> None:
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+# Requests
+
+
+@slowly
+@pytest.mark.parametrize("model", [alone, foreign, foreign_streaming])
+@pytest.mark.parametrize("tools", [[], [search]], ids=["no tools", "tools"])
+async def test_cancelling_the_graph_ends_every_request(serve, reply, model, tools):
+    server, saver = serve(lambda request: [reply]), InMemorySaver()
+    agent = create_agent(model(server), tools)
+    graph = entropy_centroid_graph(agent, n=4, effects={"search": READ} if tools else {}, rollout_checkpointer=saver)
+    task = asyncio.create_task(graph.ainvoke(ASK))
+    assert await come_to(server, lambda: len(server.answered) == 4)
+    await cancelled(task)
+    assert await come_to(server, lambda: server.hang_ups == 4, AT_ONCE_SECONDS)
+    assert len(server.answered) == 4
+    assert list(saver.storage) == []
+
+
+@slowly
+async def test_cancelling_the_graph_ends_the_request_that_all_rollouts_share(serve, reply):
+    server = serve(lambda request: [reply] * request.n)
+    task = asyncio.create_task(entropy_centroid_graph(create_agent(ours(server), []), n=4).ainvoke(ASK))
+    assert await come_to(server, lambda: len(server.answered) == 1)
+    await cancelled(task)
+    assert await come_to(server, lambda: server.hang_ups == 1, AT_ONCE_SECONDS)
+    assert [request.n for request in server.answered] == [4]
+
+
+@slowly
+async def test_cancelling_the_graph_ends_each_of_the_requests_that_a_group_was_split_into(serve, reply):
+    server = serve(lambda request: [reply] * request.n, max_n=2)
+    task = asyncio.create_task(entropy_centroid_graph(create_agent(ours(server), []), n=4).ainvoke(ASK))
+    assert await come_to(server, lambda: [request.n for request in server.answered] == [4, 2])
+    await cancelled(task)
+    assert await come_to(server, lambda: server.hang_ups == 1, AT_ONCE_SECONDS)
+
+
+@slowly
+async def test_one_cancelled_rollout_of_several_leaves_the_shared_request_to_the_others(serve, reply):
+    server = serve(lambda request: [reply] * request.n)
+    agent = create_agent(ours(server), [])
+    with use_pool(SamplingPool()):
+        first, *others = (asyncio.create_task(agent.ainvoke(ASK)) for _ in range(3))
+        assert await come_to(server, lambda: len(server.answered) == 1)
+        await cancelled(first)
+        assert not await come_to(server, lambda: server.hang_ups > 0, 0.5)
+        for other in others:
+            await cancelled(other)
+    assert await come_to(server, lambda: server.hang_ups == 1, AT_ONCE_SECONDS)
+    assert [request.n for request in server.answered] == [3]
+
+
+async def test_the_others_get_their_answers_when_one_is_cancelled(serve):
+    server = serve(lambda request: [says(f"answer {i}", delay_seconds=0.3) for i in range(request.n)])
+    agent = create_agent(ours(server), [])
+    with use_pool(SamplingPool()):
+        first, *others = (asyncio.create_task(agent.ainvoke(ASK)) for _ in range(3))
+        assert await come_to(server, lambda: len(server.answered) == 1)
+        await cancelled(first)
+        answers = [(await other)["messages"][-1].text for other in others]
+    assert answers == ["answer 1", "answer 2"]
+    assert server.hang_ups == 0
+
+
+@slowly
+async def test_an_error_that_ends_all_rollouts_ends_their_requests(serve, reply):
+    server = serve(lambda request: [reply])
+    model, asked = alone(server), []
+
+    async def ask(state: MessagesState):
+        asked.append(len(asked))
+        if len(asked) == 4:
+            await come_to(server, lambda: len(server.answered) == 3)
+            raise ConfigurationError("this agent cannot work")
+        return {"messages": [await model.ainvoke(state["messages"])]}
+
+    agent = StateGraph(MessagesState).add_node(ask).add_edge(START, "ask").compile()
+    with pytest.raises(ConfigurationError, match="this agent cannot work"):
+        await entropy_centroid_graph(agent, n=4).ainvoke(ASK)
+    assert await come_to(server, lambda: server.hang_ups == 3, AT_ONCE_SECONDS)
+
+
+@slowly
+@pytest.mark.parametrize("coalesce", [True, False])
+async def test_calls_from_synchronous_nodes_end_too_and_no_further_ones_are_made(serve, reply, coalesce):
+    server = serve(lambda request: [reply] * request.n)
+    model, ended = ours(server, coalesce=coalesce), threading.Semaphore(0)
+
+    def ask(state: MessagesState):
+        for _ in range(3):
+            try:
+                model.invoke(state["messages"])
+            except asyncio.CancelledError:
+                ended.release()
+
+    agent = StateGraph(MessagesState).add_node(ask).add_edge(START, "ask").compile()
+    task = asyncio.create_task(entropy_centroid_graph(agent, n=2).ainvoke(ASK))
+    assert await come_to(server, lambda: sum(request.n for request in server.answered) == 2)
+    requests = len(server.answered)
+    await cancelled(task)
+    assert await come_to(server, lambda: server.hang_ups == requests, AT_ONCE_SECONDS)
+    for _ in range(2 * 3):
+        assert await asyncio.to_thread(ended.acquire, timeout=10)
+    assert len(server.answered) == requests
+
+
+# Threads
+
+
+class Held:
+    """A sync tool that a test holds in the middle of its work; `late` is what it does when it is let go."""
+
+    def __init__(self, environment, late) -> None:
+        self.environment, self.late = environment, late
+        self.at_work, self.let_go, self.done = threading.Event(), threading.Event(), threading.Event()
+
+    def graph(self, n: int = 1):
+        @tool
+        def change() -> str:
+            """Change the world."""
+            fork = current_environment()
+            self.at_work.set()
+            self.let_go.wait(20)
+            try:
+                self.late(fork)
+            finally:
+                self.done.set()
+            return "changed"
+
+        model = ScriptedChat(scripts=[[ScriptedTurn(tool_calls=[("change", {})]), ScriptedTurn(text="done")]])
+        agent = create_agent(model, [change])
+        return entropy_centroid_graph(agent, n=n, effects={"change": WRITE}, environments=[self.environment])
+
+    async def cancelled_at_work(self, *, lets_go_first: bool = False) -> None:
+        task = asyncio.create_task(self.graph().ainvoke(ASK))
+        assert await asyncio.to_thread(self.at_work.wait, 10)
+        if lets_go_first:
+            self.let_go.set()
+        await cancelled(task)
+
+    async def ends(self) -> None:
+        self.let_go.set()
+        assert await asyncio.to_thread(self.done.wait, 10)
+
+
+def write_at_path(fork) -> None:
+    folder = fork.path / "new"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "late.txt").write_text("late")
+
+
+def write_resolved(fork) -> None:
+    fork.resolve("late.txt").write_text("late")
+
+
+def insert(fork) -> None:
+    with fork.connect() as connection:
+        connection.execute("INSERT INTO notes VALUES ('late')")
+
+
+def insert_at_path(fork) -> None:
+    with closing(sqlite3.connect(fork.path)) as connection:
+        connection.execute("INSERT INTO notes VALUES ('late')")
+        connection.commit()
+
+
+def directory(tmp_path: Path) -> DirectoryEnvironment:
+    (tmp_path / "world" / "files").mkdir(parents=True)
+    (tmp_path / "world" / "files" / "a.txt").write_text("a")
+    return DirectoryEnvironment(tmp_path / "world" / "files")
+
+
+def database(tmp_path: Path) -> SqliteEnvironment:
+    (tmp_path / "world").mkdir()
+    with closing(sqlite3.connect(tmp_path / "world" / "notes.db")) as connection:
+        connection.execute("CREATE TABLE notes (note TEXT)")
+        connection.commit()
+    return SqliteEnvironment(tmp_path / "world" / "notes.db")
+
+
+def content(environment) -> list[tuple]:
+    if isinstance(environment, SqliteEnvironment):
+        with closing(sqlite3.connect(environment.path)) as connection:
+            return connection.execute("SELECT * FROM notes").fetchall()
+    return sorted((str(path.relative_to(environment.path)), path.read_text()) for path in environment.path.iterdir())
+
+
+def left_of(environment) -> list[str]:
+    """What stands beside the real thing once somebody opens it anew."""
+    type(environment)(environment.path)
+    return [path.name for path in environment.path.parent.iterdir() if path != environment.path]
+
+
+LATE_WRITES = [
+    pytest.param(directory, write_resolved, id="directory, resolved"),
+    pytest.param(directory, write_at_path, id="directory, by path"),
+    pytest.param(database, insert, id="database, connected"),
+    pytest.param(database, insert_at_path, id="database, by path"),
+]
+
+
+@pytest.mark.parametrize(("world", "late"), LATE_WRITES)
+async def test_what_the_thread_of_a_cancelled_rollout_writes_lands_nowhere(tmp_path, world, late):
+    environment = world(tmp_path)
+    before = content(environment)
+    held = Held(environment, late)
+    started = time.monotonic()
+    await held.cancelled_at_work()
+    assert time.monotonic() - started < 5
+    await held.ends()
+    assert content(environment) == before
+    assert left_of(environment) == []
+
+
+async def test_a_thread_that_goes_on_writing_does_not_keep_a_cancellation_from_ending(tmp_path):
+    environment = directory(tmp_path)
+    stop = threading.Event()
+
+    def write_on(fork) -> None:
+        number = 0
+        while not stop.is_set():
+            folder = fork.path / f"{number % 50}"
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / f"{number}.txt").write_text("late")
+            number += 1
+
+    held = Held(environment, write_on)
+    threading.Timer(1.0, stop.set).start()
+    await held.cancelled_at_work(lets_go_first=True)
+    await held.ends()
+    assert left_of(environment) == []
+    assert content(environment) == [("a.txt", "a")]
+
+
+async def test_a_fork_that_is_written_to_for_too_long_is_left_to_the_sweep(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("entcent_agents.rollouts.cleanup.CLEAN_UP_SECONDS", 0.3)
+    fork = Written(directory(tmp_path).fork())
+    await discard([fork])
+    assert fork.tries > 1
+    assert "is still written to and was not removed" in caplog.text
+
+
+class Written:
+    """A fork that cannot be removed."""
+
+    def __init__(self, fork) -> None:
+        self.fork, self.reference, self.tries = fork, fork.reference, 0
+
+    def discard(self) -> None:
+        self.tries += 1
+        raise OSError(39, "Directory not empty")

@@ -1,0 +1,182 @@
+"""Guards: every way in which a graph may reach a tool."""
+
+from __future__ import annotations
+
+import asyncio
+import operator
+from typing import Annotated, Any
+
+import pytest
+from langchain.agents import create_agent
+from langchain.agents.middleware import ToolRetryMiddleware, wrap_tool_call
+from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
+from langchain_core.tools import tool
+from langgraph.graph import START, MessagesState, StateGraph
+from langgraph.prebuilt import InjectedState, ToolNode, ToolRuntime, tools_condition
+from langgraph.types import Command
+
+from entcent_agents.effects import EXTERNAL, READ
+from entcent_agents.errors import EffectError, RolloutsFailedError
+from entcent_agents.nodes import guarded
+from entcent_agents.prebuilt import entropy_centroid_graph
+from entcent_agents.testing import ScriptedChat, ScriptedTurn
+from tests.rollouts.test_held import ASK, World, turn, world  # noqa: F401
+
+
+def tool_node_graph(world: World, scripts: list[list[ScriptedTurn]], **settings: Any):
+    """One tool node that makes all calls of a turn in one task."""
+    model = ScriptedChat(scripts=scripts)
+
+    async def call_model(state: MessagesState):
+        return {"messages": [await model.ainvoke(state["messages"])]}
+
+    builder = StateGraph(MessagesState)
+    builder.add_node("model", call_model)
+    builder.add_node("tools", ToolNode(world.tools, **settings))
+    builder.add_edge(START, "model")
+    builder.add_conditional_edges("model", tools_condition)
+    builder.add_edge("tools", "model")
+    return builder.compile()
+
+
+async def test_in_one_task_what_ran_before_the_hold_does_not_run_again(world: World):  # noqa: F811
+    calls = [("send", {"to": "a"}), ("look", {"x": 1}), ("send", {"to": "b"})]
+    scripts = [[turn("", *calls), turn(f"done {i}")] for i in range(3)]
+    graph = entropy_centroid_graph(tool_node_graph(world, scripts), n=3, effects={"look": READ, "confirm": READ})
+    result = await graph.ainvoke(ASK)
+    assert sorted(world.sent) == ["a", "b"]
+    assert world.looks == 1  # three rollouts looked at the same thing at the same time, and nobody looked again
+    assert [message.content for message in result["messages"][2:5]] == ["sent to a", "seen 1", "sent to b"]
+
+
+async def test_a_tool_that_a_node_calls_itself_is_held_if_it_is_guarded(world: World):  # noqa: F811
+    send = guarded(world.tools[0])
+    model = ScriptedChat(scripts=[[turn(f"done {i}", early=i == 1)] for i in range(3)])
+
+    async def act(state: MessagesState):
+        await send.ainvoke({"to": "x"})
+        await send.ainvoke({"to": "x"})
+        return {"messages": [await model.ainvoke(state["messages"])]}
+
+    builder = StateGraph(MessagesState)
+    builder.add_node("act", act)
+    builder.add_edge(START, "act")
+    result = await entropy_centroid_graph(builder.compile(), n=3).ainvoke(ASK)
+    assert world.sent == ["x", "x"]
+    assert result["messages"][-1].text.startswith("done")
+
+
+async def test_a_tool_that_a_node_calls_itself_is_refused_if_it_is_not(world: World):  # noqa: F811
+    async def act(state: MessagesState):
+        return {"messages": [AIMessage(str(await world.tools[0].ainvoke({"to": "x"})))]}
+
+    builder = StateGraph(MessagesState)
+    builder.add_node("act", act)
+    builder.add_edge(START, "act")
+    with pytest.raises(EffectError, match=r"a node called the tool 'send'.*guarded\(tool\).*effects=\{'send': READ\}"):
+        await entropy_centroid_graph(builder.compile(), n=2).ainvoke(ASK)
+    assert world.sent == []
+
+
+async def test_a_sync_tool_that_runs_an_agent_of_its_own_is_guarded_all_the_way(world: World):  # noqa: F811
+    seen: list[int] = []
+
+    @tool
+    def peek(x: int) -> str:
+        """Look, synchronously."""
+        seen.append(x)
+        return f"peeked at {x}"
+
+    inner = create_agent(ScriptedChat(scripts=[[turn("", ("peek", {"x": 7})), turn("inner")]]), [peek])
+
+    @tool
+    def ask_inner(question: str) -> str:
+        """Ask another agent."""
+        return inner.invoke({"messages": [HumanMessage(question)]})["messages"][-1].text
+
+    scripts = [[turn("", ("ask_inner", {"question": "?"})), turn(f"done {i}")] for i in range(2)]
+    agent = create_agent(ScriptedChat(scripts=scripts), [ask_inner])
+    result = await entropy_centroid_graph(agent, n=2, effects={"ask_inner": READ}).ainvoke(ASK)
+    assert result["messages"][2].content == "inner"
+    assert seen == [7]
+
+
+async def test_one_declared_external_inside_a_tool_that_reads_is_not_run(world: World):  # noqa: F811
+    @tool
+    async def outer(to: str) -> str:
+        """Call another tool."""
+        return str(await world.tools[0].ainvoke({"to": to}))
+
+    scripts = [[turn("", ("outer", {"to": "x"})), turn("done")]]
+    agent = create_agent(ScriptedChat(scripts=scripts), [outer, *world.tools])
+    effects = {"outer": READ, "send": EXTERNAL, "look": READ, "confirm": READ}
+    with pytest.raises(EffectError, match="a node called the tool 'send'"):
+        await entropy_centroid_graph(agent, n=1, effects=effects).ainvoke(ASK)
+    assert world.sent == []
+
+
+async def test_middleware_that_swallows_the_hold_is_said_to(world: World):  # noqa: F811
+    @wrap_tool_call
+    async def swallow(request: Any, handler: Any):
+        try:
+            return await handler(request)
+        except Exception as error:
+            return ToolMessage(f"failed: {error!r}", tool_call_id=request.tool_call["id"])
+
+    scripts = [[turn("", ("send", {"to": "x"})), turn("done")]]
+    agent = create_agent(ScriptedChat(scripts=scripts), world.tools, middleware=[swallow])
+    with pytest.raises(RolloutsFailedError, match="let langgraph.errors.GraphBubbleUp pass"):
+        await entropy_centroid_graph(agent, n=1).ainvoke(ASK)
+    assert world.sent == []
+
+
+async def test_retries_of_middleware_do_not_repeat_an_external_call():
+    attempts: list[str] = []
+
+    @tool
+    async def pay(amount: int) -> str:
+        """Pay."""
+        attempts.append("pay")
+        raise ValueError("declined")
+
+    scripts = [[turn("", ("pay", {"amount": 5})), turn(f"done {i}")] for i in range(2)]
+    middleware = [ToolRetryMiddleware(max_retries=3, initial_delay=0.0, jitter=False)]
+    agent = create_agent(ScriptedChat(scripts=scripts), [pay], middleware=middleware)
+    result = await entropy_centroid_graph(agent, n=2).ainvoke(ASK)
+    assert attempts == ["pay"]
+    assert "declined" in result["messages"][2].content
+
+
+async def test_commands_and_injected_state_go_through(world: World):  # noqa: F811
+    class State(MessagesState):
+        notes: Annotated[list[str], operator.add]
+
+    @tool
+    async def note(text: str, runtime: ToolRuntime, state: Annotated[dict, InjectedState]) -> Command:
+        """Note something."""
+        said = f"{text} after {len(state['messages'])}"
+        return Command(update={"notes": [said], "messages": [ToolMessage("noted", tool_call_id=runtime.tool_call_id)]})
+
+    scripts = [[turn("", ("note", {"text": f"{i}"}), early=i == 1), turn(f"done {i}")] for i in range(2)]
+    agent = create_agent(ScriptedChat(scripts=scripts), [note], state_schema=State)
+    result = await entropy_centroid_graph(agent, n=2).ainvoke({**ASK, "notes": ["first"]})
+    assert result["notes"] == ["first", "1 after 2"]
+
+
+async def test_a_read_that_fails_is_not_shared():
+    tries: list[int] = []
+
+    @tool
+    async def flaky(x: int) -> str:
+        """Fail the first time."""
+        tries.append(x)
+        await asyncio.sleep(0.01)
+        if len(tries) == 1:
+            raise ValueError("once")
+        return "fine"
+
+    scripts = [[turn("", ("flaky", {"x": 1})), turn(f"done {i}")] for i in range(3)]
+    graph = entropy_centroid_graph(create_agent(ScriptedChat(scripts=scripts), [flaky]), n=3, effects={"flaky": READ})
+    result = await graph.ainvoke(ASK)
+    assert len(tries) == 2  # the second attempt was shared by those that waited
+    assert result["messages"][2].content == "fine"

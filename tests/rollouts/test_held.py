@@ -1,0 +1,123 @@
+"""Rollouts are held before external calls; what is selected happens once, and speculation goes on from there."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import numpy as np
+import pytest
+from langchain.agents import create_agent
+from langchain.agents.middleware import HumanInTheLoopMiddleware
+from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
+from langchain_core.tools import tool
+from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.types import Command, interrupt
+
+from entcent_agents.effects import EXTERNAL, READ
+from entcent_agents.prebuilt import entropy_centroid_graph
+from entcent_agents.testing import ScriptedChat, ScriptedTurn
+
+ASK = {"messages": [HumanMessage("go")]}
+
+
+def entropy(early: bool, tokens: int = 150) -> np.ndarray:
+    """Two phases, at the beginning or at the end, on a quiet floor."""
+    noise = np.random.default_rng(0).uniform(0.0, 0.05, tokens)
+    for start in (5, 25) if early else (tokens - 40, tokens - 15):
+        noise[start : start + 8] = 1.5
+    return noise
+
+
+def turn(text: str = "", *calls: tuple[str, dict[str, Any]], early: bool = False) -> ScriptedTurn:
+    return ScriptedTurn(text=text, tool_calls=calls, entropy=entropy(early))
+
+
+class World:
+    """What cannot be forked, and tools that touch it."""
+
+    def __init__(self) -> None:
+        self.sent: list[str] = []
+        self.looks = 0
+
+        @tool
+        async def send(to: str) -> str:
+            """Send a mail."""
+            await asyncio.sleep(0.01)
+            self.sent.append(to)
+            return f"sent to {to}"
+
+        @tool
+        async def look(x: int) -> str:
+            """Look at something."""
+            self.looks += 1
+            await asyncio.sleep(0.01)
+            return f"seen {x}"
+
+        @tool
+        def confirm(question: str) -> str:
+            """Ask a person."""
+            return f"the person says {interrupt(question)}"
+
+        self.tools = [send, look, confirm]
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+def agent_of(world: World, scripts: list[list[ScriptedTurn]], **settings: Any):
+    return create_agent(ScriptedChat(scripts=scripts), world.tools, **settings)
+
+
+async def test_a_held_winners_call_runs_once_and_no_losers_call_ever(world: World):
+    scripts = [[turn("", ("send", {"to": f"{i}"}), early=i == 2), turn(f"done {i}", early=i == 1)] for i in range(4)]
+    graph = entropy_centroid_graph(agent_of(world, scripts), n=4, effects={"look": READ, "confirm": READ})
+    result = await graph.ainvoke(ASK)
+    assert world.sent == ["2"]
+    assert [type(message) for message in result["messages"]] == [HumanMessage, AIMessage, ToolMessage, AIMessage]
+    assert result["messages"][2].content == "sent to 2"
+    assert result["messages"][-1].text == "done 1"
+    assert result["selection"]["winner"] == 1
+
+
+async def test_parallel_calls_of_mixed_effects_run_once_each(world: World):
+    calls = [("look", {"x": 1}), ("send", {"to": "a"}), ("send", {"to": "b"}), ("send", {"to": "a"})]
+    scripts = [[turn("", *calls), turn(f"done {i}")] for i in range(3)]
+    graph = entropy_centroid_graph(agent_of(world, scripts), n=3, effects={"look": READ, "confirm": READ})
+    result = await graph.ainvoke(ASK)
+    assert sorted(world.sent) == ["a", "a", "b"]
+    assert [message.content for message in result["messages"][2:6]] == ["seen 1", "sent to a", "sent to b", "sent to a"]
+
+
+async def test_what_a_person_is_asked_surfaces_once_for_the_winner(world: World):
+    scripts = [[turn("", ("confirm", {"question": f"{i}?"}), early=i == 1), turn(f"done {i}")] for i in range(3)]
+    graph = entropy_centroid_graph(
+        agent_of(world, scripts), n=3, effects={"confirm": READ, "look": READ}, checkpointer=InMemorySaver()
+    )
+    config: Any = {"configurable": {"thread_id": "t"}}
+    asked = await graph.ainvoke(ASK, config)
+    assert [each.value for each in asked["__interrupt__"]] == ["1?"]
+    result = await graph.ainvoke(Command(resume="yes"), config)
+    assert result["messages"][2].content == "the person says yes"
+    assert "__interrupt__" not in result
+
+
+@pytest.mark.parametrize("decision", ["approve", "reject", "edit"])
+async def test_approval_by_middleware_leads_to_the_very_call_that_was_approved(world: World, decision: str):
+    scripts = [[turn("", ("send", {"to": f"{i}"}), early=i == 1), turn(f"done {i}")] for i in range(3)]
+    agent = agent_of(world, scripts, middleware=[HumanInTheLoopMiddleware(interrupt_on={"send": True})])
+    graph = entropy_centroid_graph(
+        agent, n=3, effects={"send": EXTERNAL, "look": READ, "confirm": READ}, checkpointer=InMemorySaver()
+    )
+    config: Any = {"configurable": {"thread_id": "t"}}
+    asked = await graph.ainvoke(ASK, config)
+    (request,) = asked["__interrupt__"]
+    assert request.value["action_requests"][0]["args"] == {"to": "1"}
+    answer: dict[str, Any] = {"type": decision}
+    if decision == "edit":
+        answer["edited_action"] = {"name": "send", "args": {"to": "somebody"}}
+    result = await graph.ainvoke(Command(resume={"decisions": [answer]}), config)
+    assert world.sent == {"approve": ["1"], "reject": [], "edit": ["somebody"]}[decision]
+    assert result["messages"][-1].text.startswith("done")
