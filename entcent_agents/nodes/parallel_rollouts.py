@@ -29,6 +29,7 @@ from entcent_agents.rollouts.isolation import (
     accepted_channels,
     outer_channels,
     parent_saver,
+    require_rollouts_possible,
     state_channels,
     tool_nodes_of,
     tools_of,
@@ -103,6 +104,7 @@ class ParallelRollouts(Node):
         names = [environment.name for environment in environments]
         if len(set(names)) < len(names):
             raise ConfigurationError(f"environments share a name: {', '.join(names)}; give each its own")
+        require_rollouts_possible(agent)
         channels = tuple(state_channels(agent))
         if "messages" not in channels:
             raise ConfigurationError(f"the agent's state has no `messages`; it has {', '.join(channels)}")
@@ -214,7 +216,7 @@ class ParallelRollouts(Node):
         return RolloutRequest(
             agent=self.agent,
             state={key: value for key, value in state.items() if key in accepted},
-            channels=outer_channels(config) or self.agent.builder.channels,
+            channels=outer_channels(config) or state_channels(self.agent),
             config=config,
             context=runtime.context,
             store=self.store,

@@ -22,7 +22,13 @@ from entcent_agents.rollouts.cleanup import discard, to_the_end
 from entcent_agents.rollouts.ending import Ending, packed, read_ending, trajectory_of
 from entcent_agents.rollouts.guard import Guard, use_guard
 from entcent_agents.rollouts.hooks import ToolWatch
-from entcent_agents.rollouts.isolation import Graph, isolated_config, isolated_graph, no_ambient_config
+from entcent_agents.rollouts.isolation import (
+    Graph,
+    isolated_config,
+    isolated_graph,
+    no_ambient_config,
+    state_channels,
+)
 from entcent_agents.rollouts.output import state_updates
 from entcent_agents.rollouts.overlay import OverlayStore
 from entcent_agents.rollouts.progress import ProgressReporter
@@ -156,7 +162,7 @@ class _Attempt:
         """Begin, or go on, depending on what the thread says."""
         snapshot = await graph.aget_state(config)
         if snapshot.created_at is None:
-            given: Any = state_updates(graph.builder.channels, {}, deepcopy(dict(self.request.state)))
+            given: Any = state_updates(state_channels(graph), {}, deepcopy(dict(self.request.state)))
         elif not snapshot.next:
             return  # it had ended, and its process did not live to say so
         else:

@@ -81,7 +81,7 @@ def test_a_graph_that_runs_elsewhere_is_refused():
     remote = RemoteGraph("agent", url="http://127.0.0.1:1")
     with pytest.raises(ConfigurationError, match="'agent' runs on another server"):
         entropy_centroid_graph(remote)
-    with pytest.raises(ConfigurationError, match="'agent' runs on another server"):
+    with pytest.raises(ConfigurationError, match="'inner' runs on another server"):
         entropy_centroid_graph(around(remote))
 
 
