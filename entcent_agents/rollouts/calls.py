@@ -118,11 +118,11 @@ def stored(result: Any) -> dict[str, Any]:
 
 def restored(value: Any, call: Call) -> Any:
     """A result that was stored, or one that a person gave, as the result of this call."""
-    kept = cast("Mapping[str, Any]", value) if isinstance(value, Mapping) else {}
+    kept: Mapping[str, Any] = cast("Mapping[str, Any]", value) if isinstance(value, Mapping) else {}
     if "packed" in kept:
         kind, data = kept["packed"]
         return addressed(_SERIALIZER.loads_typed((kind, base64.b64decode(data))), call)
-    given = kept["text"] if set(kept) == {"text"} else value
+    given: Any = kept["text"] if set(kept) == {"text"} else value
     content = given if isinstance(given, str) else json.dumps(given, ensure_ascii=False)
     return ToolMessage(content=content, name=call.tool, tool_call_id=call.id)
 

@@ -148,7 +148,9 @@ class _Attempt:
     async def _take_up(self, journal: Journal | None) -> Mapping[Key, Any]:
         """Make the forks and the thread ready, those of an earlier process or new ones."""
         if journal is not None:
-            return await resumed(journal, self.writing, self.request.environments)
+            results = await resumed(journal, self.writing, self.request.environments)
+            if results is not None:
+                return results
         for environment in self.request.environments:
             await to_the_end(asyncio.to_thread(_fork_into, self.writing.forks, environment))
         await self.writing.begin(self.request.base.thread_id if self.request.base else None)
