@@ -26,8 +26,11 @@ from entcent_agents.rollouts.guard import Rules
 from entcent_agents.rollouts.hooks import hook
 from entcent_agents.rollouts.isolation import (
     Graph,
+    accepted_channels,
     outer_channels,
     parent_saver,
+    require_rollouts_possible,
+    state_channels,
     tool_nodes_of,
     tools_of,
     whole_input,
@@ -101,7 +104,8 @@ class ParallelRollouts(Node):
         names = [environment.name for environment in environments]
         if len(set(names)) < len(names):
             raise ConfigurationError(f"environments share a name: {', '.join(names)}; give each its own")
-        channels = tuple(agent.builder.channels)
+        require_rollouts_possible(agent)
+        channels = tuple(state_channels(agent))
         if "messages" not in channels:
             raise ConfigurationError(f"the agent's state has no `messages`; it has {', '.join(channels)}")
         self.agent = agent
@@ -207,12 +211,11 @@ class ParallelRollouts(Node):
         thread = config.get("configurable", {}).get("thread_id") or uuid4().hex
         task = runtime.execution_info.task_id if runtime.execution_info else uuid4().hex
         prefix = f"{thread}:{task}"
-        inputs = self.agent.input_channels
-        accepted = {"messages", *(self.channels if inputs == "__start__" else inputs)}
+        accepted = accepted_channels(self.agent)
         return RolloutRequest(
             agent=self.agent,
             state={key: value for key, value in state.items() if key in accepted},
-            channels=outer_channels(config) or self.agent.builder.channels,
+            channels=outer_channels(config) or state_channels(self.agent),
             config=config,
             context=runtime.context,
             store=self.store,

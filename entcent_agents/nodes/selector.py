@@ -10,6 +10,7 @@ from typing import Any, Final, Literal
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.runtime import get_runtime
+from langgraph.types import Command
 
 from entcent_agents.environments import commit
 from entcent_agents.errors import ConfigurationError
@@ -43,6 +44,9 @@ class EntropyCentroidSelector(Node):
         EnvironmentConflictError: At a call, where the real world changed meanwhile; nothing is committed then.
     """
 
+    hands_over_in: str | None = None
+    """The graph that a handoff of the agent is meant for; None is the one that these nodes stand in."""
+
     def __init__(
         self,
         rollouts: ParallelRollouts | None = None,
@@ -63,7 +67,7 @@ class EntropyCentroidSelector(Node):
 
     async def ainvoke(
         self, input: RolloutsState, config: RunnableConfig | None = None, **kwargs: Any
-    ) -> dict[str, Any]:
+    ) -> dict[str, Any] | list[dict[str, Any] | Command[Any]]:
         """Select and commit; the result goes to `selection`, and `rollouts` is emptied but for a held winner."""
         rollouts = [Rollout.from_dict(record) for record in input.get("rollouts") or ()]
         candidates = [rollout for rollout in rollouts if rollout.status in self._selectable]
@@ -83,11 +87,13 @@ class EntropyCentroidSelector(Node):
         committed = replace(winner, forks={})
         if self.rollouts is not None:
             await to_the_end(self._clean_up(rollouts, committed, output))
-        return {
+        update = {
             **output["state"],
             "rollouts": [committed.to_dict()] if held else [],
             "selection": {**selection.to_dict(), "status": winner.status, "changes": changes},
         }
+        handoff = output["handoff"]
+        return [update, replace(handoff, graph=self.hands_over_in)] if handoff else update
 
     @property
     def _selectable(self) -> tuple[str, ...]:
