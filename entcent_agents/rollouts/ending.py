@@ -68,9 +68,7 @@ class Ending:
         return outcome_key(acts, last) if self.status == "finished" else None
 
 
-def read_ending(
-    snapshot: StateSnapshot, request: RolloutRequest, guard: Guard, handoff: Command[Any] | None
-) -> Ending:
+def read_ending(snapshot: StateSnapshot, request: RolloutRequest, guard: Guard, handoff: Command[Any] | None) -> Ending:
     """What a rollout's thread says, once nothing runs on it any more."""
     questions = () if handoff else tuple(_questions(snapshot))
     held = any(interrupt.value == HELD for interrupt in _interrupts(snapshot))
@@ -89,7 +87,7 @@ def read_ending(
         )
     elif held or questions:
         ending.status, ending.questions = "held", questions
-        ending.held = tuple(sorted(guard.held.values(), key=lambda each: each.call.key))
+        ending.held = tuple(sorted({**guard.asking, **guard.held}.values(), key=lambda each: each.call.key))
     elif handoff or is_answered(ending.messages):
         ending.status = "finished"
     else:

@@ -137,6 +137,7 @@ class Guard:
         self.loop = asyncio.get_running_loop()
         self.thread = threading.get_ident()
         self.held: dict[Key, HeldCall] = {}
+        self.asking: dict[Key, HeldCall] = {}
         self.results: dict[Key, Mapping[str, Any]] = dict(rules.results)
         self._rules = rules
         self._journal = journal
@@ -249,7 +250,12 @@ class Guard:
         shared = self._rules.shared.once(
             ("external", str(external.position), call.digest), lambda: self._performed(external, run), share_errors=True
         )
-        match await shared:
+        try:
+            outcome = await shared
+        except GraphInterrupt:  # the tool itself asks a person, and stays approved until it is answered
+            self.asking[call.key] = approved
+            raise
+        match outcome:
             case Done(value=value):
                 self.results[call.key] = value
                 return restored(value, call)
@@ -261,7 +267,7 @@ class Guard:
                 raise _Hold(HeldCall(
                     call=call, idempotent=external.idempotent, position=external.position, question=doubt.question()
                 ))  # fmt: skip
-            case outcome:
+            case _:
                 raise AssertionError(f"{outcome} is waited for")
 
     async def _performed(self, external: ExternalCall, run: Run) -> Outcome:
