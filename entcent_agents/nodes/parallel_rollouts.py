@@ -14,7 +14,7 @@ from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.runtime import Runtime, get_runtime
 
-from entcent_agents.chat.sampling import SamplingPool, plain_sampling, use_pool
+from entcent_agents.chat.sampling import SamplingPool, current_pool, plain_sampling, use_pool
 from entcent_agents.effects import Effect, committing_selector_needed, durable_store_needed, effects_of
 from entcent_agents.environments import Environment, Fork
 from entcent_agents.errors import ConfigurationError, EffectError, EnvironmentUnusableError, RolloutsFailedError
@@ -142,8 +142,7 @@ class ParallelRollouts(Node):
             rollouts = await self._run(request, range(self.n), write)
             if self.on_unavailable == "single" and len(_candidates(rollouts)) < self.min_finished:
                 rollouts = await self._single(request, rollouts, write)
-            else:
-                await self._require_quorum(request, rollouts, self.min_finished)
+        await self._require_quorum(request, rollouts)
         await self._require_answerable(request, rollouts)
         return {"rollouts": [rollout.to_dict() for rollout in rollouts]}
 
@@ -265,6 +264,8 @@ class ParallelRollouts(Node):
         except BaseException as stop:
             for task in tasks:
                 task.cancel()
+            if pool := current_pool():
+                pool.close()  # what threads still ask for would outlive the forks
             await to_the_end(self._stopped(request, dict(zip(indices, tasks, strict=True)), stop))
             raise
 
@@ -285,19 +286,20 @@ class ParallelRollouts(Node):
         """One plain run in the place of rollouts too many of which failed."""
         with plain_sampling():
             single = await self._run(request, [self.n], write)
+        if not _candidates(single):
+            return [*failed, *single]
         await self.forget(failed)
-        await self._require_quorum(request, single, 1)
         return [replace(rollout, plain=True) for rollout in single]
 
-    async def _require_quorum(self, request: RolloutRequest, rollouts: Sequence[Rollout], needed: int) -> None:
+    async def _require_quorum(self, request: RolloutRequest, rollouts: Sequence[Rollout]) -> None:
         found = _candidates(rollouts)
-        if len(found) >= needed:
+        if len(found) >= self.min_finished or any(rollout.plain for rollout in found):
             return
         await self.forget(rollouts)
         errors = "; ".join(dict.fromkeys(rollout.error or rollout.status for rollout in rollouts if rollout.error))
         changed = "nothing was changed since the last commit" if request.base else "nothing was changed"
         raise RolloutsFailedError(
-            f"{len(found)} of {len(rollouts)} rollouts finished, {needed} needed, {changed}: {errors}"
+            f"{len(found)} of {len(rollouts)} rollouts finished, {self.min_finished} needed, {changed}: {errors}"
         )
 
 

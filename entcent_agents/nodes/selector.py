@@ -103,6 +103,10 @@ class EntropyCentroidSelector(Node):
         if self.on_unscorable == "error" and not any(rollout.plain for rollout in candidates):
             require_scorable(candidates)
         selection = self.selector.select(candidates)
+        if any(rollout.plain for rollout in candidates):
+            selection = replace(
+                selection, reason=f"too many rollouts failed, and this is one plain run: {selection.reason}"
+            )
         if selection.winner not in {None, *(rollout.index for rollout in candidates)}:
             raise ConfigurationError(
                 f"the selector {selection.selector!r} chose rollout {selection.winner}, which is not among the "

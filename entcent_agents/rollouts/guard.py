@@ -152,6 +152,11 @@ class Guard:
         """What the ledger keeps the whole request by."""
         return self._rules.request
 
+    @property
+    def repeatable(self) -> list[str]:
+        """Names of tools that may run again when their task does."""
+        return [name for name, known in self._rules.effects.items() if known.effect is Effect.READ]
+
     def effect_of(self, tool: str) -> ToolEffect:
         """What a tool does to the world."""
         return self._rules.effects.get(tool) or _unknown(tool)

@@ -108,7 +108,7 @@ class _Attempt:
                 await with_retries(
                     lambda: self._start(graph, config),
                     lambda: self._go_on(graph, config, guard),
-                    self.recorder.failed_with,
+                    lambda error: self.recorder.failed_with(error, repeatable=guard.repeatable),
                     request.retries,
                     self.reporter.pause,
                 )
