@@ -212,6 +212,7 @@ class ParallelRollouts(Node):
         task = runtime.execution_info.task_id if runtime.execution_info else uuid4().hex
         prefix = f"{thread}:{task}"
         accepted = accepted_channels(self.agent)
+        memory = runtime.store or self.agent.store
         return RolloutRequest(
             agent=self.agent,
             state={key: value for key, value in state.items() if key in accepted},
@@ -219,7 +220,7 @@ class ParallelRollouts(Node):
             config=config,
             context=runtime.context,
             store=self.store,
-            memory=runtime.store or self.agent.store,
+            memory=memory,
             environments=tuple(self.environments.values()),
             thread_prefix=prefix,
             recursion_limit=self.recursion_limit,
@@ -231,6 +232,7 @@ class ParallelRollouts(Node):
                 request=base.request if base else prefix,
                 approved=base.held if base else (),
                 results=base.results if base else {},
+                shares=memory is None,
             ),
             resumable=self.store.durable and parent_saver(config) is not None,
             base=base,

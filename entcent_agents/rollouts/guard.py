@@ -98,6 +98,8 @@ class Rules:
         request: What its records are forgotten by.
         approved: External calls that the round's base was held before.
         results: Of calls that ran in tasks of the base that have to run again.
+        shares: Whether equal READ calls may be one: not where tools see a store, of which each rollout has its own
+            view.
         shared: Calls that are made once for all.
     """
 
@@ -107,6 +109,7 @@ class Rules:
     request: str
     approved: tuple[HeldCall, ...] = ()
     results: Mapping[Key, Mapping[str, Any]] = field(default_factory=dict[Key, Mapping[str, Any]])
+    shares: bool = True
     shared: SharedCalls = field(default_factory=SharedCalls)
 
     def knowing(self, results: Mapping[Key, Mapping[str, Any]]) -> Rules:
@@ -217,7 +220,7 @@ class Guard:
             return await self._external(call, run, known)
         if known.effect is Effect.WRITE and Effect.WRITE not in enclosing_effects():
             return await self._written(call, run)
-        if shareable and known.shareable:
+        if shareable and known.shareable and self._rules.shares:
             result = await self._rules.shared.once(("", "", call.digest), run, share_errors=False)
             result = addressed(result, call) if not isinstance(result, Command) else await run()
         else:

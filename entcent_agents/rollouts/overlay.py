@@ -19,6 +19,9 @@ from langgraph.store.base import (
 )
 from langgraph.store.memory import InMemoryStore
 
+from entcent_agents.effects import Effect
+from entcent_agents.rollouts.guard import enclosing_effects
+
 StoreWrite = tuple[list[str], str, dict[str, Any] | None, Any, float | None]
 """Namespace, key, value (None deletes), what to index, minutes to live."""
 _Ask = Callable[[BaseStore, Op], Awaitable[Any]]
@@ -26,6 +29,8 @@ _Ask = Callable[[BaseStore, Op], Awaitable[Any]]
 
 class OverlayStore(BaseStore):
     """Reads fall through to the base store where this rollout wrote nothing; writes stay here.
+
+    What an external call writes is real like all that it does: it runs once, whichever of the rollouts runs it.
 
     Args:
         base: The real store.
@@ -58,6 +63,9 @@ class OverlayStore(BaseStore):
     async def _answer(self, op: Op, ask: _Ask) -> Result:
         if isinstance(op, GetOp):
             return await self._get(op, ask)
+        if isinstance(op, PutOp) and Effect.EXTERNAL in enclosing_effects():
+            self._written.pop((op.namespace, op.key), None)
+            return await ask(self._base, op)
         if isinstance(op, PutOp):
             written = deepcopy(op)
             await ask(self._own, written)
