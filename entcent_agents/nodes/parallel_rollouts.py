@@ -245,7 +245,7 @@ class ParallelRollouts(Node):
         if len(held) != 1 or held[0].status != "held" or held[0].forks:
             return None
         base = Base.of(held[0])
-        if [message.id for message in state.get("messages", ())] == list(base.messages):
+        if _goes_on(state, base):
             return base
         await self.forget(held)
         return None
@@ -303,6 +303,14 @@ class ParallelRollouts(Node):
         raise RolloutsFailedError(
             f"{len(found)} of {len(rollouts)} rollouts finished, {self.min_finished} needed, {changed}: {errors}"
         )
+
+
+def _goes_on(state: Mapping[str, Any], base: Base) -> bool:
+    """Whether the conversation still ends where the rollout is held; another branch may have added to it before."""
+    if "messages" not in state or not base.messages:
+        return True
+    ids = [message.id for message in state["messages"]]
+    return ids[-1:] == list(base.messages[-1:]) and set(base.messages) <= set(ids)
 
 
 def _candidates(rollouts: Sequence[Rollout]) -> list[Rollout]:
