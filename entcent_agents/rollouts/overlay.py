@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from copy import deepcopy
 from typing import Any, cast
@@ -97,13 +98,19 @@ class OverlayStore(BaseStore):
 
 async def apply_writes(store: BaseStore, writes: Iterable[StoreWrite]) -> None:
     """Make a winner's store writes real."""
-    await store.abatch(
-        [PutOp(tuple(namespace), key, value, index, ttl) for namespace, key, value, index, ttl in writes]
-    )
+    ops = [PutOp(tuple(namespace), key, value, index, ttl) for namespace, key, value, index, ttl in writes]
+    await _performed(store, ops)
 
 
 async def _ask(store: BaseStore, op: Op) -> Result:
-    return (await store.abatch([op]))[0]
+    return (await _performed(store, [op]))[0]
+
+
+async def _performed(store: BaseStore, ops: list[Any]) -> list[Result]:
+    try:
+        return await store.abatch(ops)
+    except NotImplementedError:  # some stores are synchronous alone, SqliteStore for one
+        return await asyncio.to_thread(store.batch, ops)
 
 
 async def _ask_now(store: BaseStore, op: Op) -> Result:
