@@ -121,8 +121,9 @@ def restored(value: object, call: Call) -> Any:
     if isinstance(value, Mapping) and "packed" in value:
         kind, data = cast("tuple[str, str]", value["packed"])
         return addressed(_SERIALIZER.loads_typed((kind, base64.b64decode(data))), call)
-    given = cast("Mapping[str, object]", value)["text"] if isinstance(value, Mapping) and [*value] == ["text"] else value
-    content = given if isinstance(given, str) else json.dumps(given, ensure_ascii=False)
+    if isinstance(value, Mapping) and [*value] == ["text"]:
+        value = cast("Mapping[str, object]", value)["text"]
+    content = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     return ToolMessage(content=content, name=call.tool, tool_call_id=call.id)
 
 

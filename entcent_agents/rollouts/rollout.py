@@ -121,7 +121,14 @@ class _Attempt:
         if self.ending.status in ("finished", "held"):
             for fork in writing.forks.values():
                 self.ending.changes += await asyncio.to_thread(fork.diff)
-            self._output = packed(self.ending, graph, request, guard, self.overlay.writes if self.overlay else [])
+            before, writes = await self._committed(graph), self.overlay.writes if self.overlay else []
+            self._output = packed(self.ending, graph, request, before, guard, writes)
+
+    async def _committed(self, graph: Graph) -> Mapping[str, Any]:
+        """The state that the outer graph has of the agent: at first its input, then what the last round came to."""
+        if self.request.base is None:
+            return self.request.state
+        return (await graph.aget_state({"configurable": {"thread_id": self.request.base.thread_id}})).values
 
     @property
     def turns(self) -> int:
