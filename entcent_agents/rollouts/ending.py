@@ -68,9 +68,7 @@ class Ending:
         return outcome_key(acts, last) if self.status == "finished" else None
 
 
-def read_ending(
-    snapshot: StateSnapshot, request: RolloutRequest, guard: Guard, handoff: Command[Any] | None
-) -> Ending:
+def read_ending(snapshot: StateSnapshot, request: RolloutRequest, guard: Guard, handoff: Command[Any] | None) -> Ending:
     """What a rollout's thread says, once nothing runs on it any more."""
     questions = () if handoff else tuple(_questions(snapshot))
     held = any(interrupt.value == HELD for interrupt in _interrupts(snapshot))
@@ -107,7 +105,7 @@ def packed(ending: Ending, graph: Graph, request: RolloutRequest, guard: Guard, 
         "store": store,
         "request": guard.request,
         "base": request.base.thread_id if request.base else None,
-        "messages": [message.id for message in ending.values.get("messages", ())],
+        "last_message": next((message.id for message in reversed(ending.values.get("messages", ()))), None),
         "held": [held.to_dict() for held in ending.held],
         "questions": [asdict(question) for question in ending.questions],
         "results": [[list(key), value] for key, value in guard.results.items()] if ending.status == "held" else [],
