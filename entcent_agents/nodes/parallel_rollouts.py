@@ -218,6 +218,7 @@ class ParallelRollouts(Node):
         task = runtime.execution_info.task_id if runtime.execution_info else uuid4().hex
         prefix = f"{thread}:{task}"
         accepted = accepted_channels(self.agent)
+        memory = runtime.store or self.agent.store
         return RolloutRequest(
             agent=self.agent,
             state={key: value for key, value in state.items() if key in accepted},
@@ -225,7 +226,7 @@ class ParallelRollouts(Node):
             config=config,
             context=runtime.context,
             store=self.store,
-            memory=runtime.store or self.agent.store,
+            memory=memory,
             environments=tuple(self.environments.values()),
             thread_prefix=prefix,
             recursion_limit=self.recursion_limit,
@@ -237,6 +238,7 @@ class ParallelRollouts(Node):
                 request=base.request if base else prefix,
                 approved=base.held if base else (),
                 results=base.results if base else {},
+                shares=memory is None,
             ),
             resumable=self.store.durable and parent_saver(config) is not None,
             base=base,
@@ -253,8 +255,7 @@ class ParallelRollouts(Node):
         if len(held) != 1 or held[0].status != "held" or held[0].forks:
             return None
         base = Base.of(held[0])
-        messages = state.get("messages") or ()
-        if (messages[-1].id if messages else None) != base.last_message:
+        if not _goes_on(state, base):
             await self.forget(held)
             await self.ledger.forget(base.request)
             return None
@@ -318,6 +319,12 @@ class ParallelRollouts(Node):
         raise RolloutsFailedError(
             f"{len(found)} of {len(rollouts)} rollouts finished, {self.min_finished} needed, {changed}: {errors}"
         )
+
+
+def _goes_on(state: Mapping[str, Any], base: Base) -> bool:
+    """Whether the conversation still ends where the rollout is held; what is before may have been trimmed or added."""
+    messages = state.get("messages")
+    return messages is None or (messages[-1].id if messages else None) == base.last_message
 
 
 def _candidates(rollouts: Sequence[Rollout]) -> list[Rollout]:

@@ -87,7 +87,7 @@ def read_ending(snapshot: StateSnapshot, request: RolloutRequest, guard: Guard, 
         )
     elif held or questions:
         ending.status, ending.questions = "held", questions
-        ending.held = tuple(sorted(guard.held.values(), key=lambda each: each.call.key))
+        ending.held = tuple(sorted({**guard.asking, **guard.held}.values(), key=lambda each: each.call.key))
     elif handoff or is_answered(ending.messages):
         ending.status = "finished"
     else:
@@ -96,11 +96,22 @@ def read_ending(snapshot: StateSnapshot, request: RolloutRequest, guard: Guard, 
     return ending
 
 
-def packed(ending: Ending, graph: Graph, request: RolloutRequest, guard: Guard, store: list[Any]) -> str:
-    """What a commit, and a round that goes on from here, need of it."""
+def packed(
+    ending: Ending, graph: Graph, request: RolloutRequest, before: Mapping[str, Any], guard: Guard, store: list[Any]
+) -> str:
+    """What a commit, and a round that goes on from here, need of it.
+
+    Args:
+        ending: How the rollout ended.
+        graph: Its graph.
+        request: Its request.
+        before: The state of the agent that is committed already.
+        guard: Its guard.
+        store: What it wrote to the store.
+    """
     return pack({
         # What a graph wrote before it hands over is lost but for what the command says, as it is in any graph.
-        "state": {} if ending.handoff else _written(graph, request, ending.values),
+        "state": {} if ending.handoff else _written(graph, request, before, ending.values),
         "handoff": ending.handoff,
         "store": store,
         "request": guard.request,
@@ -127,11 +138,13 @@ def trajectory_of(messages: Sequence[BaseMessage], recorder: TurnRecorder, befor
     return Trajectory(turns=(*before.turns, *made))
 
 
-def _written(graph: Graph, request: RolloutRequest, after: Mapping[str, Any]) -> dict[str, Any]:
+def _written(
+    graph: Graph, request: RolloutRequest, before: Mapping[str, Any], after: Mapping[str, Any]
+) -> dict[str, Any]:
     """The difference in the channels that the agent gives out."""
     given = graph.output_channels
     outputs = {key: value for key, value in after.items() if key in ((given,) if isinstance(given, str) else given)}
-    return state_updates(request.channels, request.state, outputs)
+    return state_updates(request.channels, before, outputs)
 
 
 def _interrupts(snapshot: StateSnapshot) -> Iterable[Any]:

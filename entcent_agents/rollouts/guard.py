@@ -98,6 +98,8 @@ class Rules:
         request: What its records are forgotten by.
         approved: External calls that the round's base was held before.
         results: Of calls that ran in tasks of the base that have to run again.
+        shares: Whether equal READ calls may be one: not where tools see a store, of which each rollout has its own
+            view.
         shared: Calls that are made once for all.
     """
 
@@ -107,6 +109,7 @@ class Rules:
     request: str
     approved: tuple[HeldCall, ...] = ()
     results: Mapping[Key, Mapping[str, Any]] = field(default_factory=dict[Key, Mapping[str, Any]])
+    shares: bool = True
     shared: SharedCalls = field(default_factory=SharedCalls)
 
     def knowing(self, results: Mapping[Key, Mapping[str, Any]]) -> Rules:
@@ -137,6 +140,7 @@ class Guard:
         self.loop = asyncio.get_running_loop()
         self.thread = threading.get_ident()
         self.held: dict[Key, HeldCall] = {}
+        self.asking: dict[Key, HeldCall] = {}
         self.results: dict[Key, Mapping[str, Any]] = dict(rules.results)
         self._rules = rules
         self._journal = journal
@@ -216,7 +220,7 @@ class Guard:
             return await self._external(call, run, known)
         if known.effect is Effect.WRITE and Effect.WRITE not in enclosing_effects():
             return await self._written(call, run)
-        if shareable and known.shareable:
+        if shareable and known.shareable and self._rules.shares:
             result = await self._rules.shared.once(("", "", call.digest), run, share_errors=False)
             result = addressed(result, call) if not isinstance(result, Command) else await run()
         else:
@@ -254,7 +258,12 @@ class Guard:
         shared = self._rules.shared.once(
             ("external", str(external.position), call.digest), lambda: self._performed(external, run), share_errors=True
         )
-        match await shared:
+        try:
+            outcome = await shared
+        except GraphInterrupt:  # the tool itself asks a person, and stays approved until it is answered
+            self.asking[call.key] = approved
+            raise
+        match outcome:
             case Done(value=value):
                 self.results[call.key] = value
                 return restored(value, call)
@@ -266,7 +275,7 @@ class Guard:
                 raise _Hold(HeldCall(
                     call=call, idempotent=external.idempotent, position=external.position, question=doubt.question()
                 ))  # fmt: skip
-            case outcome:
+            case _:
                 raise AssertionError(f"{outcome} is waited for")
 
     async def _performed(self, external: ExternalCall, run: Run) -> Outcome:

@@ -121,7 +121,14 @@ class _Attempt:
         if self.ending.status in ("finished", "held"):
             for fork in writing.forks.values():
                 self.ending.changes += await asyncio.to_thread(fork.diff)
-            self._output = packed(self.ending, graph, request, guard, self.overlay.writes if self.overlay else [])
+            before, writes = await self._committed(graph), self.overlay.writes if self.overlay else []
+            self._output = packed(self.ending, graph, request, before, guard, writes)
+
+    async def _committed(self, graph: Graph) -> Mapping[str, Any]:
+        """The state that the outer graph has of the agent: at first its input, then what the last round came to."""
+        if self.request.base is None:
+            return self.request.state
+        return (await graph.aget_state({"configurable": {"thread_id": self.request.base.thread_id}})).values
 
     @property
     def turns(self) -> int:
@@ -165,7 +172,7 @@ class _Attempt:
         snapshot = await graph.aget_state(config)
         if snapshot.created_at is None:
             given: Any = state_updates(state_channels(graph), {}, deepcopy(dict(self.request.state)))
-        elif not snapshot.next:
+        elif not snapshot.tasks:  # `next` leaves out tasks that are done and whose writes no step has taken up yet
             return  # it had ended, and its process did not live to say so
         else:
             given = Command(resume=dict(self.request.answers)) if self.request.answers else None

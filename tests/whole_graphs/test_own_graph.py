@@ -7,15 +7,17 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, TypedDict
 
 from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, RemoveMessage
+from langchain_core.tools import tool
 from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.graph.message import add_messages
+from langgraph.prebuilt import ToolNode, tools_condition
 from langgraph.types import Send
 from pydantic import BaseModel
 
-from entcent_agents.nodes import EntropyCentroidSelector, ParallelRollouts
+from entcent_agents.nodes import EntropyCentroidSelector, ParallelRollouts, unfinished
 from entcent_agents.rollouts.isolation import Graph
 from entcent_agents.testing import ScriptedChat
-from tests.whole_graphs.comparing import ROLLOUTS, Chosen, plain, says, scripts, winner_of
+from tests.whole_graphs.comparing import ROLLOUTS, Chosen, plain, says, scripts, since_human, winner_of
 
 ASK = {"messages": [HumanMessage("go")]}
 
@@ -197,3 +199,103 @@ async def test_the_agent_of_a_subgraph_writes_through_both_graphs(n: int):
     state = await outer.compile().ainvoke({**ASK, "topic": "bridges"})
     assert state["topic"] == f"answer {winner_of(n)}"
     assert state["log"] == [f"answer {winner_of(n)} on bridges, alone"]
+
+
+@ROLLOUTS
+async def test_what_each_round_adds_to_a_channel_is_added_once(n: int):
+    class Trailing(MessagesState):
+        trail: Annotated[list[str], operator.add]
+        log: Annotated[list[str], operator.add]
+
+    class TrailingInput(MessagesState):
+        log: Annotated[list[str], operator.add]
+
+    sent: list[str] = []
+
+    @tool
+    def send(to: str) -> str:
+        """Send something."""
+        sent.append(to)
+        return f"sent to {to}"
+
+    def sends(index: int):
+        turns = [says("a", ("send", {"to": f"ann{index}"})), says("b", ("send", {"to": f"bob{index}"})), says("done")]
+        return lambda messages: turns[since_human(messages)]
+
+    model = ScriptedChat(scripts=scripts(sends))
+
+    async def think(state: Trailing) -> dict[str, Any]:
+        said = await model.ainvoke(state["messages"])
+        return {"messages": [said], "trail": [said.text], "log": [said.text]}
+
+    inner = StateGraph(Trailing, input_schema=TrailingInput)
+    inner.add_node("think", think)
+    inner.add_node("tools", ToolNode([send]))
+    inner.add_edge(START, "think")
+    inner.add_conditional_edges("think", tools_condition)
+    inner.add_edge("tools", "think")
+
+    async def beside(state: Trailing) -> dict[str, Any]:
+        return {"log": ["beside"], "trail": ["beside"], "messages": [AIMessage("beside")]}
+
+    rollouts = ParallelRollouts(inner.compile(), n=n)
+    builder = StateGraph(Trailing)
+    builder.add_node("beside", beside)
+    builder.add_node("rollouts", rollouts)
+    builder.add_node("select", EntropyCentroidSelector(rollouts, selector=Chosen(winner_of(n))))
+    builder.add_edge(START, "beside")
+    builder.add_edge(START, "rollouts")
+    builder.add_edge("rollouts", "select")
+    builder.add_conditional_edges("select", unfinished, {True: "rollouts", False: END})
+    state = await builder.compile().ainvoke({**ASK, "log": ["old"], "trail": ["old"]})
+    assert sent == [f"ann{winner_of(n)}", f"bob{winner_of(n)}"]
+    assert state["log"] == state["trail"] == ["old", "beside", "a", "b", "done"]
+    assert [message.text for message in state["messages"]] == [
+        "go", "beside", "a", f"sent to ann{winner_of(n)}", "b", f"sent to bob{winner_of(n)}", "done"
+    ]  # fmt: skip
+
+
+@ROLLOUTS
+async def test_an_outer_graph_without_messages_goes_on_from_a_held_rollout(n: int):
+    class Question(TypedDict):
+        question: str
+        answer: str
+
+    class Thinking(MessagesState):
+        question: str
+        answer: str
+
+    sent: list[str] = []
+
+    @tool
+    def send(to: str) -> str:
+        """Send something."""
+        sent.append(to)
+        return f"sent to {to}"
+
+    def sends(index: int):
+        turns = [says("a", ("send", {"to": f"ann{index}"})), says(f"done {index}")]
+        return lambda messages: turns[len(messages) // 2]
+
+    model = ScriptedChat(scripts=scripts(sends))
+
+    async def think(state: Thinking) -> dict[str, Any]:
+        said = await model.ainvoke([HumanMessage(state["question"]), *state["messages"]])
+        return {"messages": [said], "answer": said.text}
+
+    inner = StateGraph(Thinking, input_schema=Question, output_schema=Question)
+    inner.add_node("think", think)
+    inner.add_node("tools", ToolNode([send]))
+    inner.add_edge(START, "think")
+    inner.add_conditional_edges("think", tools_condition)
+    inner.add_edge("tools", "think")
+    rollouts = ParallelRollouts(inner.compile(), n=n)
+    builder = StateGraph(Question)
+    builder.add_node("rollouts", rollouts)
+    builder.add_node("select", EntropyCentroidSelector(rollouts, selector=Chosen(winner_of(n))))
+    builder.add_edge(START, "rollouts")
+    builder.add_edge("rollouts", "select")
+    builder.add_conditional_edges("select", unfinished, {True: "rollouts", False: END})
+    state = await builder.compile().ainvoke({"question": "why"})
+    assert sent == [f"ann{winner_of(n)}"]
+    assert state == {"question": "why", "answer": f"done {winner_of(n)}"}
