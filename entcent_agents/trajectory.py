@@ -18,6 +18,8 @@ from entcent_agents.phases import PhaseConfig, high_entropy_phases
 from entcent_agents.segments import SegmentKind
 
 RECORD_VERSION: Final = 2
+READ_VERSIONS: Final = (1, 2)
+"""Versions of a rollout's record that this release reads. The first knew neither held nor plain rollouts."""
 
 Column = Literal["entropy", "logprob", "confidence"]
 """A per-token quantity of `TokenLogprobs` that signals are taken from."""
@@ -249,9 +251,10 @@ class Rollout:
         Raises:
             RecordingError: On a record of another version.
         """
-        if record.get("version") != RECORD_VERSION:
+        if record.get("version") not in READ_VERSIONS:
             raise errors.RecordingError(
-                f"a rollout record of version {record.get('version')!r}; this release reads {RECORD_VERSION}"
+                f"a rollout record of version {record.get('version')!r}; this release reads "
+                f"{' and '.join(map(str, READ_VERSIONS))}"
             )
         return cls(
             index=record["index"],
@@ -264,7 +267,7 @@ class Rollout:
             vote_key=record["vote_key"],
             forks=dict(record["forks"]),
             output=record["output"],
-            plain=record["plain"],
+            plain=record.get("plain", False),
         )
 
 

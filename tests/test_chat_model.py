@@ -453,7 +453,7 @@ async def requests_arrive(server) -> None:
 
 
 def without_logprobs(request):
-    """A server that refuses to give any, in the words of OpenAI for models that reason."""
+    """A server that refuses to give any."""
     refused = [name for name in ("logprobs", "top_logprobs") if name in request.body]
     if refused:
         return [Reply(status=400, error=f"Unsupported parameter: '{refused[0]}' is not supported with this model.")]

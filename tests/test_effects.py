@@ -82,6 +82,7 @@ def test_the_users_word_counts_more_than_metadata_and_trusted_hints(effect: Effe
         assert known.source == "declared"
         assert known.effect is (EXTERNAL if effect is EXTERNAL_IDEMPOTENT else effect)
         assert known.idempotent is (effect is EXTERNAL_IDEMPOTENT)
+        assert of(metadata, str(effect), ("world",)).distrusted_hint is False
 
 
 @pytest.mark.parametrize(
@@ -103,7 +104,8 @@ def test_metadata_counts_where_the_user_says_nothing(metadata: dict[str, Any], e
 
 
 def test_metadata_that_speaks_of_other_things_says_nothing():
-    assert of({"effect": None, "idempotent": "yes", "mcp": "v2", "owner": "us"}).source == "unknown"
+    for mcp in ("v2", {"tool": ["a"]}, {"server": {"name": ["a"]}}):
+        assert of({"effect": None, "idempotent": "yes", "mcp": mcp, "owner": "us"}, trust_hints=True) == of()
 
 
 def test_the_tools_of_a_graph_that_shows_none_are_those_that_are_declared():
@@ -169,8 +171,12 @@ def test_what_a_server_writes_where_authors_write_counts_for_nothing():
     assert of(sly, trust_hints=True) == of()
     assert of(sly, READ, ("world",)).shareable is False
     assert of(flat(environment="nowhere"), READ).environment is None
-    shown = [named("t", sly), named("look", claims)]
-    assert effects_of(shown, {}, [], trust_hints=["shop"])["t"].effect is EXTERNAL
+
+
+def test_a_server_that_calls_itself_by_the_name_of_a_trusted_one_where_adapters_copy_what_it_says_is_not_believed():
+    claims = nested("shop", read_only_hint=True)
+    tools = [named("t", flat(True, **claims)), named("look", claims)]
+    assert effects_of(tools, {}, [], trust_hints=["shop"])["t"].effect is EXTERNAL
 
 
 def test_an_effect_that_a_server_may_have_written_is_refused_unless_the_user_speaks():

@@ -17,8 +17,9 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.prebuilt import ToolNode, ToolRuntime
 from langgraph.store.memory import InMemoryStore
+from langgraph.types import Command
 
-from entcent_agents.effects import READ, WRITE
+from entcent_agents.effects import EXTERNAL, READ, WRITE
 from entcent_agents.environments import DirectoryEnvironment, SqliteEnvironment
 from entcent_agents.errors import ConfigurationError, EffectError, LogprobsMissingError, RolloutsFailedError
 from entcent_agents.nodes import EntropyCentroidSelector, ParallelRollouts, RolloutsState
@@ -260,17 +261,24 @@ async def test_a_conflicting_change_of_the_real_world_stops_the_commit(database:
     assert files(database.parent) == ["world.db"]
 
 
-def test_an_undeclared_tool_is_refused_with_the_way_to_declare_it():
-    with pytest.raises(EffectError, match=r"'look' may touch the real world.*effects=\{'look': READ\}"):
-        entropy_centroid_graph(looking_agent(), n=4)
+async def test_an_undeclared_tool_needs_a_selector_that_commits():
+    rollouts = ParallelRollouts(looking_agent(), n=2)
+    builder = StateGraph(MessagesState)
+    builder.add_node("rollouts", rollouts)
+    builder.add_node("select", EntropyCentroidSelector())
+    builder.add_edge(START, "rollouts")
+    builder.add_edge("rollouts", "select")
+    said = r"EXTERNAL tools \(look\) need a selector.*EntropyCentroidSelector\(rollouts\).*effects=\{'look': READ\}"
+    with pytest.raises(EffectError, match=said):
+        await builder.compile().ainvoke(ASK)
 
 
-def test_a_tool_of_a_subgraph_is_seen_too():
+async def test_a_tool_of_a_subgraph_is_seen_too():
     builder = StateGraph(MessagesState)
     builder.add_node("inner", looking_agent())
     builder.add_edge(START, "inner")
-    with pytest.raises(EffectError, match="'look'"):
-        entropy_centroid_graph(builder.compile(), n=2)
+    rollouts = ParallelRollouts(builder.compile(), n=2)
+    assert rollouts.effects["look"].effect is EXTERNAL
 
 
 def test_a_declared_write_needs_an_environment_and_a_bound_tool_needs_its_own(tmp_path: Path):
@@ -319,7 +327,7 @@ async def test_at_most_max_concurrency_rollouts_run_at_once():
     running, most = 0, 0
 
     @tool
-    async def busy() -> str:
+    async def busy(x: int) -> str:
         """Count who else is here."""
         nonlocal running, most
         running, most = running + 1, max(most, running + 1)
@@ -327,17 +335,21 @@ async def test_at_most_max_concurrency_rollouts_run_at_once():
         running -= 1
         return "done"
 
-    agent = create_agent(ScriptedChat(scripts=[turns(0, ("busy", {}))]), [busy])
+    agent = create_agent(ScriptedChat(scripts=[turns(i, ("busy", {"x": i})) for i in range(6)]), [busy])
     await entropy_centroid_graph(agent, n=6, effects={"busy": READ}, max_concurrency=2).ainvoke(ASK)
     assert most == 2
 
 
-async def test_an_interrupt_in_the_agent_makes_a_rollout_unfinished():
+async def test_a_breakpoint_of_the_agent_is_put_to_a_person():
     agent = create_agent(
         ScriptedChat(scripts=[turns(0, ("look", {"x": 0}))]), [look], interrupt_before=["tools"], name="held"
     )
-    with pytest.raises(RolloutsFailedError, match="stopped before tools"):
-        await entropy_centroid_graph(agent, n=2, effects={"look": READ}).ainvoke(ASK)
+    graph = entropy_centroid_graph(agent, n=2, effects={"look": READ}, checkpointer=InMemorySaver())
+    config = {"configurable": {"thread_id": "one"}}
+    asked = await graph.ainvoke(ASK, config)
+    assert asked["__interrupt__"][0].value == {"kind": "breakpoint", "before": ["tools"]}
+    result = await graph.ainvoke(Command(resume=True), config)
+    assert result["messages"][-1].text == "answer 0"
 
 
 async def test_a_programming_error_is_not_swallowed():
@@ -498,7 +510,7 @@ def test_two_tools_of_one_name_are_both_checked():
     builder.add_node("second", ToolNode([declared]))
     builder.add_edge(START, "first")
     builder.add_edge("first", "second")
-    with pytest.raises(EffectError, match="'look' may touch the real world"):
+    with pytest.raises(EffectError, match="two tools are named 'look', and what they do differs"):
         ParallelRollouts(builder.compile())
 
 

@@ -70,7 +70,7 @@ def _effect_of(
         environment=bound,
         shareable=effect is READ and bound is None and ("environment" in word or not environments),
         source=source,
-        distrusted_hint=source == "unknown" and not believed and read_only_hint(tool) is True,
+        distrusted_hint=source == "unknown" and read_only_hint(tool) is True,
     )
 
 

@@ -13,7 +13,7 @@ from entcent_agents.capture.entropy_results import check_entropies
 from entcent_agents.entropy import ROUNDING
 from entcent_agents.errors import LogprobsMalformedError, RecordingError
 from entcent_agents.logprobs import TokenLogprobs
-from entcent_agents.trajectory import RECORD_VERSION, Rollout, Status
+from entcent_agents.trajectory import READ_VERSIONS, Rollout, Status
 
 FORMAT: Final = "entcent.rollout"
 VERSION: Final = 1
@@ -98,7 +98,7 @@ def read_rollout(data: bytes, where: str, answer: re.Pattern[str] | None) -> lis
         raise RecordingError(
             f"a record {line.format!r} of version {line.version}; this release reads {FORMAT!r} of version {VERSION}"
         )
-    if line.rollout.get("version") == RECORD_VERSION:  # of any other, `from_dict` names the version
+    if line.rollout.get("version") in READ_VERSIONS:  # of any other, `from_dict` names the version
         msgspec.convert(line.rollout, _Rollout)
     try:
         rollout = Rollout.from_dict(line.rollout)

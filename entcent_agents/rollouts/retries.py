@@ -32,7 +32,7 @@ class Retries:
     """How often, and how patiently, a rollout goes on after a model call failed for a passing reason.
 
     Attributes:
-        attempts: Most attempts in all, the first one counted; 1 retries nothing.
+        attempts: Most attempts of a whole rollout, the first one counted; 1 retries nothing.
         first_seconds: About how long the first pause is; each further one is twice as long.
         max_seconds: Longest pause, whatever the server asks for.
 

@@ -12,6 +12,8 @@ from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 
+from tests.rollouts.worlds import World
+
 
 @asynccontextmanager
 async def opened(request: pytest.FixtureRequest, kind: str) -> AsyncIterator[BaseCheckpointSaver[Any]]:
@@ -37,3 +39,8 @@ async def saver(request: pytest.FixtureRequest) -> AsyncIterator[BaseCheckpointS
     """Each of the three savers, empty."""
     async with opened(request, request.param) as made:
         yield made
+
+
+@pytest.fixture
+def world() -> World:
+    return World()

@@ -20,7 +20,7 @@ from entcent_agents.errors import EffectError, RolloutsFailedError
 from entcent_agents.nodes import guarded
 from entcent_agents.prebuilt import entropy_centroid_graph
 from entcent_agents.testing import ScriptedChat, ScriptedTurn
-from tests.rollouts.test_held import ASK, World, turn, world  # noqa: F401
+from tests.rollouts.worlds import ASK, World, turn
 
 
 def tool_node_graph(world: World, scripts: list[list[ScriptedTurn]], **settings: Any):
@@ -39,7 +39,7 @@ def tool_node_graph(world: World, scripts: list[list[ScriptedTurn]], **settings:
     return builder.compile()
 
 
-async def test_in_one_task_what_ran_before_the_hold_does_not_run_again(world: World):  # noqa: F811
+async def test_in_one_task_what_ran_before_the_hold_does_not_run_again(world: World):
     calls = [("send", {"to": "a"}), ("look", {"x": 1}), ("send", {"to": "b"})]
     scripts = [[turn("", *calls), turn(f"done {i}")] for i in range(3)]
     graph = entropy_centroid_graph(tool_node_graph(world, scripts), n=3, effects={"look": READ, "confirm": READ})
@@ -49,7 +49,7 @@ async def test_in_one_task_what_ran_before_the_hold_does_not_run_again(world: Wo
     assert [message.content for message in result["messages"][2:5]] == ["sent to a", "seen 1", "sent to b"]
 
 
-async def test_a_tool_that_a_node_calls_itself_is_held_if_it_is_guarded(world: World):  # noqa: F811
+async def test_a_tool_that_a_node_calls_itself_is_held_if_it_is_guarded(world: World):
     send = guarded(world.tools[0])
     model = ScriptedChat(scripts=[[turn(f"done {i}", early=i == 1)] for i in range(3)])
 
@@ -66,7 +66,7 @@ async def test_a_tool_that_a_node_calls_itself_is_held_if_it_is_guarded(world: W
     assert result["messages"][-1].text.startswith("done")
 
 
-async def test_a_tool_that_a_node_calls_itself_is_refused_if_it_is_not(world: World):  # noqa: F811
+async def test_a_tool_that_a_node_calls_itself_is_refused_if_it_is_not(world: World):
     async def act(state: MessagesState):
         return {"messages": [AIMessage(str(await world.tools[0].ainvoke({"to": "x"})))]}
 
@@ -78,7 +78,7 @@ async def test_a_tool_that_a_node_calls_itself_is_refused_if_it_is_not(world: Wo
     assert world.sent == []
 
 
-async def test_a_sync_tool_that_runs_an_agent_of_its_own_is_guarded_all_the_way(world: World):  # noqa: F811
+async def test_a_sync_tool_that_runs_an_agent_of_its_own_is_guarded_all_the_way(world: World):
     seen: list[int] = []
 
     @tool
@@ -101,7 +101,7 @@ async def test_a_sync_tool_that_runs_an_agent_of_its_own_is_guarded_all_the_way(
     assert seen == [7]
 
 
-async def test_one_declared_external_inside_a_tool_that_reads_is_not_run(world: World):  # noqa: F811
+async def test_one_declared_external_inside_a_tool_that_reads_is_not_run(world: World):
     @tool
     async def outer(to: str) -> str:
         """Call another tool."""
@@ -115,7 +115,7 @@ async def test_one_declared_external_inside_a_tool_that_reads_is_not_run(world: 
     assert world.sent == []
 
 
-async def test_middleware_that_swallows_the_hold_is_said_to(world: World):  # noqa: F811
+async def test_middleware_that_swallows_the_hold_is_said_to(world: World):
     @wrap_tool_call
     async def swallow(request: Any, handler: Any):
         try:
@@ -147,7 +147,7 @@ async def test_retries_of_middleware_do_not_repeat_an_external_call():
     assert "declined" in result["messages"][2].content
 
 
-async def test_commands_and_injected_state_go_through(world: World):  # noqa: F811
+async def test_commands_and_injected_state_go_through(world: World):
     class State(MessagesState):
         notes: Annotated[list[str], operator.add]
 

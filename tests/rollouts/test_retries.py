@@ -7,9 +7,6 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from email.utils import formatdate
 
-import httpx
-import httpx2
-import openai
 import pytest
 import requests
 from langchain.agents import create_agent
@@ -20,13 +17,14 @@ from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 from langgraph.graph import START, MessagesState, StateGraph
+from langgraph.types import Command, interrupt
 
 from entcent_agents.capture.recorder import TurnRecorder
 from entcent_agents.chat.model import ChatLogprobs
 from entcent_agents.chat.retry_after import retry_after_seconds
 from entcent_agents.chat.sampling import SamplingPool, use_pool
 from entcent_agents.errors import ConfigurationError, ModelServerError
-from entcent_agents.rollouts.retries import Retries, is_passing, with_retries
+from entcent_agents.rollouts.retries import Retries, with_retries
 from tests.chat_server import Reply, Request, says
 
 QUICK = Retries(first_seconds=0.01, max_seconds=0.05)
@@ -58,9 +56,12 @@ class Run:
         self.pausing = asyncio.Event()
         self.config = {"configurable": {"thread_id": thread}, "callbacks": [self.recorder]}
 
-    async def __call__(self, question: str = "Where is it?") -> list[AnyMessage]:
+    async def __call__(self) -> list[AnyMessage]:
+        return await self.of({"messages": [HumanMessage("Where is it?")]})
+
+    async def of(self, start) -> list[AnyMessage]:
         state = await with_retries(
-            lambda: self.graph.ainvoke({"messages": [HumanMessage(question)]}, self.config),
+            lambda: self.graph.ainvoke(start, self.config),
             lambda: self.graph.ainvoke(None, self.config),
             lambda error: self.recorder.failed_with(error, repeatable=self.repeatable),
             self.retries,
@@ -152,10 +153,15 @@ async def test_of_two_model_calls_side_by_side_the_one_that_failed_is_made_again
     assert sorted(asked) == ["first", "second", "second"]
 
 
-async def test_a_foreign_chat_models_failure_is_retried(serve, saver):
-    server = serve(in_order(Reply(status=503, error="loading"), says("done")))
-    model = ChatOpenAI(model="scripted", base_url=server.base_url, api_key="none", max_retries=0)
-    run = Run(create_agent(model, [], checkpointer=saver))
+@pytest.mark.parametrize("streaming", [False, True], ids=["body", "streamed"])
+@pytest.mark.parametrize(
+    "failure", [failure for failure in FAILURES if failure.id != "closed"]
+)  # its end, to ChatOpenAI
+async def test_a_foreign_chat_models_failure_is_retried(serve, failure, streaming):
+    server = serve(in_order(failure, says("done")))
+    settings = {"base_url": server.base_url, "api_key": "none", "max_retries": 0, "timeout": 0.5}
+    model = ChatOpenAI(model="scripted", streaming=streaming, **settings)
+    run = Run(create_agent(model, [], checkpointer=InMemorySaver()))
     assert (await run())[-1].content == "done"
     assert len(server.answered) == 2
 
@@ -168,6 +174,24 @@ async def test_a_failure_in_a_subgraph_goes_on_inside_it(serve, saver):
     assert [message.type for message in await run()] == ["human", "ai", "tool", "ai"]
     assert len(server.answered) == 3
     assert ran == ["search"]
+
+
+@pytest.mark.parametrize("by_id", [True, False])
+async def test_what_a_person_answered_before_the_failure_is_not_asked_again(serve, saver, by_id):
+    server = serve(in_order(Reply(status=503, error="loading"), says("done")))
+    model = chat(server)
+
+    async def ask(state: MessagesState):
+        return {"messages": [await model.ainvoke(interrupt("What shall I ask?"))]}
+
+    graph = StateGraph(MessagesState).add_node(ask).add_edge(START, "ask").compile(checkpointer=saver)
+    run = Run(graph)
+    stopped = await graph.ainvoke({"messages": [HumanMessage("Hi")]}, run.config)
+    (question,) = stopped["__interrupt__"]
+    messages = await run.of(Command(resume={question.id: "the weather"} if by_id else "the weather"))
+    assert messages[-1].content == "done"
+    assert [request.body["messages"][-1]["content"] for request in server.answered] == ["the weather"] * 2
+    assert len(run.told) == 1
 
 
 async def test_rollouts_whose_request_failed_for_all_share_the_next_one_too(serve):
@@ -383,99 +407,3 @@ def test_retry_after_is_read_as_a_date():
 def test_retries_that_cannot_work_are_refused(settings):
     with pytest.raises(ConfigurationError, match="retries"):
         Retries(**settings)
-
-
-# What passes
-
-
-class ClientError(Exception):
-    """As google-genai's: the status is a `code`, and `status` a word."""
-
-    def __init__(self, code: int) -> None:
-        self.code, self.status = code, "RESOURCE_EXHAUSTED"
-
-
-class AnswerError(Exception):
-    """As aiohttp's."""
-
-    def __init__(self, status: int) -> None:
-        self.status = status
-
-
-class RemoteCallError(Exception):
-    """As grpc's: the code is a method."""
-
-    def code(self) -> int:
-        return 503
-
-
-def of_openai(status: int) -> openai.APIStatusError:
-    request = httpx2.Request("POST", "http://127.0.0.1/v1")
-    return openai.APIStatusError("no", response=httpx2.Response(status, request=request), body=None)
-
-
-def of_httpx(status: int) -> httpx.HTTPStatusError:
-    request = httpx.Request("POST", "http://127.0.0.1/v1")
-    return httpx.HTTPStatusError("no", request=request, response=httpx.Response(status, request=request))
-
-
-def of_requests(status: int) -> requests.HTTPError:
-    response = requests.Response()
-    response.status_code = status
-    return requests.HTTPError(response=response)
-
-
-def of_ours(status: int) -> ModelServerError:
-    return ModelServerError("no", status=status)
-
-
-@pytest.mark.parametrize("of", [of_openai, of_httpx, of_requests, of_ours, ClientError, AnswerError])
-@pytest.mark.parametrize(
-    ("status", "passes"),
-    [(400, False), (401, False), (404, False), (408, True), (409, True), (413, False), (422, False), (425, True),
-     (429, True), (500, True), (502, True), (503, True), (504, True), (529, True)],
-)  # fmt: skip
-def test_a_status_passes_whoever_tells_of_it(of, status, passes):
-    assert is_passing(of(status)) is passes
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        ConnectionRefusedError(),
-        ConnectionResetError(),
-        TimeoutError(),
-        EOFError(),
-        openai.APIConnectionError(request=httpx2.Request("POST", "http://127.0.0.1/v1")),
-        openai.APITimeoutError(request=httpx2.Request("POST", "http://127.0.0.1/v1")),
-        httpx.ConnectError(""),
-        httpx.ReadError(""),
-        httpx.ReadTimeout(""),
-        httpx2.RemoteProtocolError(""),
-        requests.ConnectionError(),
-        requests.exceptions.ChunkedEncodingError(),
-        requests.Timeout(),
-        ModelServerError("silence", broke_off=True),
-    ],
-    ids=lambda error: f"{type(error).__module__}.{type(error).__name__}",
-)
-def test_a_connection_that_is_refused_or_broken_or_silent_passes(error):
-    assert is_passing(error)
-
-
-@pytest.mark.parametrize(
-    "error",
-    [ValueError("503"), ModelServerError("no choices"), httpx.UnsupportedProtocol(""), RemoteCallError(), OSError(28)],
-    ids=lambda error: type(error).__name__,
-)
-def test_nothing_else_passes(error):
-    assert not is_passing(error)
-
-
-def test_the_first_cause_that_says_anything_decides():
-    refused = of_ours(400)
-    refused.__context__ = TimeoutError()  # an earlier attempt's, of a client that tries again by itself
-    assert not is_passing(refused)
-    wrapped = RuntimeError("the model failed")
-    wrapped.__cause__ = of_ours(503)
-    assert is_passing(wrapped)
