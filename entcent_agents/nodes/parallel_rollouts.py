@@ -17,7 +17,13 @@ from langgraph.runtime import Runtime, get_runtime
 from entcent_agents.chat.sampling import SamplingPool, current_pool, plain_sampling, use_pool
 from entcent_agents.effects import Effect, committing_selector_needed, durable_store_needed, effects_of
 from entcent_agents.environments import Environment, Fork
-from entcent_agents.errors import ConfigurationError, EffectError, EnvironmentUnusableError, RolloutsFailedError
+from entcent_agents.errors import (
+    ConfigurationError,
+    EffectError,
+    EnvironmentUnusableError,
+    RolloutError,
+    RolloutsFailedError,
+)
 from entcent_agents.ledger import EffectLedger, LedgerSettings, MemoryLedger
 from entcent_agents.nodes.questions import ask, settle_doubts
 from entcent_agents.nodes.state import Node, RolloutsState
@@ -240,15 +246,26 @@ class ParallelRollouts(Node):
         )
 
     async def _base(self, state: Mapping[str, Any]) -> Base | None:
-        """The held rollout to go on from; one that the conversation has left behind is forgotten."""
+        """The held rollout to go on from; one that the conversation has left behind is forgotten.
+
+        Raises:
+            RolloutError: Its thread is gone.
+        """
         held = [Rollout.from_dict(record) for record in state.get("rollouts") or ()]
         if len(held) != 1 or held[0].status != "held" or held[0].forks:
             return None
         base = Base.of(held[0])
-        if _goes_on(state, base):
-            return base
-        await self.forget(held)
-        return None
+        messages = state.get("messages") or ()
+        if "messages" in state and (messages[-1].id if messages else None) != base.last_message:
+            await self.forget(held)
+            await self.ledger.forget(base.request)
+            return None
+        if not await self.store.has(base.thread_id):
+            raise RolloutError(
+                f"the held rollout {base.thread_id} that this state goes on from is not there any more: it went on "
+                "already, or was swept; go back to a checkpoint before its round, or send a new message"
+            )
+        return base
 
     async def _run(
         self, request: RolloutRequest, indices: Sequence[int], write: Callable[[Any], None]
@@ -303,14 +320,6 @@ class ParallelRollouts(Node):
         raise RolloutsFailedError(
             f"{len(found)} of {len(rollouts)} rollouts finished, {self.min_finished} needed, {changed}: {errors}"
         )
-
-
-def _goes_on(state: Mapping[str, Any], base: Base) -> bool:
-    """Whether the conversation still ends where the rollout is held; another branch may have added to it before."""
-    if "messages" not in state or not base.messages:
-        return True
-    ids = [message.id for message in state["messages"]]
-    return ids[-1:] == list(base.messages[-1:]) and set(base.messages) <= set(ids)
 
 
 def _candidates(rollouts: Sequence[Rollout]) -> list[Rollout]:

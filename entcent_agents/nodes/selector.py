@@ -16,6 +16,7 @@ from entcent_agents.environments import commit
 from entcent_agents.errors import ConfigurationError
 from entcent_agents.nodes.parallel_rollouts import ParallelRollouts
 from entcent_agents.nodes.state import Node, RolloutsState
+from entcent_agents.rollouts.calls import HeldCall
 from entcent_agents.rollouts.cleanup import to_the_end
 from entcent_agents.rollouts.events import COMMIT_EVENT
 from entcent_agents.rollouts.output import unpack
@@ -79,8 +80,9 @@ class EntropyCentroidSelector(Node):
             output = unpack(winner.output or "")
             get_runtime().stream_writer({"type": COMMIT_EVENT})
             changes = await to_the_end(self._commit(winner, output["store"]))
-        except BaseException:
-            if self.rollouts is not None:
+        except BaseException as stop:
+            resumable = self.rollouts is not None and self.rollouts.store.durable
+            if self.rollouts is not None and not (resumable and isinstance(stop, asyncio.CancelledError)):
                 await to_the_end(self.rollouts.forget(rollouts))
             raise
         held = winner.status == "held"
@@ -90,7 +92,12 @@ class EntropyCentroidSelector(Node):
         update = {
             **output["state"],
             "rollouts": [committed.to_dict()] if held else [],
-            "selection": {**selection.to_dict(), "status": winner.status, "changes": changes},
+            "selection": {
+                **selection.to_dict(),
+                "status": winner.status,
+                "held": [{"tool": held.call.tool, "arguments": held.call.arguments} for held in _held(output)],
+                "changes": changes,
+            },
         }
         handoff = output["handoff"]
         return [update, replace(handoff, graph=self.hands_over_in)] if handoff else update
@@ -154,3 +161,7 @@ class EntropyCentroidSelector(Node):
             await cleaning
         except Exception:
             _LOGGER.exception("%s was not cleaned up after the commit", what)
+
+
+def _held(output: dict[str, Any]) -> list[HeldCall]:
+    return [HeldCall.from_dict(held) for held in output["held"]]

@@ -116,7 +116,7 @@ def packed(
         "store": store,
         "request": guard.request,
         "base": request.base.thread_id if request.base else None,
-        "messages": [message.id for message in ending.values.get("messages", ())],
+        "last_message": next((message.id for message in reversed(ending.values.get("messages", ()))), None),
         "held": [held.to_dict() for held in ending.held],
         "questions": [asdict(question) for question in ending.questions],
         "results": [[list(key), value] for key, value in guard.results.items()] if ending.status == "held" else [],

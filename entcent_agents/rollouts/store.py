@@ -139,6 +139,10 @@ class RolloutStore:
         for found in sorted(listed, key=lambda found: found.checkpoint["id"]):
             await self._copy(found, target, copied)
 
+    async def has(self, thread_id: str) -> bool:
+        """Whether the agent has checkpoints on the thread."""
+        return await self.saver.aget_tuple(_on(thread_id, "")) is not None
+
     async def forget(self, thread_id: str) -> None:
         """Remove the thread and all on it."""
         if not self._met:  # SQLite's saver makes its tables before it reads, and not before it deletes
