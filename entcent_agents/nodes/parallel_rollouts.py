@@ -255,8 +255,7 @@ class ParallelRollouts(Node):
         if len(held) != 1 or held[0].status != "held" or held[0].forks:
             return None
         base = Base.of(held[0])
-        messages = state.get("messages") or ()
-        if "messages" in state and (messages[-1].id if messages else None) != base.last_message:
+        if not _goes_on(state, base):
             await self.forget(held)
             await self.ledger.forget(base.request)
             return None
@@ -320,6 +319,12 @@ class ParallelRollouts(Node):
         raise RolloutsFailedError(
             f"{len(found)} of {len(rollouts)} rollouts finished, {self.min_finished} needed, {changed}: {errors}"
         )
+
+
+def _goes_on(state: Mapping[str, Any], base: Base) -> bool:
+    """Whether the conversation still ends where the rollout is held; what is before may have been trimmed or added."""
+    messages = state.get("messages")
+    return messages is None or (messages[-1].id if messages else None) == base.last_message
 
 
 def _candidates(rollouts: Sequence[Rollout]) -> list[Rollout]:

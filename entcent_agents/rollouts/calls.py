@@ -116,14 +116,14 @@ def stored(result: Any) -> dict[str, Any]:
     return {"text": text, "packed": [kind, base64.b64encode(data).decode()]}
 
 
-def restored(value: Any, call: Call) -> Any:
+def restored(value: object, call: Call) -> Any:
     """A result that was stored, or one that a person gave, as the result of this call."""
-    kept: Mapping[str, Any] = cast("Mapping[str, Any]", value) if isinstance(value, Mapping) else {}
-    if "packed" in kept:
-        kind, data = kept["packed"]
+    if isinstance(value, Mapping) and "packed" in value:
+        kind, data = cast("tuple[str, str]", value["packed"])
         return addressed(_SERIALIZER.loads_typed((kind, base64.b64decode(data))), call)
-    given: Any = kept["text"] if set(kept) == {"text"} else value
-    content = given if isinstance(given, str) else json.dumps(given, ensure_ascii=False)
+    if isinstance(value, Mapping) and [*value] == ["text"]:
+        value = cast("Mapping[str, object]", value)["text"]
+    content = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     return ToolMessage(content=content, name=call.tool, tool_call_id=call.id)
 
 

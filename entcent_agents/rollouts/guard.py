@@ -34,6 +34,8 @@ from entcent_agents.rollouts.calls import Call, HeldCall, Key, addressed, refuse
 
 HELD: Final = "entcent.held"
 """What the interrupt of a held call says; the call itself is in the rollout's record."""
+NUMBERED: Final = "entcent call "
+"""How ids begin that we give to calls without one."""
 _LONGEST_WAIT_SECONDS: Final = 5.0
 
 Run = Callable[[], Awaitable[Any]]
@@ -202,7 +204,7 @@ class Guard:
         """
         _, numbers = self._numbers.setdefault(id(execution), (execution, Counter()))
         numbers[call.key] += 1
-        return replace(call, id=f"call {numbers[call.key]}")
+        return replace(call, id=f"{NUMBERED}{numbers[call.key]}")
 
     async def close(self) -> None:
         """Wait for calls that a task left behind, and let none begin any more."""

@@ -172,7 +172,7 @@ class _Attempt:
         snapshot = await graph.aget_state(config)
         if snapshot.created_at is None:
             given: Any = state_updates(state_channels(graph), {}, deepcopy(dict(self.request.state)))
-        elif not snapshot.next:
+        elif not snapshot.tasks:  # `next` leaves out tasks that are done and whose writes no step has taken up yet
             return  # it had ended, and its process did not live to say so
         else:
             given = Command(resume=dict(self.request.answers)) if self.request.answers else None

@@ -115,7 +115,8 @@ def kill_at_random(run: Killing, kills: int, seed: int) -> Account:
 
 def settled(run: Killing) -> Account:
     """What all requests came to, next to what was committed."""
-    committed, account = asyncio.run(_committed(run)), Account()
+    committed, half = asyncio.run(_committed(run))
+    account = Account(violations=half)
     account += audit_effects(committed, [Effect.from_line(line) for line in run.outside.effects])
     account += audit_rows(committed, rows_of(run.place.app))
     account += audit_requests(read_log(run.log), run.place.n, run.durable)
@@ -125,20 +126,20 @@ def settled(run: Killing) -> Account:
     return account
 
 
-async def _committed(run: Killing) -> list[Call]:
-    """The calls of the conversations that were committed; each of them ends with an answer."""
-    calls = list[Call]()
+async def _committed(run: Killing) -> tuple[list[Call], list[str]]:
+    """The calls of the conversations that were committed, and which of these do not end with an answer."""
+    calls, half = list[Call](), list[str]()
     async with run.place.saver("threads") as saver:
         for number in range(run.told.value):
             state = await saver.aget_tuple({"configurable": {"thread_id": thread_of(number)}})
             assert state is not None
             values = state.checkpoint["channel_values"]
-            assert not values.get("rollouts"), f"request {number} has records of rollouts left"
             messages = values["messages"]
-            assert isinstance(messages[-1], AIMessage)
-            assert not messages[-1].tool_calls, f"request {number} has no answer"
+            last = messages[-1]
+            if values.get("rollouts") or not isinstance(last, AIMessage) or last.tool_calls:
+                half.append(f"half committed: request {number} ends with {last!r}")
             calls += calls_of(convert_to_openai_messages(messages))
-    return calls
+    return calls, half
 
 
 def answered(place: Place) -> Counter[str]:
@@ -174,7 +175,9 @@ def marks_on_record(place: Place) -> set[str]:
     return {
         mark.decode()
         for table, column in tables.items()
-        for thread, blob in _rows(place, f"SELECT thread_id, {column} FROM {table} WHERE checkpoint_ns <> 'entcent'")
+        for thread, blob in _rows(
+            place, f"SELECT thread_id, {column} FROM {table} WHERE checkpoint_ns NOT LIKE 'entcent%'"
+        )
         if not re.fullmatch(r"request-\d+", thread)
         for mark in MARK.findall(bytes(blob or b""))
     }

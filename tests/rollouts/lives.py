@@ -114,9 +114,9 @@ async def _serve(graph: Any, place: Place, number: int) -> None:
     """One request, to its end, from wherever it is."""
     config: dict[str, Any] = {"configurable": {"thread_id": thread_of(number)}}
     before = await graph.aget_state(config)
-    if before.values and not before.next:
+    if before.values and not before.tasks:  # `next` leaves out tasks whose writes no step has taken up yet
         return
-    given: Any = None if before.next else {"messages": [HumanMessage(f"request {number}")]}
+    given: Any = None if before.tasks else {"messages": [HumanMessage(f"request {number}")]}
     while True:
         came = await graph.ainvoke(given, config)
         if "__interrupt__" not in came:
