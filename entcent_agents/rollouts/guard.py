@@ -143,7 +143,8 @@ class Guard:
         self.thread = threading.get_ident()
         self.held: dict[Key, HeldCall] = {}
         self.asking: dict[Key, HeldCall] = {}
-        self.results: dict[Key, Mapping[str, Any]] = dict(rules.results)
+        self._kept: dict[Key, Mapping[str, Any]] = dict(rules.results)
+        self._seen: dict[Key, Any] = {}
         self._rules = rules
         self._journal = journal
         self._tasks: dict[str, _Task] = {}
@@ -151,6 +152,11 @@ class Guard:
         self._write = asyncio.Lock()
         self._numbers: dict[int, tuple[object, Counter[Key]]] = {}
         self._closed = False
+
+    @property
+    def results(self) -> dict[Key, Mapping[str, Any]]:
+        """Results of the calls that were made, as they are kept."""
+        return {**self._kept, **{key: stored(result) for key, result in self._seen.items()}}
 
     @property
     def request(self) -> str:
@@ -214,8 +220,10 @@ class Guard:
                 await task.changed.wait_for(lambda task=task: not task.running)
 
     async def _decided(self, call: Call, run: Run, shareable: bool) -> Any:
-        if call.key in self.results:
-            return restored(self.results[call.key], call)
+        if call.key in self._seen:
+            return addressed(self._seen[call.key], call)
+        if call.key in self._kept:
+            return restored(self._kept[call.key], call)
         known = self.effect_of(call.tool)
         run = _enclosed(run, call, known.effect)
         if known.effect is Effect.EXTERNAL:
@@ -227,7 +235,7 @@ class Guard:
             result = addressed(result, call) if not isinstance(result, Command) else await run()
         else:
             result = await run()
-        self.results[call.key] = stored(result)
+        self._seen[call.key] = result  # stored only if the rollout is held: most calls never run again
         return result
 
     async def _written(self, call: Call, run: Run) -> Any:
@@ -240,9 +248,9 @@ class Guard:
                 if self._journal:
                     await self._journal.after(call, None)
                 raise
-            self.results[call.key] = stored(result)
+            self._seen[call.key] = result
             if self._journal:
-                await self._journal.after(call, self.results[call.key])
+                await self._journal.after(call, stored(result))
             return result
 
     async def _external(self, call: Call, run: Run, known: ToolEffect) -> Any:
@@ -267,7 +275,7 @@ class Guard:
             raise
         match outcome:
             case Done(value=value):
-                self.results[call.key] = value
+                self._kept[call.key] = value
                 return restored(value, call)
             case Failed(error=line, exception=error):
                 raise error or ToolException(line)
@@ -282,7 +290,7 @@ class Guard:
 
     async def _performed(self, external: ExternalCall, run: Run) -> Outcome:
         async def kept() -> Any:
-            return stored(await run())
+            return stored(await run(), self._rules.settings.max_result_characters)
 
         while True:
             outcome = await perform(
