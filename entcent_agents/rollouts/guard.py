@@ -344,6 +344,11 @@ current_guard: ContextVar[Guard | None] = ContextVar("entcent_agents_guard", def
 """The guard of the rollout in which this code runs."""
 
 
+def inside_a_rollout() -> bool:
+    """Whether what this code does happens in a rollout, which may be lost; what an external call does is real."""
+    return current_guard.get() is not None and Effect.EXTERNAL not in enclosing_effects()
+
+
 def enclosing_effects() -> tuple[Effect, ...]:
     """Effects of the calls inside which this code runs, outermost first."""
     return tuple(effect for _, effect in _enclosing.get())
@@ -362,12 +367,13 @@ def _enclosed(run: Run, call: Call, effect: Effect) -> Run:
 
 @contextmanager
 def use_guard(guard: Guard) -> Generator[None]:
-    """Make this the guard of what runs in this context."""
-    token = current_guard.set(guard)
+    """Make this the guard of what runs in this context, whatever call of another rollout this is inside."""
+    guarded, calls = current_guard.set(guard), _enclosing.set(())
     try:
         yield
     finally:
-        current_guard.reset(token)
+        _enclosing.reset(calls)
+        current_guard.reset(guarded)
 
 
 def _unknown(tool: str) -> ToolEffect:
