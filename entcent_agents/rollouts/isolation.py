@@ -12,7 +12,7 @@ from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import fields, is_dataclass
-from typing import Any, Final, TypedDict, cast
+from typing import Any, Final, Literal, TypedDict, cast
 
 from langchain_core.callbacks import BaseCallbackHandler, BaseCallbackManager, UsageMetadataCallbackHandler
 from langchain_core.runnables import RunnableConfig
@@ -42,6 +42,16 @@ Channel = BaseChannel[Any, Any, Any]
 def isolated_graph(agent: Graph, saver: BaseCheckpointSaver[Any], store: BaseStore | None) -> Graph:
     """The agent on its own checkpointer and store, without the cache that rollouts would share."""
     return agent.copy({"checkpointer": saver, "store": store, "cache": None})
+
+
+def durability_of(agent: Graph) -> Literal["sync", "async"]:
+    """How a rollout writes its checkpoints: each before the next step.
+
+    Where a subgraph was compiled to keep none, LangGraph 1.2.22 would wait for one of it that nobody writes, and fail.
+    """
+    subgraphs = [node.bound for node in agent.nodes.values() if isinstance(node.bound, CompiledStateGraph)]
+    forgetful = any(graph.checkpointer is False or durability_of(graph) == "async" for graph in subgraphs)
+    return "async" if forgetful else "sync"
 
 
 def isolated_config(

@@ -22,7 +22,13 @@ from entcent_agents.rollouts.cleanup import discard, to_the_end
 from entcent_agents.rollouts.ending import Ending, packed, read_ending, trajectory_of
 from entcent_agents.rollouts.guard import Guard, use_guard
 from entcent_agents.rollouts.hooks import ToolWatch
-from entcent_agents.rollouts.isolation import Graph, isolated_config, isolated_graph, no_ambient_config
+from entcent_agents.rollouts.isolation import (
+    Graph,
+    durability_of,
+    isolated_config,
+    isolated_graph,
+    no_ambient_config,
+)
 from entcent_agents.rollouts.output import state_updates
 from entcent_agents.rollouts.overlay import OverlayStore
 from entcent_agents.rollouts.progress import ProgressReporter
@@ -159,11 +165,12 @@ class _Attempt:
             return  # it had ended, and its process did not live to say so
         else:
             given = Command(resume=dict(self.request.answers)) if self.request.answers else None
-        await graph.ainvoke(given, config, context=self.request.context, durability="sync")
+        await graph.ainvoke(given, config, context=self.request.context, durability=durability_of(self.request.agent))
 
     async def _go_on(self, graph: Graph, config: RunnableConfig, guard: Guard) -> None:
         guard.held.clear()
-        await graph.ainvoke(None, config, context=self.request.context, durability="sync")
+        guard.asking.clear()
+        await graph.ainvoke(None, config, context=self.request.context, durability=durability_of(self.request.agent))
 
 
 def _fork_into(forks: dict[str, Fork], environment: Environment) -> None:
