@@ -5,7 +5,7 @@ from __future__ import annotations
 from entcent_agents.effects.declaring import declare
 from entcent_agents.effects.effect import EXTERNAL, EXTERNAL_IDEMPOTENT, READ, WRITE, Effect, Source, ToolEffect
 from entcent_agents.effects.finding import effects_of
-from entcent_agents.effects.refusals import committing_selector_needed, durable_store_needed
+from entcent_agents.effects.refusals import committing_selector_needed, durable_store_needed, not_inside_a_rollout
 
 __all__ = [
     "EXTERNAL",
@@ -19,4 +19,5 @@ __all__ = [
     "declare",
     "durable_store_needed",
     "effects_of",
+    "not_inside_a_rollout",
 ]

@@ -13,15 +13,21 @@ _DURABLE: Final = {
 }
 
 
+def not_inside_a_rollout(effects: Mapping[str, ToolEffect], environments: Collection[str]) -> str | None:
+    """The message of the error if rollouts are started by a rollout; None if nothing they commit leaves it."""
+    what = _to_be_committed(_external(effects), environments)
+    return what and (
+        f"rollouts with {what} run inside a rollout, where what they commit would be real even if the outer one loses: "
+        "use the inner agent itself in the graph that runs as rollouts"
+    )
+
+
 def committing_selector_needed(effects: Mapping[str, ToolEffect], environments: Collection[str]) -> str | None:
     """The message of the error if no selector was given the rollouts; None if they can do without."""
     external = _external(effects)
-    what = [_named(external)] if external else []
-    what += ["environments"] if environments else []
-    if not what:
-        return None
-    return (
-        f"rollouts with {' and '.join(what)} need a selector that commits one rollout and discards the others: "
+    what = _to_be_committed(external, environments)
+    return what and (
+        f"rollouts with {what} need a selector that commits one rollout and discards the others: "
         f"add EntropyCentroidSelector(rollouts) after this node{_ways_out(external)}"
     )
 
@@ -42,6 +48,12 @@ def durable_store_needed(
 
 def _external(effects: Mapping[str, ToolEffect]) -> list[ToolEffect]:
     return [effect for effect in effects.values() if effect.effect is EXTERNAL]
+
+
+def _to_be_committed(external: Collection[ToolEffect], environments: Collection[str]) -> str | None:
+    what = [_named(external)] if external else []
+    what += ["environments"] if environments else []
+    return " and ".join(what) or None
 
 
 def _named(external: Collection[ToolEffect]) -> str:

@@ -15,14 +15,20 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.runtime import Runtime, get_runtime
 
 from entcent_agents.chat.sampling import SamplingPool, plain_sampling, use_pool
-from entcent_agents.effects import Effect, committing_selector_needed, durable_store_needed, effects_of
+from entcent_agents.effects import (
+    Effect,
+    committing_selector_needed,
+    durable_store_needed,
+    effects_of,
+    not_inside_a_rollout,
+)
 from entcent_agents.environments import Environment, Fork
 from entcent_agents.errors import ConfigurationError, EffectError, EnvironmentUnusableError, RolloutsFailedError
 from entcent_agents.ledger import EffectLedger, LedgerSettings, MemoryLedger
 from entcent_agents.nodes.questions import ask, settle_doubts
 from entcent_agents.nodes.state import Node, RolloutsState
 from entcent_agents.rollouts.cleanup import discard, to_the_end
-from entcent_agents.rollouts.guard import Rules
+from entcent_agents.rollouts.guard import Rules, current_guard, enclosing_effects
 from entcent_agents.rollouts.hooks import hook
 from entcent_agents.rollouts.isolation import (
     Graph,
@@ -180,6 +186,8 @@ class ParallelRollouts(Node):
         saver = parent_saver(config)
         durable = saver is not None and not isinstance(saver, InMemorySaver)
         refusal = None if self.has_selector else committing_selector_needed(self.effects, self.environments)
+        if current_guard.get() is not None and Effect.EXTERNAL not in enclosing_effects():
+            refusal = not_inside_a_rollout(self.effects, self.environments)
         if durable and not self.store.durable:
             refusal = refusal or durable_store_needed(self.effects, "rollout_checkpointer")
         if durable and isinstance(self.ledger, MemoryLedger):
