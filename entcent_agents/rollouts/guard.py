@@ -131,12 +131,18 @@ class Guard:
     Args:
         rules: What it shares with the other rollouts.
         journal: Told of WRITE calls; None where nothing outlives the process anyway.
+
+    Attributes:
+        held: External calls that the rollout was stopped before.
+        asking: Approved calls whose tool asks a person before it acts: they stay approved.
+        results: What came of the calls that were made.
     """
 
     def __init__(self, rules: Rules, journal: WriteJournal | None = None) -> None:
         self.loop = asyncio.get_running_loop()
         self.thread = threading.get_ident()
         self.held: dict[Key, HeldCall] = {}
+        self.asking: dict[Key, HeldCall] = {}
         self.results: dict[Key, Mapping[str, Any]] = dict(rules.results)
         self._rules = rules
         self._journal = journal
@@ -144,6 +150,7 @@ class Guard:
         self._assigned: dict[Key, HeldCall] = {}
         self._write = asyncio.Lock()
         self._numbers: dict[int, tuple[object, Counter[Key]]] = {}
+        self._came_by = False
         self._closed = False
 
     @property
@@ -194,6 +201,11 @@ class Guard:
         _, numbers = self._numbers.setdefault(id(execution), (execution, Counter()))
         numbers[call.key] += 1
         return replace(call, id=f"call {numbers[call.key]}")
+
+    @property
+    def lost(self) -> bool:
+        """Whether calls are held, and none of those that were approved came by: so it would go on for ever."""
+        return bool(self.held and self._rules.approved) and not self._came_by
 
     async def close(self) -> None:
         """Wait for calls that a task left behind, and let none begin any more."""
@@ -246,10 +258,17 @@ class Guard:
         external = approved.external(self._rules.request, call.arguments)
         if external.digest != approved.call.digest and not await self._on_record(external):
             raise _Hold(HeldCall(call=call, idempotent=known.idempotent))
+        self._came_by = True
         shared = self._rules.shared.once(
             ("external", str(external.position), call.digest), lambda: self._performed(external, run), share_errors=True
         )
-        match await shared:
+        try:
+            outcome = await shared
+        except GraphBubbleUp:
+            self.asking[call.key] = replace(approved, call=call)
+            raise
+        self.asking.pop(call.key, None)
+        match outcome:
             case Done(value=value):
                 self.results[call.key] = value
                 return restored(value, call)
@@ -261,7 +280,7 @@ class Guard:
                 raise _Hold(HeldCall(
                     call=call, idempotent=external.idempotent, position=external.position, question=doubt.question()
                 ))  # fmt: skip
-            case outcome:
+            case Pending():
                 raise AssertionError(f"{outcome} is waited for")
 
     async def _performed(self, external: ExternalCall, run: Run) -> Outcome:
@@ -340,9 +359,11 @@ def _enclosed(run: Run, call: Call, effect: Effect) -> Run:
 def use_guard(guard: Guard) -> Generator[None]:
     """Make this the guard of what runs in this context."""
     token = current_guard.set(guard)
+    calls = _enclosing.set(())  # whoever approved a call that runs rollouts did not approve what each of these does
     try:
         yield
     finally:
+        _enclosing.reset(calls)
         current_guard.reset(token)
 
 
