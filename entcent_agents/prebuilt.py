@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal, TypedDict, cast, get_type_hints
 
 from langgraph.graph import END, START, StateGraph
+from langgraph.types import Command
 
 from entcent_agents.nodes import EntropyCentroidSelector, ParallelRollouts, RolloutsState, unfinished
 from entcent_agents.rollouts.isolation import Graph, with_every_channel_public
@@ -13,6 +14,10 @@ from entcent_agents.selection import Selector
 
 class _Selected(TypedDict):
     selection: dict[str, Any]
+
+
+class _StandIn(EntropyCentroidSelector):
+    hands_over_in = Command.PARENT
 
 
 def entropy_centroid_graph(
@@ -44,7 +49,7 @@ def entropy_centroid_graph(
         ConfigurationError: On settings that cannot work, effects included; before any model call.
     """
     rollouts = ParallelRollouts(with_every_channel_public(agent), n=n, **settings)
-    select = EntropyCentroidSelector(rollouts, selector=selector, on_unscorable=on_unscorable)
+    select = _StandIn(rollouts, selector=selector, on_unscorable=on_unscorable)
     schema = cast(Any, agent.builder)
     every_channel = _joined(*schema.schemas, RolloutsState)
     builder: StateGraph[Any, Any, Any, Any] = StateGraph(

@@ -7,6 +7,7 @@ import math
 import select
 import socket
 import struct
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -50,10 +51,12 @@ class Reply:
     `status` other than 200 answers with `error` instead; `breaks_after` ends the stream after that many tokens, and a
     body in its middle: by closing the connection early ("close"), in the middle of a chunk ("cut"), by resetting it
     ("reset"), or by falling silent ("stall"). `listed` is how many tokens get log-probabilities: all of them if None.
+    Ids of tool calls are `call_id` and a number.
     """
 
     tokens: Sequence[Token] = (Token(says="ok"),)
     tool_calls: Sequence[tuple[str, str]] = ()
+    call_id: str = "call"
     logprobs: bool = True
     listed: int | None = None
     index: int | None = None
@@ -247,7 +250,7 @@ class _Pieces:
 
 def _message(reply: Reply) -> dict[str, Any]:
     calls = [
-        {"id": f"call_{i}", "type": "function", "function": {"name": name, "arguments": arguments}}
+        {"id": f"{reply.call_id}_{i}", "type": "function", "function": {"name": name, "arguments": arguments}}
         for i, (name, arguments) in enumerate(reply.tool_calls)
     ]
     return {"role": "assistant", "content": reply.text, **({"tool_calls": calls} if calls else {})}
@@ -256,6 +259,11 @@ def _message(reply: Reply) -> dict[str, Any]:
 class _Http(ThreadingHTTPServer):
     daemon_threads = True
     script: ChatServer
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that was killed is no error of the server."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
 
 
 class _Handler(BaseHTTPRequestHandler):

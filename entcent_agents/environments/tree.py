@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -14,12 +15,13 @@ from entcent_agents.environments.staging import remove_tree
 from entcent_agents.errors import EnvironmentConflictError, EnvironmentUnusableError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Generator, Mapping
 
     from entcent_agents.environments.protocol import Sealed
 
 _COPY_ATTEMPTS = 3
 _BYTES_A_CALL = 1 << 30
+_CREATED = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
 
 
 def manifest(root: Path) -> dict[str, str]:
@@ -122,12 +124,22 @@ def _previous(sealed: Sealed) -> Path:
 def _copy_file(source: str, target: str) -> None:
     """Copy a file with its mode and times; the copy shares its blocks until one side writes, where that is possible."""
     try:
-        with Path(source).open("rb") as original, Path(target).open("wb") as copied:
-            while os.copy_file_range(original.fileno(), copied.fileno(), _BYTES_A_CALL):
+        with _descriptor(source, os.O_RDONLY) as original, _descriptor(target, _CREATED) as copied:
+            while os.copy_file_range(original, copied, _BYTES_A_CALL):
                 pass
         shutil.copystat(source, target)
     except (AttributeError, OSError):  # neither every system nor every file system can, and the plain copy says why
         shutil.copy2(source, target)
+
+
+@contextlib.contextmanager
+def _descriptor(path: str, flags: int) -> Generator[int, None, None]:
+    """An open file without the objects around it, which take longer than the copying of a small file."""
+    descriptor = os.open(path, flags | os.O_CLOEXEC, 0o600)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def _entry(path: Path) -> str:

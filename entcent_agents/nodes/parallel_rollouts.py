@@ -14,7 +14,7 @@ from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.runtime import Runtime, get_runtime
 
-from entcent_agents.chat.sampling import SamplingPool, plain_sampling, use_pool
+from entcent_agents.chat.sampling import SamplingPool, current_pool, plain_sampling, use_pool
 from entcent_agents.effects import (
     Effect,
     committing_selector_needed,
@@ -23,7 +23,13 @@ from entcent_agents.effects import (
     not_inside_a_rollout,
 )
 from entcent_agents.environments import Environment, Fork
-from entcent_agents.errors import ConfigurationError, EffectError, EnvironmentUnusableError, RolloutsFailedError
+from entcent_agents.errors import (
+    ConfigurationError,
+    EffectError,
+    EnvironmentUnusableError,
+    RolloutError,
+    RolloutsFailedError,
+)
 from entcent_agents.ledger import EffectLedger, LedgerSettings, MemoryLedger
 from entcent_agents.nodes.questions import ask, settle_doubts
 from entcent_agents.nodes.state import Node, RolloutsState
@@ -32,8 +38,11 @@ from entcent_agents.rollouts.guard import Rules, current_guard, enclosing_effect
 from entcent_agents.rollouts.hooks import hook
 from entcent_agents.rollouts.isolation import (
     Graph,
+    accepted_channels,
     outer_channels,
     parent_saver,
+    require_rollouts_possible,
+    state_channels,
     tool_nodes_of,
     tools_of,
     whole_input,
@@ -107,7 +116,8 @@ class ParallelRollouts(Node):
         names = [environment.name for environment in environments]
         if len(set(names)) < len(names):
             raise ConfigurationError(f"environments share a name: {', '.join(names)}; give each its own")
-        channels = tuple(agent.builder.channels)
+        require_rollouts_possible(agent)
+        channels = tuple(state_channels(agent))
         if "messages" not in channels:
             raise ConfigurationError(f"the agent's state has no `messages`; it has {', '.join(channels)}")
         self.agent = agent
@@ -144,8 +154,7 @@ class ParallelRollouts(Node):
             rollouts = await self._run(request, range(self.n), write)
             if self.on_unavailable == "single" and len(_candidates(rollouts)) < self.min_finished:
                 rollouts = await self._single(request, rollouts, write)
-            else:
-                await self._require_quorum(request, rollouts, self.min_finished)
+        await self._require_quorum(request, rollouts)
         await self._require_answerable(request, rollouts)
         return {"rollouts": [rollout.to_dict() for rollout in rollouts]}
 
@@ -216,16 +225,16 @@ class ParallelRollouts(Node):
         thread = config.get("configurable", {}).get("thread_id") or uuid4().hex
         task = runtime.execution_info.task_id if runtime.execution_info else uuid4().hex
         prefix = f"{thread}:{task}"
-        inputs = self.agent.input_channels
-        accepted = {"messages", *(self.channels if inputs == "__start__" else inputs)}
+        accepted = accepted_channels(self.agent)
+        memory = runtime.store or self.agent.store
         return RolloutRequest(
             agent=self.agent,
             state={key: value for key, value in state.items() if key in accepted},
-            channels=outer_channels(config) or self.agent.builder.channels,
+            channels=outer_channels(config) or state_channels(self.agent),
             config=config,
             context=runtime.context,
             store=self.store,
-            memory=runtime.store or self.agent.store,
+            memory=memory,
             environments=tuple(self.environments.values()),
             thread_prefix=prefix,
             recursion_limit=self.recursion_limit,
@@ -237,6 +246,7 @@ class ParallelRollouts(Node):
                 request=base.request if base else prefix,
                 approved=base.held if base else (),
                 results=base.results if base else {},
+                shares=memory is None,
             ),
             resumable=self.store.durable and parent_saver(config) is not None,
             base=base,
@@ -244,15 +254,25 @@ class ParallelRollouts(Node):
         )
 
     async def _base(self, state: Mapping[str, Any]) -> Base | None:
-        """The held rollout to go on from; one that the conversation has left behind is forgotten."""
+        """The held rollout to go on from; one that the conversation has left behind is forgotten.
+
+        Raises:
+            RolloutError: Its thread is gone.
+        """
         held = [Rollout.from_dict(record) for record in state.get("rollouts") or ()]
         if len(held) != 1 or held[0].status != "held" or held[0].forks:
             return None
         base = Base.of(held[0])
-        if [message.id for message in state.get("messages", ())] == list(base.messages):
-            return base
-        await self.forget(held)
-        return None
+        if not _goes_on(state, base):
+            await self.forget(held)
+            await self.ledger.forget(base.request)
+            return None
+        if not await self.store.has(base.thread_id):
+            raise RolloutError(
+                f"the held rollout {base.thread_id} that this state goes on from is not there any more: it went on "
+                "already, or was swept; go back to a checkpoint before its round, or send a new message"
+            )
+        return base
 
     async def _run(
         self, request: RolloutRequest, indices: Sequence[int], write: Callable[[Any], None]
@@ -270,6 +290,8 @@ class ParallelRollouts(Node):
         except BaseException as stop:
             for task in tasks:
                 task.cancel()
+            if pool := current_pool():
+                pool.close()  # what threads still ask for would outlive the forks
             await to_the_end(self._stopped(request, dict(zip(indices, tasks, strict=True)), stop))
             raise
 
@@ -290,20 +312,27 @@ class ParallelRollouts(Node):
         """One plain run in the place of rollouts too many of which failed."""
         with plain_sampling():
             single = await self._run(request, [self.n], write)
+        if not _candidates(single):
+            return [*failed, *single]
         await self.forget(failed)
-        await self._require_quorum(request, single, 1)
         return [replace(rollout, plain=True) for rollout in single]
 
-    async def _require_quorum(self, request: RolloutRequest, rollouts: Sequence[Rollout], needed: int) -> None:
+    async def _require_quorum(self, request: RolloutRequest, rollouts: Sequence[Rollout]) -> None:
         found = _candidates(rollouts)
-        if len(found) >= needed:
+        if len(found) >= self.min_finished or any(rollout.plain for rollout in found):
             return
         await self.forget(rollouts)
         errors = "; ".join(dict.fromkeys(rollout.error or rollout.status for rollout in rollouts if rollout.error))
         changed = "nothing was changed since the last commit" if request.base else "nothing was changed"
         raise RolloutsFailedError(
-            f"{len(found)} of {len(rollouts)} rollouts finished, {needed} needed, {changed}: {errors}"
+            f"{len(found)} of {len(rollouts)} rollouts finished, {self.min_finished} needed, {changed}: {errors}"
         )
+
+
+def _goes_on(state: Mapping[str, Any], base: Base) -> bool:
+    """Whether the conversation still ends where the rollout is held; what is before may have been trimmed or added."""
+    messages = state.get("messages")
+    return messages is None or (messages[-1].id if messages else None) == base.last_message
 
 
 def _candidates(rollouts: Sequence[Rollout]) -> list[Rollout]:

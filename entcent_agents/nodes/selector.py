@@ -10,11 +10,13 @@ from typing import Any, Final, Literal
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.runtime import get_runtime
+from langgraph.types import Command
 
 from entcent_agents.environments import commit
 from entcent_agents.errors import ConfigurationError
 from entcent_agents.nodes.parallel_rollouts import ParallelRollouts
 from entcent_agents.nodes.state import Node, RolloutsState
+from entcent_agents.rollouts.calls import HeldCall
 from entcent_agents.rollouts.cleanup import to_the_end
 from entcent_agents.rollouts.events import COMMIT_EVENT
 from entcent_agents.rollouts.output import unpack
@@ -43,6 +45,9 @@ class EntropyCentroidSelector(Node):
         EnvironmentConflictError: At a call, where the real world changed meanwhile; nothing is committed then.
     """
 
+    hands_over_in: str | None = None
+    """The graph that a handoff of the agent is meant for; None is the one that these nodes stand in."""
+
     def __init__(
         self,
         rollouts: ParallelRollouts | None = None,
@@ -63,7 +68,7 @@ class EntropyCentroidSelector(Node):
 
     async def ainvoke(
         self, input: RolloutsState, config: RunnableConfig | None = None, **kwargs: Any
-    ) -> dict[str, Any]:
+    ) -> dict[str, Any] | list[dict[str, Any] | Command[Any]]:
         """Select and commit; the result goes to `selection`, and `rollouts` is emptied but for a held winner."""
         rollouts = [Rollout.from_dict(record) for record in input.get("rollouts") or ()]
         candidates = [rollout for rollout in rollouts if rollout.status in self._selectable]
@@ -75,19 +80,27 @@ class EntropyCentroidSelector(Node):
             output = unpack(winner.output or "")
             get_runtime().stream_writer({"type": COMMIT_EVENT})
             changes = await to_the_end(self._commit(winner, output["store"]))
-        except BaseException:
-            if self.rollouts is not None:
+        except BaseException as stop:
+            resumable = self.rollouts is not None and self.rollouts.store.durable
+            if self.rollouts is not None and not (resumable and isinstance(stop, asyncio.CancelledError)):
                 await to_the_end(self.rollouts.forget(rollouts))
             raise
         held = winner.status == "held"
         committed = replace(winner, forks={})
         if self.rollouts is not None:
             await to_the_end(self._clean_up(rollouts, committed, output))
-        return {
+        update = {
             **output["state"],
             "rollouts": [committed.to_dict()] if held else [],
-            "selection": {**selection.to_dict(), "status": winner.status, "changes": changes},
+            "selection": {
+                **selection.to_dict(),
+                "status": winner.status,
+                "held": [{"tool": held.call.tool, "arguments": held.call.arguments} for held in _held(output)],
+                "changes": changes,
+            },
         }
+        handoff = output["handoff"]
+        return [update, replace(handoff, graph=self.hands_over_in)] if handoff else update
 
     @property
     def _selectable(self) -> tuple[str, ...]:
@@ -97,6 +110,10 @@ class EntropyCentroidSelector(Node):
         if self.on_unscorable == "error" and not any(rollout.plain for rollout in candidates):
             require_scorable(candidates)
         selection = self.selector.select(candidates)
+        if any(rollout.plain for rollout in candidates):
+            selection = replace(
+                selection, reason=f"too many rollouts failed, and this is one plain run: {selection.reason}"
+            )
         if selection.winner not in {None, *(rollout.index for rollout in candidates)}:
             raise ConfigurationError(
                 f"the selector {selection.selector!r} chose rollout {selection.winner}, which is not among the "
@@ -144,3 +161,7 @@ class EntropyCentroidSelector(Node):
             await cleaning
         except Exception:
             _LOGGER.exception("%s was not cleaned up after the commit", what)
+
+
+def _held(output: dict[str, Any]) -> list[HeldCall]:
+    return [HeldCall.from_dict(held) for held in output["held"]]

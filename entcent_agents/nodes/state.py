@@ -24,13 +24,13 @@ def unfinished(state: Mapping[str, Any]) -> bool:
     return bool(state.get("rollouts"))
 
 
-class Node(Runnable[RolloutsState, dict[str, Any]]):
+class Node(Runnable[RolloutsState, Any]):
     """A node that awaits, and may be called from synchronous code all the same."""
 
-    def __call__(self, state: RolloutsState, config: RunnableConfig) -> dict[str, Any]:
+    def __call__(self, state: RolloutsState, config: RunnableConfig) -> Any:
         """As `invoke`; LangGraph reads the node's channels from this signature."""
         return self.invoke(state, config)
 
-    def invoke(self, input: RolloutsState, config: RunnableConfig | None = None, **kwargs: Any) -> dict[str, Any]:
+    def invoke(self, input: RolloutsState, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
         """As `ainvoke`, from synchronous code."""
         return run_sync(self.ainvoke(input, config, **kwargs))

@@ -103,27 +103,32 @@ class HeldCall:
         )
 
 
-def stored(result: Any) -> dict[str, Any]:
+def stored(result: Any, max_characters: int | None = None) -> dict[str, Any]:
     """A tool's result as plain JSON: `text` for people, `packed` to give it again.
 
-    A result that cannot be packed is its text from now on, for whoever made the call too.
+    A result that cannot be packed, or is longer than may be kept, is its text from now on, for whoever made the call
+    too.
     """
     text = str(result.text) if isinstance(result, ToolMessage) else str(result)
     try:
         kind, data = _SERIALIZER.dumps_typed(result)
     except Exception:  # whatever a foreign object raises: the effect is done, and must not be lost over it
         return {"text": text}
-    return {"text": text, "packed": [kind, base64.b64encode(data).decode()]}
+    value = {"text": text, "packed": [kind, base64.b64encode(data).decode()]}
+    if max_characters is None or len(json.dumps(value)) <= max_characters:
+        return value
+    # In JSON a character takes up to six.
+    return {"text": f"{text[: max_characters // 8]}… [cut: {max_characters // 8} of {len(text)} characters]"}
 
 
-def restored(value: Any, call: Call) -> Any:
+def restored(value: object, call: Call) -> Any:
     """A result that was stored, or one that a person gave, as the result of this call."""
-    kept: Mapping[str, Any] = cast("Mapping[str, Any]", value) if isinstance(value, Mapping) else {}
-    if "packed" in kept:
-        kind, data = kept["packed"]
+    if isinstance(value, Mapping) and "packed" in value:
+        kind, data = cast("tuple[str, str]", value["packed"])
         return addressed(_SERIALIZER.loads_typed((kind, base64.b64decode(data))), call)
-    given: Any = kept["text"] if set(kept) == {"text"} else value
-    content = given if isinstance(given, str) else json.dumps(given, ensure_ascii=False)
+    if isinstance(value, Mapping) and [*value] == ["text"]:
+        value = cast("Mapping[str, object]", value)["text"]
+    content = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     return ToolMessage(content=content, name=call.tool, tool_call_id=call.id)
 
 

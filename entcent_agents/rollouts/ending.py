@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 from langchain_core.messages import AIMessage, BaseMessage
-from langgraph.types import StateSnapshot
+from langgraph.types import Command, StateSnapshot
 
 from entcent_agents.capture.recorder import TurnRecorder
 from entcent_agents.environments import Change
@@ -33,6 +33,7 @@ class Ending:
         messages: Those that it added to the agent's, those of interrupted subgraphs included.
         held: External calls that it was stopped before.
         questions: Interrupts that it was stopped at.
+        handoff: The command that it ended with, to a node of the graph around it.
         changes: What it changed in its environments.
     """
 
@@ -41,6 +42,7 @@ class Ending:
     messages: Sequence[BaseMessage] = ()
     held: tuple[HeldCall, ...] = ()
     questions: tuple[Question, ...] = ()
+    handoff: Command[Any] | None = None
     changes: tuple[Change, ...] = ()
     values: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
@@ -58,21 +60,24 @@ class Ending:
         ]
         acts += [(held.call.tool, dict(held.call.arguments)) for held in self.held]
         acts += [("interrupt", [question.value]) for question in self.questions]
-        if self.status == "held":
+        if self.handoff:
+            acts += [("handoff", [str(self.handoff.goto)])]
+        if self.status == "held" or self.handoff:
             return outcome_key(acts, "")
         last = str(self.messages[-1].text) if self.messages else ""
         return outcome_key(acts, last) if self.status == "finished" else None
 
 
-def read_ending(snapshot: StateSnapshot, request: RolloutRequest, guard: Guard) -> Ending:
+def read_ending(snapshot: StateSnapshot, request: RolloutRequest, guard: Guard, handoff: Command[Any] | None) -> Ending:
     """What a rollout's thread says, once nothing runs on it any more."""
-    questions = tuple(_questions(snapshot))
+    questions = () if handoff else tuple(_questions(snapshot))
     held = any(interrupt.value == HELD for interrupt in _interrupts(snapshot))
     known = {message.id for message in request.messages}
     messages: Sequence[BaseMessage] = snapshot.values.get("messages", ())
     ending = Ending(
         messages=[message for message in (*messages, *_unfinished_messages(snapshot)) if message.id not in known],
         values=snapshot.values,
+        handoff=handoff,
     )
     if guard.held and not held:
         ending.status = "unfinished"
@@ -88,8 +93,8 @@ def read_ending(snapshot: StateSnapshot, request: RolloutRequest, guard: Guard) 
         )
     elif held or questions:
         ending.status, ending.questions = "held", questions
-        ending.held = tuple(sorted((*guard.held.values(), *guard.asking.values()), key=lambda each: each.call.key))
-    elif is_answered(ending.messages):
+        ending.held = tuple(sorted({**guard.asking, **guard.held}.values(), key=lambda each: each.call.key))
+    elif handoff or is_answered(ending.messages):
         ending.status = "finished"
     else:
         ending.status = "unfinished"
@@ -97,14 +102,27 @@ def read_ending(snapshot: StateSnapshot, request: RolloutRequest, guard: Guard) 
     return ending
 
 
-def packed(ending: Ending, graph: Graph, request: RolloutRequest, guard: Guard, store: list[Any]) -> str:
-    """What a commit, and a round that goes on from here, need of it."""
+def packed(
+    ending: Ending, graph: Graph, request: RolloutRequest, before: Mapping[str, Any], guard: Guard, store: list[Any]
+) -> str:
+    """What a commit, and a round that goes on from here, need of it.
+
+    Args:
+        ending: How the rollout ended.
+        graph: Its graph.
+        request: Its request.
+        before: The state of the agent that is committed already.
+        guard: Its guard.
+        store: What it wrote to the store.
+    """
     return pack({
-        "state": _written(graph, request, ending.values),
+        # What a graph wrote before it hands over is lost but for what the command says, as it is in any graph.
+        "state": {} if ending.handoff else _written(graph, request, before, ending.values),
+        "handoff": ending.handoff,
         "store": store,
         "request": guard.request,
         "base": request.base.thread_id if request.base else None,
-        "messages": [message.id for message in ending.values.get("messages", ())],
+        "last_message": next((message.id for message in reversed(ending.values.get("messages", ()))), None),
         "held": [held.to_dict() for held in ending.held],
         "questions": [asdict(question) for question in ending.questions],
         "results": [[list(key), value] for key, value in guard.results.items()] if ending.status == "held" else [],
@@ -126,11 +144,13 @@ def trajectory_of(messages: Sequence[BaseMessage], recorder: TurnRecorder, befor
     return Trajectory(turns=(*before.turns, *made))
 
 
-def _written(graph: Graph, request: RolloutRequest, after: Mapping[str, Any]) -> dict[str, Any]:
+def _written(
+    graph: Graph, request: RolloutRequest, before: Mapping[str, Any], after: Mapping[str, Any]
+) -> dict[str, Any]:
     """The difference in the channels that the agent gives out."""
     given = graph.output_channels
     outputs = {key: value for key, value in after.items() if key in ((given,) if isinstance(given, str) else given)}
-    return state_updates(request.channels, request.state, outputs)
+    return state_updates(request.channels, before, outputs)
 
 
 def _interrupts(snapshot: StateSnapshot) -> Iterable[Any]:

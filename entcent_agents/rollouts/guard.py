@@ -34,6 +34,8 @@ from entcent_agents.rollouts.calls import Call, HeldCall, Key, addressed, refuse
 
 HELD: Final = "entcent.held"
 """What the interrupt of a held call says; the call itself is in the rollout's record."""
+NUMBERED: Final = "entcent call "
+"""How ids begin that we give to calls without one."""
 _LONGEST_WAIT_SECONDS: Final = 5.0
 
 Run = Callable[[], Awaitable[Any]]
@@ -98,6 +100,8 @@ class Rules:
         request: What its records are forgotten by.
         approved: External calls that the round's base was held before.
         results: Of calls that ran in tasks of the base that have to run again.
+        shares: Whether equal READ calls may be one: not where tools see a store, of which each rollout has its own
+            view.
         shared: Calls that are made once for all.
     """
 
@@ -107,6 +111,7 @@ class Rules:
     request: str
     approved: tuple[HeldCall, ...] = ()
     results: Mapping[Key, Mapping[str, Any]] = field(default_factory=dict[Key, Mapping[str, Any]])
+    shares: bool = True
     shared: SharedCalls = field(default_factory=SharedCalls)
 
     def knowing(self, results: Mapping[Key, Mapping[str, Any]]) -> Rules:
@@ -143,7 +148,8 @@ class Guard:
         self.thread = threading.get_ident()
         self.held: dict[Key, HeldCall] = {}
         self.asking: dict[Key, HeldCall] = {}
-        self.results: dict[Key, Mapping[str, Any]] = dict(rules.results)
+        self._kept: dict[Key, Mapping[str, Any]] = dict(rules.results)
+        self._seen: dict[Key, Any] = {}
         self._rules = rules
         self._journal = journal
         self._tasks: dict[str, _Task] = {}
@@ -154,9 +160,19 @@ class Guard:
         self._closed = False
 
     @property
+    def results(self) -> dict[Key, Mapping[str, Any]]:
+        """Results of the calls that were made, as they are kept."""
+        return {**self._kept, **{key: stored(result) for key, result in self._seen.items()}}
+
+    @property
     def request(self) -> str:
         """What the ledger keeps the whole request by."""
         return self._rules.request
+
+    @property
+    def repeatable(self) -> list[str]:
+        """Names of tools that may run again when their task does."""
+        return [name for name, known in self._rules.effects.items() if known.effect is Effect.READ]
 
     def effect_of(self, tool: str) -> ToolEffect:
         """What a tool does to the world."""
@@ -200,7 +216,7 @@ class Guard:
         """
         _, numbers = self._numbers.setdefault(id(execution), (execution, Counter()))
         numbers[call.key] += 1
-        return replace(call, id=f"call {numbers[call.key]}")
+        return replace(call, id=f"{NUMBERED}{numbers[call.key]}")
 
     @property
     def lost(self) -> bool:
@@ -215,20 +231,22 @@ class Guard:
                 await task.changed.wait_for(lambda task=task: not task.running)
 
     async def _decided(self, call: Call, run: Run, shareable: bool) -> Any:
-        if call.key in self.results:
-            return restored(self.results[call.key], call)
+        if call.key in self._seen:
+            return addressed(self._seen[call.key], call)
+        if call.key in self._kept:
+            return restored(self._kept[call.key], call)
         known = self.effect_of(call.tool)
         run = _enclosed(run, call, known.effect)
         if known.effect is Effect.EXTERNAL:
             return await self._external(call, run, known)
         if known.effect is Effect.WRITE and Effect.WRITE not in enclosing_effects():
             return await self._written(call, run)
-        if shareable and known.shareable:
+        if shareable and known.shareable and self._rules.shares:
             result = await self._rules.shared.once(("", "", call.digest), run, share_errors=False)
             result = addressed(result, call) if not isinstance(result, Command) else await run()
         else:
             result = await run()
-        self.results[call.key] = stored(result)
+        self._seen[call.key] = result  # stored only if the rollout is held: most calls never run again
         return result
 
     async def _written(self, call: Call, run: Run) -> Any:
@@ -241,9 +259,9 @@ class Guard:
                 if self._journal:
                     await self._journal.after(call, None)
                 raise
-            self.results[call.key] = stored(result)
+            self._seen[call.key] = result
             if self._journal:
-                await self._journal.after(call, self.results[call.key])
+                await self._journal.after(call, stored(result))
             return result
 
     async def _external(self, call: Call, run: Run, known: ToolEffect) -> Any:
@@ -264,13 +282,12 @@ class Guard:
         )
         try:
             outcome = await shared
-        except GraphBubbleUp:
-            self.asking[call.key] = replace(approved, call=call)
+        except GraphInterrupt:  # the tool itself asks a person, and stays approved until it is answered
+            self.asking[call.key] = approved
             raise
-        self.asking.pop(call.key, None)
         match outcome:
             case Done(value=value):
-                self.results[call.key] = value
+                self._kept[call.key] = value
                 return restored(value, call)
             case Failed(error=line, exception=error):
                 raise error or ToolException(line)
@@ -280,12 +297,12 @@ class Guard:
                 raise _Hold(HeldCall(
                     call=call, idempotent=external.idempotent, position=external.position, question=doubt.question()
                 ))  # fmt: skip
-            case Pending():
+            case _:
                 raise AssertionError(f"{outcome} is waited for")
 
     async def _performed(self, external: ExternalCall, run: Run) -> Outcome:
         async def kept() -> Any:
-            return stored(await run())
+            return stored(await run(), self._rules.settings.max_result_characters)
 
         while True:
             outcome = await perform(

@@ -18,6 +18,7 @@ from typing import Any, Final, cast
 from uuid import UUID
 
 from langchain_core.callbacks import BaseCallbackHandler
+from langchain_core.messages import ToolMessage
 from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import ensure_config
 from langchain_core.tools import BaseTool
@@ -28,7 +29,7 @@ from pydantic import ConfigDict
 from entcent_agents.effects import Effect
 from entcent_agents.errors import EffectError
 from entcent_agents.rollouts.calls import Call
-from entcent_agents.rollouts.guard import Guard, Run, current_guard, enclosing_effects
+from entcent_agents.rollouts.guard import NUMBERED, Guard, Run, current_guard, enclosing_effects
 
 _HOOKED: Final = "_entcent_hooked"
 
@@ -144,14 +145,14 @@ class _GuardedTool(BaseTool):
         if guard is None:
             return await self.tool.ainvoke(input, config, **kwargs)
         call = _direct_call(guard, self.name, input, config)
-        return await _on_its_loop(guard, call, lambda: self.tool.ainvoke(input, config, **kwargs), True)
+        return _for(call, await _on_its_loop(guard, call, lambda: self.tool.ainvoke(input, config, **kwargs), True))
 
     def invoke(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
         guard = current_guard.get()
         if guard is None:
             return self.tool.invoke(input, config, **kwargs)
         call = _direct_call(guard, self.name, input, config)
-        return _from_a_thread(guard, call, lambda: self.tool.invoke(input, config, **kwargs), True)
+        return _for(call, _from_a_thread(guard, call, lambda: self.tool.invoke(input, config, **kwargs), True))
 
     def _run(self, *args: Any, **kwargs: Any) -> Any:
         raise NotImplementedError("a guarded tool is called through invoke and ainvoke")
@@ -226,6 +227,12 @@ def _direct_call(guard: Guard, tool: str, given: Any, config: RunnableConfig | N
         arguments=known["args"] if is_call else known,
     )
     return call if call.id else guard.numbered(call, configurable.get("__pregel_scratchpad"))
+
+
+def _for(call: Call, result: Any) -> Any:
+    """A result that a person gave, or refused, as a call without an id gets it: the content alone."""
+    ours = isinstance(result, ToolMessage) and result.tool_call_id == call.id and call.id.startswith(NUMBERED)
+    return result.content if ours else result
 
 
 def _namespace(config: RunnableConfig) -> str:

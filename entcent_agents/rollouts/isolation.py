@@ -8,7 +8,7 @@ handlers, the `tap_output_aiter` method of streaming handlers, the `__pregel_` a
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Collection, Generator, Iterable, Mapping
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import fields, is_dataclass
@@ -21,11 +21,15 @@ from langchain_core.tools import BaseTool
 from langchain_core.tracers.base import AsyncBaseTracer, BaseTracer
 from langgraph.channels.base import BaseChannel
 from langgraph.checkpoint.base import BaseCheckpointSaver
-from langgraph.graph import START
+from langgraph.graph import START, StateGraph
+from langgraph.graph.message import add_messages
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.prebuilt import ToolNode
+from langgraph.pregel import Pregel
 from langgraph.store.base import BaseStore
 from pydantic import BaseModel
+
+from entcent_agents.errors import ConfigurationError
 
 NO_STREAM: Final = "nostream"
 """The tag that hides a model's tokens from LangGraph's `messages` stream."""
@@ -94,6 +98,8 @@ def outer_channels(config: RunnableConfig) -> Mapping[str, Channel] | None:
 def whole_input(state: Any, config: RunnableConfig, also: str) -> dict[str, Any]:
     """A node's input as a dict, whatever kind of schema the graph has, and a channel that the schema may leave out.
 
+    Messages without an id are given one here, once for all rollouts: what they add is told from it by ids.
+
     Args:
         state: What LangGraph gave the node.
         config: The node's configuration.
@@ -105,19 +111,36 @@ def whole_input(state: Any, config: RunnableConfig, also: str) -> dict[str, Any]
         values = {field.name: getattr(state, field.name) for field in fields(state)}
     else:
         values = dict(cast("Mapping[str, Any]", state))
+    if "messages" in values:
+        values["messages"] = add_messages([], values["messages"])
     channel = (outer_channels(config) or {}).get(also)
     if channel is not None and channel.is_available():
         values.setdefault(also, channel.get())
     return values
 
 
+def state_channels(agent: Graph) -> Mapping[str, Channel]:
+    """The channels of its state, without LangGraph's own."""
+    return cast("Mapping[str, Channel]", agent.builder.channels)
+
+
+def accepted_channels(agent: Graph) -> Collection[str]:
+    """The channels that its input may set; what else a state holds, the agent never sees."""
+    return tuple(cast("Mapping[str, Any]", agent.builder.schemas[agent.builder.input_schema]))
+
+
 def with_every_channel_public(agent: Graph) -> Graph:
-    """The agent, for a graph that stands for it: its private channels come in and go out as all others do."""
+    """The agent, for a graph that stands for it: its private channels come in and go out as all others do.
+
+    Raises:
+        ConfigurationError: See `require_rollouts_possible`.
+    """
+    require_rollouts_possible(agent)
     schema = cast(type[Any], TypedDict("EveryChannel", {}))
     builder = copy(agent.builder)
-    builder.schemas = {**builder.schemas, schema: dict(builder.channels)}
+    builder.schemas = {**builder.schemas, schema: dict(state_channels(agent))}
     builder.input_schema = schema
-    opened = agent.copy({"builder": builder, "nodes": dict(agent.nodes), "output_channels": list(builder.channels)})
+    opened = agent.copy({"builder": builder, "nodes": dict(agent.nodes), "output_channels": [*state_channels(agent)]})
     opened.attach_node(START, None)
     for start, end in builder.edges:
         if start == START:
@@ -127,6 +150,32 @@ def with_every_channel_public(agent: Graph) -> Graph:
     return opened.validate()
 
 
+def require_rollouts_possible(agent: Any) -> None:
+    """Refuse a graph that cannot be run as rollouts.
+
+    Raises:
+        ConfigurationError: With what to do instead.
+    """
+    if isinstance(agent, StateGraph):
+        raise ConfigurationError("the agent is not compiled yet: pass agent.compile()")
+    for name, graph in ((agent.name, agent), *(_subgraphs(agent) if isinstance(agent, Pregel) else ())):
+        if not isinstance(graph, Pregel):
+            raise ConfigurationError(
+                f"{name!r} runs on another server, where its rollouts can be neither kept apart nor scored: "
+                "put entropy_centroid_graph around it there"
+            )
+        if graph is not agent and graph.checkpointer is True:
+            raise ConfigurationError(
+                f"the subgraph {name!r} keeps a history of its own (checkpointer=True), which ends with the thread of "
+                "a rollout: keep what it is to remember in the state that it shares, or in the store"
+            )
+    if not isinstance(agent, CompiledStateGraph):
+        raise ConfigurationError(
+            f"the workflow {agent.name!r} made with @entrypoint has no state that a rollout could be committed to: "
+            "call it in a node of a StateGraph with `messages`"
+        )
+
+
 def tools_of(agent: Graph) -> list[BaseTool]:
     """The tools that the agent's tool nodes run, those of its subgraphs included; a name may come twice."""
     return [tool for node in tool_nodes_of(agent) for tool in node.tools_by_name.values()]
@@ -134,7 +183,7 @@ def tools_of(agent: Graph) -> list[BaseTool]:
 
 def tool_nodes_of(agent: Graph) -> list[ToolNode]:
     """The agent's tool nodes, those of its subgraphs included."""
-    graphs = [agent, *dict(cast("Iterable[tuple[str, Graph]]", agent.get_subgraphs(recurse=True))).values()]
+    graphs = [agent, *dict(_subgraphs(agent)).values()]
     nodes: list[Any] = [node.bound for graph in graphs for node in graph.nodes.values()]
     return [node for node in nodes if isinstance(node, ToolNode)]
 
@@ -143,6 +192,10 @@ def parent_saver(config: RunnableConfig) -> BaseCheckpointSaver[Any] | None:
     """The checkpointer of the graph that runs this node, if it has one."""
     saver: Any = config.get("configurable", {}).get("__pregel_checkpointer")
     return cast("BaseCheckpointSaver[Any]", saver) if isinstance(saver, BaseCheckpointSaver) else None
+
+
+def _subgraphs(graph: Any) -> Iterable[tuple[str, Any]]:
+    return graph.get_subgraphs(recurse=True)
 
 
 def _forwarded(callbacks: Any, handlers: list[BaseCallbackHandler]) -> Any:

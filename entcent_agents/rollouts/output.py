@@ -23,7 +23,7 @@ from entcent_agents.capture.messages import strip_logprobs
 from entcent_agents.rollouts.isolation import Channel
 
 _SERIALIZER: Final = JsonPlusSerializer()
-_NOTHING: Final[Any] = LastValue(object).checkpoint()
+_NOTHING: Final[Any] = cast(Any, LastValue(object).checkpoint())
 """What LangGraph's channels call the value of an empty channel."""
 Messages = Sequence[BaseMessage]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from copy import deepcopy
 from typing import Any, cast
@@ -19,6 +20,9 @@ from langgraph.store.base import (
 )
 from langgraph.store.memory import InMemoryStore
 
+from entcent_agents.effects import Effect
+from entcent_agents.rollouts.guard import enclosing_effects
+
 StoreWrite = tuple[list[str], str, dict[str, Any] | None, Any, float | None]
 """Namespace, key, value (None deletes), what to index, minutes to live."""
 _Ask = Callable[[BaseStore, Op], Awaitable[Any]]
@@ -26,6 +30,8 @@ _Ask = Callable[[BaseStore, Op], Awaitable[Any]]
 
 class OverlayStore(BaseStore):
     """Reads fall through to the base store where this rollout wrote nothing; writes stay here.
+
+    What an external call writes is real like all that it does: it runs once, whichever of the rollouts runs it.
 
     Args:
         base: The real store.
@@ -58,6 +64,9 @@ class OverlayStore(BaseStore):
     async def _answer(self, op: Op, ask: _Ask) -> Result:
         if isinstance(op, GetOp):
             return await self._get(op, ask)
+        if isinstance(op, PutOp) and Effect.EXTERNAL in enclosing_effects():
+            self._written.pop((op.namespace, op.key), None)
+            return await ask(self._base, op)
         if isinstance(op, PutOp):
             written = deepcopy(op)
             await ask(self._own, written)
@@ -89,13 +98,19 @@ class OverlayStore(BaseStore):
 
 async def apply_writes(store: BaseStore, writes: Iterable[StoreWrite]) -> None:
     """Make a winner's store writes real."""
-    await store.abatch(
-        [PutOp(tuple(namespace), key, value, index, ttl) for namespace, key, value, index, ttl in writes]
-    )
+    ops = [PutOp(tuple(namespace), key, value, index, ttl) for namespace, key, value, index, ttl in writes]
+    await _performed(store, ops)
 
 
 async def _ask(store: BaseStore, op: Op) -> Result:
-    return (await store.abatch([op]))[0]
+    return (await _performed(store, [op]))[0]
+
+
+async def _performed(store: BaseStore, ops: list[Any]) -> list[Result]:
+    try:
+        return await store.abatch(ops)
+    except NotImplementedError:  # some stores are synchronous alone, SqliteStore for one
+        return await asyncio.to_thread(store.batch, ops)
 
 
 async def _ask_now(store: BaseStore, op: Op) -> Result:

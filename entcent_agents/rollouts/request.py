@@ -46,7 +46,7 @@ class Base:
         held: The external calls that it stopped before. To go on from it is to approve them.
         questions: The interrupts that it stopped at.
         results: Of calls that ran in tasks which have to run again.
-        messages: Ids of the conversation's messages when it had been committed so far.
+        last_message: Id of the conversation's last message when this had been committed; None where there was none.
     """
 
     thread_id: str
@@ -55,7 +55,7 @@ class Base:
     held: tuple[HeldCall, ...]
     questions: tuple[Question, ...]
     results: Mapping[Key, Mapping[str, Any]]
-    messages: Sequence[str | None]
+    last_message: str | None
 
     @classmethod
     def of(cls, rollout: Rollout) -> Self:
@@ -68,7 +68,7 @@ class Base:
             held=tuple(HeldCall.from_dict(held) for held in output["held"]),
             questions=tuple(Question(**question) for question in output["questions"]),
             results={tuple(key): value for key, value in output["results"]},
-            messages=output["messages"],
+            last_message=output["last_message"],
         )
 
 

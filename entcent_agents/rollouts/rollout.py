@@ -10,7 +10,7 @@ from typing import Any
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import BaseCheckpointSaver
-from langgraph.errors import GraphBubbleUp
+from langgraph.errors import GraphBubbleUp, ParentCommand
 from langgraph.types import Command
 
 from entcent_agents.capture.recorder import TurnRecorder
@@ -28,6 +28,7 @@ from entcent_agents.rollouts.isolation import (
     isolated_config,
     isolated_graph,
     no_ambient_config,
+    state_channels,
 )
 from entcent_agents.rollouts.output import state_updates
 from entcent_agents.rollouts.overlay import OverlayStore
@@ -87,6 +88,7 @@ class _Attempt:
         self.writing = Writing(
             store=request.store, thread_id=request.thread_id(index), recorder=self.recorder, overlay=self.overlay
         )
+        self._handoff: Command[Any] | None = None
         self._output: str | None = None
 
     async def run(self, journal: Journal | None) -> None:
@@ -107,7 +109,7 @@ class _Attempt:
                 await with_retries(
                     lambda: self._start(graph, config),
                     lambda: self._go_on(graph, config, guard),
-                    self.recorder.failed_with,
+                    lambda error: self.recorder.failed_with(error, repeatable=guard.repeatable),
                     request.retries,
                     self.reporter.pause,
                 )
@@ -115,11 +117,19 @@ class _Attempt:
         finally:
             token_listener.reset(listening)
             await to_the_end(guard.close())
-        self.ending = read_ending(snapshot, request, guard).at(f"{writing.thread_id}#{writing.name}", self.turns)
+        self.ending = read_ending(snapshot, request, guard, self._handoff)
+        self.ending.at(f"{writing.thread_id}#{writing.name}", self.turns)
         if self.ending.status in ("finished", "held"):
             for fork in writing.forks.values():
                 self.ending.changes += await asyncio.to_thread(fork.diff)
-            self._output = packed(self.ending, graph, request, guard, self.overlay.writes if self.overlay else [])
+            before, writes = await self._committed(graph), self.overlay.writes if self.overlay else []
+            self._output = packed(self.ending, graph, request, before, guard, writes)
+
+    async def _committed(self, graph: Graph) -> Mapping[str, Any]:
+        """The state that the outer graph has of the agent: at first its input, then what the last round came to."""
+        if self.request.base is None:
+            return self.request.state
+        return (await graph.aget_state({"configurable": {"thread_id": self.request.base.thread_id}})).values
 
     @property
     def turns(self) -> int:
@@ -146,7 +156,9 @@ class _Attempt:
     async def _take_up(self, journal: Journal | None) -> Mapping[Key, Any]:
         """Make the forks and the thread ready, those of an earlier process or new ones."""
         if journal is not None:
-            return await resumed(journal, self.writing, self.request.environments)
+            results = await resumed(journal, self.writing, self.request.environments)
+            if results is not None:
+                return results
         for environment in self.request.environments:
             await to_the_end(asyncio.to_thread(_fork_into, self.writing.forks, environment))
         await self.writing.begin(self.request.base.thread_id if self.request.base else None)
@@ -160,17 +172,24 @@ class _Attempt:
         """Begin, or go on, depending on what the thread says."""
         snapshot = await graph.aget_state(config)
         if snapshot.created_at is None:
-            given: Any = state_updates(graph.builder.channels, {}, deepcopy(dict(self.request.state)))
-        elif not snapshot.next:
+            given: Any = state_updates(state_channels(graph), {}, deepcopy(dict(self.request.state)))
+        elif not snapshot.tasks:  # `next` leaves out tasks that are done and whose writes no step has taken up yet
             return  # it had ended, and its process did not live to say so
         else:
             given = Command(resume=dict(self.request.answers)) if self.request.answers else None
-        await graph.ainvoke(given, config, context=self.request.context, durability=durability_of(self.request.agent))
+        await self._invoke(graph, given, config)
 
     async def _go_on(self, graph: Graph, config: RunnableConfig, guard: Guard) -> None:
         guard.held.clear()
         guard.asking.clear()
-        await graph.ainvoke(None, config, context=self.request.context, durability=durability_of(self.request.agent))
+        await self._invoke(graph, None, config)
+
+    async def _invoke(self, graph: Graph, given: Any, config: RunnableConfig) -> None:
+        try:
+            durability = durability_of(self.request.agent)
+            await graph.ainvoke(given, config, context=self.request.context, durability=durability)
+        except ParentCommand as handoff:  # for the graph around the agent, if this rollout is selected
+            self._handoff = handoff.args[0]
 
 
 def _fork_into(forks: dict[str, Fork], environment: Environment) -> None:

@@ -55,7 +55,8 @@ class RolloutStore:
     """The threads of rollouts in a LangGraph saver.
 
     Args:
-        saver: Any saver that can be awaited. It is never set up or closed here.
+        saver: Any saver that can be awaited. It is never set up or closed here. Where the agent's state has types of
+            the user's and LangGraph reads none but those it was told of, the saver must have been told of them.
 
     Attributes:
         durable: Whether what it keeps outlives the process.
@@ -125,7 +126,8 @@ class RolloutStore:
         """Copy the agent's checkpoints and pending writes, whole histories of all its graphs, onto another thread.
 
         Nothing in them names the thread: ids of checkpoints, tasks and interrupts stay the same, and with them what is
-        done, what is held, and what an answer refers to.
+        done, what is held, and what an answer refers to. One thing is not kept, as savers do not tell it: where a
+        `DeltaChannel` takes the writes of parallel tasks, those of tasks that were done come before those of the rest.
 
         Args:
             source: The thread to copy from; unchanged.
@@ -136,6 +138,10 @@ class RolloutStore:
         copied: set[tuple[str, str, Any]] = set()
         for found in sorted(listed, key=lambda found: found.checkpoint["id"]):
             await self._copy(found, target, copied)
+
+    async def has(self, thread_id: str) -> bool:
+        """Whether the agent has checkpoints on the thread."""
+        return await self.saver.aget_tuple(_on(thread_id, "")) is not None
 
     async def forget(self, thread_id: str) -> None:
         """Remove the thread and all on it."""

@@ -11,7 +11,7 @@ from uuid import uuid4
 
 from entcent_agents.capture.recorder import TurnRecorder
 from entcent_agents.environments import Environment, Fork
-from entcent_agents.errors import EnvironmentFault
+from entcent_agents.errors import EnvironmentFault, EnvironmentUnusableError
 from entcent_agents.rollouts.calls import Call, Key
 from entcent_agents.rollouts.cleanup import discard, to_the_end
 from entcent_agents.rollouts.journal import Entry, Journal
@@ -45,12 +45,14 @@ class Writing:
     _copies: dict[str, Fork] = field(default_factory=dict[str, Fork])
 
     async def begin(self, base: str | None) -> None:
-        """Write down that the rollout begins, with which forks, and copy the thread that it goes on from."""
-        if self.store.durable:
-            for fork in self.forks.values():
-                await asyncio.to_thread(fork.keep)
+        """Write down that the rollout begins, with which forks, and copy the thread that it goes on from.
+
+        A fork is kept only once the journal names it: else a crash in between would leave it to nobody.
+        """
         start = {"name": self.name, "forks": _references(self.forks)}
         await self.store.begin(self.thread_id, start, source=base)
+        if self.store.durable:
+            await _keep(self.forks)
 
     async def flush(self) -> None:
         """Write down the turns and store writes since the last time."""
@@ -79,8 +81,9 @@ class Writing:
         """Put copies of the forks aside: a call that a crash cuts off is undone by them."""
         copies: dict[str, Fork] = {}
         for name, fork in self.forks.items():
-            copies[name] = await to_the_end(asyncio.to_thread(_kept_copy, fork))
+            copies[name] = await to_the_end(asyncio.to_thread(fork.fork))
         await self.store.append(self.thread_id, "write", {"key": list(call.key), "copies": _references(copies)})
+        await _keep(copies)
         self._copies = copies
 
     async def after(self, call: Call, result: Mapping[str, Any] | None) -> None:
@@ -99,11 +102,11 @@ class Writing:
             await self.store.append(self.thread_id, kind, value)
 
 
-async def resumed(journal: Journal, writing: Writing, environments: Sequence[Environment]) -> dict[Key, Any]:
+async def resumed(journal: Journal, writing: Writing, environments: Sequence[Environment]) -> dict[Key, Any] | None:
     """Take up what a rollout of another process left: its turns, store writes and forks.
 
     Returns:
-        Results of its WRITE calls.
+        Results of its WRITE calls; None where it died before its forks were kept, and so before it did anything.
 
     Raises:
         EnvironmentUnusableError: A fork is gone.
@@ -118,10 +121,16 @@ async def resumed(journal: Journal, writing: Writing, environments: Sequence[Env
         else:
             left.follow(entry)
     writing.taken_up()
-    if left.cut_off is not None:
-        left.turn_back()
-        await writing.store.append(writing.thread_id, "forks", dict(left.references))
     by_name = {environment.name: environment for environment in environments}
+    if left.cut_off is not None:
+        if await asyncio.to_thread(_all_there, by_name, left.cut_off):
+            left.turn_back()
+            await writing.store.append(writing.thread_id, "forks", dict(left.references))
+        else:  # they were not kept yet, and so the call had not begun
+            left.put_aside += [left.cut_off]
+    if not journal.entries and not await asyncio.to_thread(_all_there, by_name, left.references):
+        await asyncio.to_thread(_discard_references, by_name, left.references)
+        return None
     for name, reference in left.references.items():
         writing.forks[name] = await asyncio.to_thread(_reopened, by_name[name], reference)
     for old in left.put_aside:
@@ -155,8 +164,8 @@ class _Left:
                 namespace, call_id, digest = entry.value["key"]
                 self.results[namespace, call_id, digest] = entry.value["result"]
         elif entry.kind == "forks":
-            self.references = entry.value
-            self.cut_off = None
+            self.put_aside += [self.references]
+            self.references, self.cut_off = entry.value, None
 
     def turn_back(self) -> None:
         """Go on with the copies: nobody knows how far the call came that was cut off."""
@@ -177,10 +186,18 @@ def _remember(recorder: TurnRecorder, value: Mapping[str, Any]) -> None:
     recorder.usage = Usage(**value["usage"])
 
 
-def _kept_copy(fork: Fork) -> Fork:
-    copy = fork.fork()
-    copy.keep()
-    return copy
+async def _keep(forks: Mapping[str, Fork]) -> None:
+    for fork in forks.values():
+        await to_the_end(asyncio.to_thread(fork.keep))
+
+
+def _all_there(environments: Mapping[str, Environment], references: Mapping[str, str]) -> bool:
+    try:
+        for name, reference in references.items():
+            environments[name].reopen(reference)
+    except EnvironmentUnusableError:
+        return False
+    return True
 
 
 def _reopened(environment: Environment, reference: str) -> Fork:

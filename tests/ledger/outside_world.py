@@ -11,7 +11,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from entcent_agents.ledger import EffectLedger, PostgresLedger, SqliteLedger
 
@@ -20,13 +20,22 @@ FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["tests.ledger.children", "psycopg", "sqlite3"])
 
 
+QUESTION = "?"
+
+
 @dataclass
 class World:
-    """The owner of the file: it appends a line for each effect, and then says so."""
+    """The owner of the file: it appends a line for each effect, and then says so.
+
+    Who asks whether there is a line with some word is answered once everybody who came earlier is done, those who are
+    dead by now included.
+    """
 
     folder: Path
     seconds: float = 0.0
-    lock: threading.Lock = field(default_factory=threading.Lock)
+    lock: threading.Condition = field(default_factory=threading.Condition)
+    busy: set[int] = field(default_factory=set[int])
+    came: int = 0
 
     @property
     def address(self) -> str:
@@ -37,6 +46,25 @@ class World:
         file = self.folder / "effects"
         return file.read_text().splitlines() if file.exists() else []
 
+    def enter(self) -> int:
+        """Number somebody who comes."""
+        with self.lock:
+            self.came += 1
+            self.busy.add(self.came)
+            return self.came
+
+    def leave(self, number: int) -> None:
+        """Done with this one."""
+        with self.lock:
+            self.busy.discard(number)
+            self.lock.notify_all()
+
+    def happened(self, word: str, number: int) -> bool:
+        """Whether a line has this word, when all who came before this number are done."""
+        with self.lock:
+            self.lock.wait_for(lambda: min(self.busy) >= number)
+            return any(word in line.split() for line in self.effects)
+
 
 @contextmanager
 def world(seconds: float = 0.0) -> Generator[World]:
@@ -45,19 +73,37 @@ def world(seconds: float = 0.0) -> Generator[World]:
         made = World(Path(name), seconds)
 
         class Handler(socketserver.StreamRequestHandler):
+            server: Owner
+
             def handle(self) -> None:
+                number = self.server.numbers.pop(self.request)
+                try:
+                    self.wfile.write(self.answer(number))
+                except OSError:
+                    return  # the caller was killed
+                finally:
+                    made.leave(number)
+
+            def answer(self, number: int) -> bytes:
                 line = self.rfile.readline().decode()
                 if not line.endswith("\n"):
-                    return
+                    return b""
+                if line.startswith(QUESTION):
+                    return b"yes\n" if made.happened(line[1:].strip(), number) else b"no\n"
                 with made.lock, (made.folder / "effects").open("a") as file:
                     file.write(line)
                 threading.Event().wait(made.seconds)
-                try:
-                    self.wfile.write(b"done\n")
-                except OSError:
-                    return  # the caller was killed
+                return b"done\n"
 
-        with socketserver.ThreadingUnixStreamServer(made.address, Handler) as server:
+        class Owner(socketserver.ThreadingUnixStreamServer):
+            request_queue_size = 128
+            numbers: ClassVar[dict[Any, int]] = {}
+
+            def process_request(self, request: Any, client_address: Any) -> None:
+                self.numbers[request] = made.enter()  # in the order in which they came
+                super().process_request(request, client_address)
+
+        with Owner(made.address, Handler) as server:
             server.daemon_threads = True
             threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
             yield made

@@ -6,6 +6,7 @@ import operator
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Annotated, Any, TypedDict
 
 from langchain.agents import create_agent
@@ -167,9 +168,14 @@ class Deltas(TypedDict, total=False):
     item: int
 
 
-def fan_out_of_deltas(saver: Saver, ran: Counter[str], asks: int = 3) -> Graph:
+class Snapshots(TypedDict, total=False):
+    said: Annotated[list[str], DeltaChannel(_appended, snapshot_frequency=2)]
+    item: int
+
+
+def fan_out_of_deltas(saver: Saver, ran: Counter[str], asks: int = 3, schema: Any = Deltas) -> Graph:
     """The same on a channel that keeps its changes only, and is rebuilt from the writes of all checkpoints."""
-    return _fan_out(saver, ran, Deltas, asks)
+    return _fan_out(saver, ran, schema, asks)
 
 
 def updated(saver: Saver, ran: Counter[str]) -> Graph:
@@ -200,6 +206,7 @@ def updated(saver: Saver, ran: Counter[str]) -> Graph:
 
 MESSAGES = {"messages": [("user", "go")]}
 SAID = {"said": ["go"]}
+WORKED = {**{f"worker {item}": 1 for item in range(4)}, "asked": 2}
 STOPPING: dict[str, Callable[[], Stopping]] = {
     "one call": lambda: Stopping(one_call, MESSAGES, {"look": 1, "asked": 2, "paid": 1}),
     "parallel calls": lambda: Stopping(mixed_calls, MESSAGES, {"look": 2, "asked": 4, "paid": 2}),
@@ -208,11 +215,8 @@ STOPPING: dict[str, Callable[[], Stopping]] = {
     "subgraph with memory": lambda: Stopping(subgraph_with_memory, SAID, {"work": 1, "asked": 2}),
     "subgraph in a function": lambda: Stopping(subgraph_in_a_function, SAID, {"work": 1, "asked": 2}),
     "subgraph in a thread": lambda: Stopping(subgraph_in_a_thread, SAID, {"work": 1, "asked": 2}),
-    "fan-out": lambda: Stopping(
-        fan_out, SAID, {"worker 0": 1, "worker 1": 1, "worker 2": 1, "worker 3": 1, "asked": 2}
-    ),
-    "fan-out of deltas": lambda: Stopping(
-        fan_out_of_deltas, SAID, {"worker 0": 1, "worker 1": 1, "worker 2": 1, "worker 3": 1, "asked": 2}
-    ),
+    "fan-out": lambda: Stopping(fan_out, SAID, WORKED),
+    "fan-out of deltas": lambda: Stopping(fan_out_of_deltas, SAID, WORKED),
+    "fan-out of deltas and snapshots": lambda: Stopping(partial(fan_out_of_deltas, schema=Snapshots), SAID, WORKED),
     "command": lambda: Stopping(updated, MESSAGES, {"decide": 1, "note": 1, "asked": 2}),
 }

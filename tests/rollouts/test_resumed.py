@@ -11,15 +11,19 @@ from typing import Any
 
 import pytest
 from langchain.agents import create_agent
+from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.tools import tool
+from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
+from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.types import Command
 from pydantic import Field
 
 from entcent_agents.effects import READ, WRITE
 from entcent_agents.environments import SqliteEnvironment, current_environment
-from entcent_agents.errors import ConfigurationError, EffectError
+from entcent_agents.errors import ConfigurationError, EffectError, RolloutError, RolloutsFailedError
 from entcent_agents.ledger import LedgerSettings, SqliteLedger
+from entcent_agents.nodes import guarded
 from entcent_agents.prebuilt import entropy_centroid_graph
 from entcent_agents.testing import ScriptedChat, ScriptedTurn
 from tests.rollouts.worlds import ASK, World, turn
@@ -169,3 +173,67 @@ async def test_a_question_that_would_not_outlive_the_process_is_not_put(tmp_path
         graph = entropy_centroid_graph(agent, n=2, effects={"confirm": READ, "look": READ}, checkpointer=parent)
         with pytest.raises(ConfigurationError, match=r"pass rollout_checkpointer=AsyncSqliteSaver"):
             await graph.ainvoke(ASK, CONFIG)
+
+
+async def test_a_new_message_leaves_a_held_rollout_behind(world: World):
+    scripts = [[turn("", ("confirm", {"question": f"{i}?"})), turn(f"done {i}")] for i in range(2)]
+    saver = InMemorySaver()
+    graph = entropy_centroid_graph(
+        create_agent(ScriptedChat(scripts=scripts), world.tools[1:]),
+        n=2,
+        effects={"confirm": READ, "look": READ},
+        checkpointer=InMemorySaver(),
+        rollout_checkpointer=saver,
+    )
+    await graph.ainvoke(ASK, CONFIG)
+    result = await graph.ainvoke({"messages": [HumanMessage("never mind")]}, CONFIG)
+    assert "__interrupt__" not in result
+    assert result["messages"][-1].text == "done 0"
+    assert [found async for found in saver.alist(None)] == []
+
+
+async def test_a_held_rollout_that_went_on_cannot_go_on_again(world: World):
+    scripts = [[turn("", ("send", {"to": "x"})), turn("done")]]
+    graph = entropy_centroid_graph(
+        create_agent(ScriptedChat(scripts=scripts), world.tools[:2]),
+        n=2,
+        effects={"look": READ},
+        checkpointer=InMemorySaver(),
+    )
+    await graph.ainvoke(ASK, CONFIG)
+    history = [state async for state in graph.aget_state_history(CONFIG)]
+    held = next(state for state in history if state.next == ("rollouts",) and state.values.get("rollouts"))
+    with pytest.raises(RolloutError, match="went on already"):
+        await graph.ainvoke(None, held.config)
+    again = next(state for state in history if state.next == ("rollouts",) and not state.values.get("rollouts"))
+    await graph.ainvoke(None, again.config)
+    assert world.sent == ["x", "x"]  # time travel is a new history, as without rollouts
+
+
+async def test_other_arguments_in_the_place_of_a_call_that_was_made_are_in_doubt(world: World):
+    """One node asks the model and calls the tool: when it runs again, the model may say something else."""
+    send = guarded(world.tools[0])
+    said = iter(["a", "a", "b", "b"])
+    broken = iter([True])
+
+    async def act(state: MessagesState):
+        to = next(said)
+        heard = await send.ainvoke({"to": to})
+        if next(broken, False):
+            raise RuntimeError("after the call")
+        return {"messages": [AIMessage(f"wrote to {to}: {heard}")]}
+
+    builder = StateGraph(MessagesState)
+    builder.add_node("act", act)
+    builder.add_edge(START, "act")
+    graph = entropy_centroid_graph(builder.compile(), n=1, checkpointer=InMemorySaver())
+    with pytest.raises(RolloutsFailedError, match="nothing was changed since the last commit: RuntimeError: after"):
+        await graph.ainvoke(ASK, CONFIG)
+    asked = await graph.ainvoke(None, CONFIG)
+    (question,) = asked["__interrupt__"][0].value["questions"]
+    assert question["arguments"] == {"to": "b"}
+    assert question["reason"] == "a call with another name or other arguments is on record at the same position"
+    assert [other["state"] for other in question["others"]] == ["done"]
+    result = await graph.ainvoke(Command(resume={"doubt_id": question["doubt_id"], "decision": "give up"}), CONFIG)
+    assert world.sent == ["a"]
+    assert result["messages"][-1].text == "wrote to b: This call was not made: a person decided against it"

@@ -12,6 +12,7 @@ from langchain_core.load import dumpd
 from langchain_core.messages import AIMessage, BaseMessage
 from langgraph.checkpoint.memory import InMemorySaver
 
+from entcent_agents.effects import EXTERNAL, READ
 from entcent_agents.prebuilt import entropy_centroid_graph
 from entcent_agents.rollouts.isolation import Graph
 from entcent_agents.selection import Selection, rank
@@ -19,6 +20,8 @@ from entcent_agents.testing import ScriptedTurn
 
 BEST = 2
 ROLLOUTS = pytest.mark.parametrize("n", [1, 4])
+LIVE_OR_HELD = pytest.mark.parametrize("effect", [READ, EXTERNAL])
+"""Run live in every rollout, or held, and run once for the winner."""
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from langchain.agents import create_agent
 from langchain_core.messages import HumanMessage
 from langchain_core.tools import tool
+from langgraph.config import get_store
 from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.prebuilt import ToolRuntime
 from langgraph.runtime import Runtime
 from langgraph.store.base import BaseStore
 from langgraph.store.memory import InMemoryStore
 
-from entcent_agents.effects import READ
+from entcent_agents.effects import EXTERNAL, READ
 from entcent_agents.prebuilt import entropy_centroid_graph
 from entcent_agents.testing import ScriptedChat
 from tests.whole_graphs.comparing import (
@@ -54,6 +56,7 @@ async def forget(note: str, runtime: ToolRuntime) -> str:
 
 
 EFFECTS = {"remember": READ, "recall": READ, "forget": READ}
+HELD = {"remember": EXTERNAL, "recall": READ, "forget": EXTERNAL}
 
 
 def embedded(texts: list[str]) -> list[list[float]]:
@@ -100,10 +103,11 @@ def remembering_graph():
 
 
 @ROLLOUTS
-async def test_what_the_winner_remembers_is_in_the_store_as_if_it_had_run_alone(n: int):
+@pytest.mark.parametrize("effects", [EFFECTS, HELD])
+async def test_what_the_winner_remembers_is_in_the_store_as_if_it_had_run_alone(n: int, effects: dict[str, Any]):
     stores = notebook(), notebook()
     requests = [{"messages": [HumanMessage("first")]}, {"messages": [HumanMessage("second")]}]
-    state = await assert_same_as_alone(remembering_graph(), requests, n, stores=stores, effects=EFFECTS)
+    state = await assert_same_as_alone(remembering_graph(), requests, n, stores=stores, effects=effects)
     assert contents(stores[1]) == contents(stores[0])
     assert stores[1].get(("counts",), "visits").value == {"visits": 2}
     read = [message.text for message in state["messages"] if getattr(message, "name", "") == "recall"]
@@ -132,3 +136,26 @@ async def test_a_note_is_indexed_as_the_tool_asked_for(n: int):
     ]
     assert scores[1] == scores[0]
     assert scores[1][f"note {winner_of(n)}"] is not None and scores[1]["old note"] is None
+
+
+@tool
+async def note(text: str) -> str:
+    """Write a note and read what is there, with the store that LangGraph hands down."""
+    store = get_store()
+    before = [item.key for item in await store.asearch(("own",))]
+    await store.aput(("own",), text, {"text": text})
+    return f"before: {before}"
+
+
+@ROLLOUTS
+async def test_equal_calls_of_a_tool_that_finds_the_store_by_itself_are_made_in_every_rollout(n: int):
+    def notes(index: int):
+        turns = [says("a", ("note", {"text": f"n{index}"})), says("b", ("note", {"text": "same"})), says("done")]
+        return lambda messages: turns[since_human(messages)]
+
+    stores = InMemoryStore(), InMemoryStore()
+    agent = create_agent(ScriptedChat(scripts=scripts(notes)), [note])
+    requests = [{"messages": [HumanMessage("first")]}]
+    state = await assert_same_as_alone(agent, requests, n, stores=stores, effects={"note": READ})
+    assert contents(stores[1]) == contents(stores[0])
+    assert state["messages"][-2].text == f"before: ['n{winner_of(n)}']"

@@ -10,9 +10,9 @@ from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.tools import tool
 from langgraph.graph import END, START, MessagesState, StateGraph
 
-from entcent_agents.effects import READ
+from entcent_agents.effects import EXTERNAL, Effect
 from entcent_agents.testing import ScriptedChat
-from tests.whole_graphs.comparing import ROLLOUTS, assert_same_as_alone, says, scripts, winner_of
+from tests.whole_graphs.comparing import LIVE_OR_HELD, ROLLOUTS, assert_same_as_alone, says, scripts, winner_of
 
 
 class Planning(MessagesState):
@@ -21,13 +21,13 @@ class Planning(MessagesState):
     response: str
 
 
-@tool
-def look_up(what: str) -> str:
-    """Look something up."""
-    return f"{what} is known"
+def planning_graph(done: list[str]):
+    @tool
+    def look_up(what: str) -> str:
+        """Look something up."""
+        done.append(what)
+        return f"{what} is known"
 
-
-def planning_graph():
     planner = ScriptedChat(scripts=scripts(lambda i: lambda messages: says(f"find {i}; check {i}")))
     replanner = ScriptedChat(
         scripts=scripts(lambda i: lambda messages: says("find more" if "2 done" in messages[-1].text else f"end {i}"))
@@ -71,9 +71,14 @@ def planning_graph():
 
 
 @ROLLOUTS
-async def test_a_plan_is_made_carried_out_and_made_again(n: int):
+@LIVE_OR_HELD
+async def test_a_plan_is_made_carried_out_and_made_again(n: int, effect: Effect):
+    looked_up: list[str] = []
     requests = [{"messages": [HumanMessage("first")]}, {"messages": [HumanMessage("second")]}]
-    state = await assert_same_as_alone(planning_graph(), requests, n, effects={"look_up": READ})
+    state = await assert_same_as_alone(planning_graph(looked_up), requests, n, effects={"look_up": effect})
     winner = winner_of(n)
     assert [step for step, _ in state["past"]][:3] == [f"find {winner}", f"check {winner}", "find more"]
+    if effect is EXTERNAL:
+        first = [f"find {winner}", f"check {winner}", "find more"]
+        assert looked_up == [*first, *first, *first[:2], *first[:2]]  # each request alone, then as rollouts
     assert len(state["past"]) == 5 and state["response"] == f"end {winner}"

@@ -7,9 +7,9 @@ from langchain.agents.middleware import SummarizationMiddleware
 from langchain_core.messages import HumanMessage
 from langchain_core.tools import tool
 
-from entcent_agents.effects import READ
+from entcent_agents.effects import Effect
 from entcent_agents.testing import ScriptedChat
-from tests.whole_graphs.comparing import ROLLOUTS, assert_same_as_alone, says, scripts, winner_of
+from tests.whole_graphs.comparing import LIVE_OR_HELD, ROLLOUTS, assert_same_as_alone, says, scripts, winner_of
 
 
 @tool
@@ -32,9 +32,10 @@ def summarising_agent():
 
 
 @ROLLOUTS
-async def test_rewritten_history_replaces_the_old_one_and_the_next_request_goes_on_from_it(n: int):
+@LIVE_OR_HELD
+async def test_rewritten_history_replaces_the_old_one_and_the_next_request_goes_on_from_it(n: int, effect: Effect):
     requests = [{"messages": [HumanMessage(f"question {k}")]} for k in range(4)]
-    state = await assert_same_as_alone(summarising_agent(), requests, n, effects={"look_up": READ})
+    state = await assert_same_as_alone(summarising_agent(), requests, n, effects={"look_up": effect})
     texts = [message.text for message in state["messages"]]
     assert f"in short {winner_of(n)}" in texts[0]
     assert "question 0" not in texts and texts[-1] == f"answer {winner_of(n)}"

@@ -2,35 +2,45 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from langchain.agents import create_agent
 from langchain_core.messages import HumanMessage
 from langchain_core.tools import tool
 from langgraph_supervisor import create_supervisor
 
-from entcent_agents.effects import READ
+from entcent_agents.effects import EXTERNAL, READ, Effect
 from entcent_agents.rollouts.isolation import Graph
 from entcent_agents.testing import ScriptedChat
-from tests.whole_graphs.comparing import ROLLOUTS, assert_same_as_alone, says, scripts, since_human, winner_of
+from tests.whole_graphs.comparing import (
+    LIVE_OR_HELD,
+    ROLLOUTS,
+    assert_same_as_alone,
+    says,
+    scripts,
+    since_human,
+    winner_of,
+)
 
 # The package is built on what LangGraph has moved elsewhere.
 pytestmark = pytest.mark.filterwarnings("ignore:.*has been moved to .langchain.agents:DeprecationWarning")
-EFFECTS = {name: READ for name in ("add", "look_up", "transfer_to_adder", "transfer_to_reader")}
+HANDOFFS = {"transfer_to_adder": READ, "transfer_to_reader": READ}
 
 
-@tool
-def add(a: int, b: int) -> int:
-    """Add."""
-    return a + b
+def supervised(output_mode: str, done: list[Any]) -> Graph:
+    @tool
+    def add(a: int, b: int) -> int:
+        """Add."""
+        done.append((a, b))
+        return a + b
 
+    @tool
+    def look_up(what: str) -> str:
+        """Look something up."""
+        done.append(what)
+        return f"{what} is known"
 
-@tool
-def look_up(what: str) -> str:
-    """Look something up."""
-    return f"{what} is known"
-
-
-def supervised(output_mode: str) -> Graph:
     def boss(index: int):
         turns = [says("ask", ("transfer_to_reader", {})), says("sum", ("transfer_to_adder", {})), says(f"done {index}")]
         return lambda messages: turns[since_human(messages, "boss")]
@@ -53,17 +63,27 @@ def supervised(output_mode: str) -> Graph:
 
 
 @ROLLOUTS
-async def test_a_supervisor_hands_over_to_its_workers_and_answers(n: int):
+@LIVE_OR_HELD
+async def test_a_supervisor_hands_over_to_its_workers_and_answers(n: int, effect: Effect):
+    done: list[Any] = []
     requests = [{"messages": [HumanMessage("first")]}, {"messages": [HumanMessage("second")]}]
-    state = await assert_same_as_alone(supervised("full_history"), requests, n, effects=EFFECTS)
+    state = await assert_same_as_alone(
+        supervised("full_history", done), requests, n, effects={**HANDOFFS, "add": effect, "look_up": effect}
+    )
     texts = [message.text for message in state["messages"]]
     assert texts[-1] == f"done {winner_of(n)}" and texts.count(f"reader {winner_of(n)} says") == 2
     assert str(winner_of(n) + 1) in texts
+    if effect is EXTERNAL:
+        assert done == [f"w{winner_of(n)}", (winner_of(n), 1)] * 4  # two requests, alone and as rollouts
 
 
 @ROLLOUTS
-async def test_a_supervisor_that_keeps_last_messages_alone(n: int):
+@LIVE_OR_HELD
+async def test_a_supervisor_that_keeps_last_messages_alone(n: int, effect: Effect):
     state = await assert_same_as_alone(
-        supervised("last_message"), [{"messages": [HumanMessage("first")]}], n, effects=EFFECTS
+        supervised("last_message", []),
+        [{"messages": [HumanMessage("first")]}],
+        n,
+        effects={**HANDOFFS, "add": effect, "look_up": effect},
     )
     assert f"w{winner_of(n)} is known" not in [message.text for message in state["messages"]]

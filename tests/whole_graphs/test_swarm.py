@@ -7,20 +7,28 @@ from langchain_core.messages import HumanMessage
 from langchain_core.tools import tool
 from langgraph_swarm import create_handoff_tool, create_swarm
 
-from entcent_agents.effects import READ
+from entcent_agents.effects import EXTERNAL, READ, Effect
 from entcent_agents.testing import ScriptedChat
-from tests.whole_graphs.comparing import ROLLOUTS, assert_same_as_alone, says, scripts, since_human, winner_of
+from tests.whole_graphs.comparing import (
+    LIVE_OR_HELD,
+    ROLLOUTS,
+    assert_same_as_alone,
+    says,
+    scripts,
+    since_human,
+    winner_of,
+)
 
-EFFECTS = {name: READ for name in ("add", "transfer_to_alice", "transfer_to_bob")}
+HANDOFFS = {"transfer_to_alice": READ, "transfer_to_bob": READ}
 
 
-@tool
-def add(a: int, b: int) -> int:
-    """Add."""
-    return a + b
+def swarm(done: list[int]):
+    @tool
+    def add(a: int, b: int) -> int:
+        """Add."""
+        done.append(a)
+        return a + b
 
-
-def swarm():
     def alice(index: int):
         first = [says("I know who can", ("transfer_to_bob", {}))]
         return lambda messages: first[since_human(messages)]
@@ -37,10 +45,14 @@ def swarm():
 
 
 @ROLLOUTS
-async def test_a_swarm_hands_over_and_the_next_request_finds_who_was_active(n: int):
+@LIVE_OR_HELD
+async def test_a_swarm_hands_over_and_the_next_request_finds_who_was_active(n: int, effect: Effect):
+    done: list[int] = []
     requests = [{"messages": [HumanMessage("first")]}, {"messages": [HumanMessage("second")]}]
-    state = await assert_same_as_alone(swarm(), requests, n, effects=EFFECTS)
+    state = await assert_same_as_alone(swarm(done), requests, n, effects={**HANDOFFS, "add": effect})
     assert state["active_agent"] == "bob"
     texts = [message.text for message in state["messages"]]
     assert texts.count("I know who can") == 1
     assert texts.count(f"bob {winner_of(n)} answers") == 2
+    if effect is EXTERNAL:
+        assert done == [winner_of(n)] * 4  # two requests, alone and as rollouts
