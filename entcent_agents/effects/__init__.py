@@ -5,7 +5,12 @@ from __future__ import annotations
 from entcent_agents.effects.declaring import declare
 from entcent_agents.effects.effect import EXTERNAL, EXTERNAL_IDEMPOTENT, READ, WRITE, Effect, Source, ToolEffect
 from entcent_agents.effects.finding import effects_of
-from entcent_agents.effects.refusals import committing_selector_needed, durable_store_needed, not_inside_a_rollout
+from entcent_agents.effects.refusals import (
+    committing_selector_needed,
+    durable_store_needed,
+    not_inside_a_rollout,
+    records_on_the_way_needed,
+)
 
 __all__ = [
     "EXTERNAL",
@@ -20,4 +25,5 @@ __all__ = [
     "durable_store_needed",
     "effects_of",
     "not_inside_a_rollout",
+    "records_on_the_way_needed",
 ]

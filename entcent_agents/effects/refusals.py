@@ -32,6 +32,15 @@ def committing_selector_needed(effects: Mapping[str, ToolEffect], environments: 
     )
 
 
+def records_on_the_way_needed(effects: Mapping[str, ToolEffect], environments: Collection[str]) -> str | None:
+    """The message of the error if the graph writes its checkpoints at its end only; None if it may."""
+    what = _to_be_committed(_external(effects), environments)
+    return what and (
+        f"rollouts with {what} run in a graph with durability='exit', which after a crash would not know what was made "
+        "real, and would do it again: run it with durability='sync' or 'async'"
+    )
+
+
 def durable_store_needed(
     effects: Mapping[str, ToolEffect], what: Literal["rollout_checkpointer", "ledger"]
 ) -> str | None:

@@ -21,6 +21,7 @@ from entcent_agents.effects import (
     durable_store_needed,
     effects_of,
     not_inside_a_rollout,
+    records_on_the_way_needed,
 )
 from entcent_agents.environments import Environment, Fork
 from entcent_agents.errors import (
@@ -32,6 +33,7 @@ from entcent_agents.errors import (
 )
 from entcent_agents.ledger import EffectLedger, LedgerSettings, MemoryLedger
 from entcent_agents.nodes.questions import ask, settle_doubts
+from entcent_agents.nodes.recorded import until_recorded
 from entcent_agents.nodes.state import Node, RolloutsState
 from entcent_agents.rollouts.cleanup import discard, to_the_end
 from entcent_agents.rollouts.guard import Rules, current_guard, enclosing_effects
@@ -46,6 +48,7 @@ from entcent_agents.rollouts.isolation import (
     tool_nodes_of,
     tools_of,
     whole_input,
+    written_at_the_end,
 )
 from entcent_agents.rollouts.request import Base, RolloutRequest
 from entcent_agents.rollouts.retries import Retries
@@ -197,6 +200,8 @@ class ParallelRollouts(Node):
         refusal = None if self.has_selector else committing_selector_needed(self.effects, self.environments)
         if current_guard.get() is not None and Effect.EXTERNAL not in enclosing_effects():
             refusal = not_inside_a_rollout(self.effects, self.environments)
+        if durable and written_at_the_end(config):
+            refusal = refusal or records_on_the_way_needed(self.effects, self.environments)
         if durable and not self.store.durable:
             refusal = refusal or durable_store_needed(self.effects, "rollout_checkpointer")
         if durable and isinstance(self.ledger, MemoryLedger):
@@ -222,6 +227,7 @@ class ParallelRollouts(Node):
         answers = ask(base) if base else {}
         if base:
             await settle_doubts(base, self.ledger, self.ledger_settings)
+            await until_recorded(config)  # or a crash would begin the round anew, and sample its turns again
         thread = config.get("configurable", {}).get("thread_id") or uuid4().hex
         task = runtime.execution_info.task_id if runtime.execution_info else uuid4().hex
         prefix = f"{thread}:{task}"

@@ -2,7 +2,7 @@
 
 This file alone leans on names that LangGraph and LangChain do not promise: the module prefix of LangGraph's stream
 handlers, the `tap_output_aiter` method of streaming handlers, the `__pregel_` and `checkpoint_` keys (of which
-`__pregel_read` and `__pregel_cache` are used), how a builder keeps its schemas, and `var_child_runnable_config`.
+`__pregel_read`, `__pregel_cache` and `__pregel_durability` are used), how a builder keeps its schemas, and `var_child_runnable_config`.
 `tests/test_isolation.py` fails where they change.
 """
 
@@ -36,6 +36,7 @@ NO_STREAM: Final = "nostream"
 
 _READ_KEY: Final = "__pregel_read"
 _CACHE_KEY: Final = "__pregel_cache"
+_DURABILITY_KEY: Final = "__pregel_durability"
 _INTERNAL_KEYS: Final = ("__pregel_", "checkpoint_", "langgraph_")
 _THREAD_KEYS: Final = ("thread_id", "thread_ts")
 
@@ -196,6 +197,11 @@ def parent_saver(config: RunnableConfig) -> BaseCheckpointSaver[Any] | None:
 
 def _subgraphs(graph: Any) -> Iterable[tuple[str, Any]]:
     return graph.get_subgraphs(recurse=True)
+
+
+def written_at_the_end(config: RunnableConfig) -> bool:
+    """Whether the graph that runs this node was told to write nothing before it ends or is interrupted."""
+    return config.get("configurable", {}).get(_DURABILITY_KEY) == "exit"
 
 
 def _forwarded(callbacks: Any, handlers: list[BaseCallbackHandler]) -> Any:
