@@ -136,6 +136,11 @@ class Guard:
     Args:
         rules: What it shares with the other rollouts.
         journal: Told of WRITE calls; None where nothing outlives the process anyway.
+
+    Attributes:
+        held: External calls that the rollout was stopped before.
+        asking: Approved calls whose tool asks a person before it acts: they stay approved.
+        results: What came of the calls that were made.
     """
 
     def __init__(self, rules: Rules, journal: WriteJournal | None = None) -> None:
@@ -151,6 +156,7 @@ class Guard:
         self._assigned: dict[Key, HeldCall] = {}
         self._write = asyncio.Lock()
         self._numbers: dict[int, tuple[object, Counter[Key]]] = {}
+        self._came_by = False
         self._closed = False
 
     @property
@@ -212,6 +218,11 @@ class Guard:
         numbers[call.key] += 1
         return replace(call, id=f"{NUMBERED}{numbers[call.key]}")
 
+    @property
+    def lost(self) -> bool:
+        """Whether calls are held, and none of those that were approved came by: so it would go on for ever."""
+        return bool(self.held and self._rules.approved) and not self._came_by
+
     async def close(self) -> None:
         """Wait for calls that a task left behind, and let none begin any more."""
         self._closed = True
@@ -265,6 +276,7 @@ class Guard:
         external = approved.external(self._rules.request, call.arguments)
         if external.digest != approved.call.digest and not await self._on_record(external):
             raise _Hold(HeldCall(call=call, idempotent=known.idempotent))
+        self._came_by = True
         shared = self._rules.shared.once(
             ("external", str(external.position), call.digest), lambda: self._performed(external, run), share_errors=True
         )
@@ -344,6 +356,11 @@ current_guard: ContextVar[Guard | None] = ContextVar("entcent_agents_guard", def
 """The guard of the rollout in which this code runs."""
 
 
+def inside_a_rollout() -> bool:
+    """Whether what this code does happens in a rollout, which may be lost; what an external call does is real."""
+    return current_guard.get() is not None and Effect.EXTERNAL not in enclosing_effects()
+
+
 def enclosing_effects() -> tuple[Effect, ...]:
     """Effects of the calls inside which this code runs, outermost first."""
     return tuple(effect for _, effect in _enclosing.get())
@@ -362,12 +379,13 @@ def _enclosed(run: Run, call: Call, effect: Effect) -> Run:
 
 @contextmanager
 def use_guard(guard: Guard) -> Generator[None]:
-    """Make this the guard of what runs in this context."""
-    token = current_guard.set(guard)
+    """Make this the guard of what runs in this context, whatever call of another rollout this is inside."""
+    guarded, calls = current_guard.set(guard), _enclosing.set(())
     try:
         yield
     finally:
-        current_guard.reset(token)
+        _enclosing.reset(calls)
+        current_guard.reset(guarded)
 
 
 def _unknown(tool: str) -> ToolEffect:
