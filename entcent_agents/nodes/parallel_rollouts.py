@@ -234,6 +234,7 @@ class ParallelRollouts(Node):
         answers = ask(base) if base else {}
         if base:
             await settle_doubts(base, self.ledger, self.ledger_settings)
+        if base or self.store.durable:
             await until_recorded(config)  # or a crash would begin the round anew, and sample its turns again
         thread = config.get("configurable", {}).get("thread_id") or uuid4().hex
         task = runtime.execution_info.task_id if runtime.execution_info else uuid4().hex
