@@ -154,12 +154,22 @@ def test_an_agent_that_cannot_be_loaded(agent: Path, spec: str, said: str):
     refused(entcent("run", "task", "--agent", spec.format(agent=agent)), said)
 
 
-def test_an_undeclared_tool_and_a_factory_of_something_else(agent: Path, serve):
-    model = f"{serve().base_url}#m"
-    refused(entcent("run", "task", "--model", model, "--agent", f"{agent}:unsafe_agent"), "'send'", "READ")
-    refused(entcent("run", "task", "--model", model, "--agent", f"{agent}:not_a_graph"), "returned str")
-    ran = entcent("run", "task", "--model", model, "--agent", f"{agent}:unsafe_agent", "--read", "send", "-n", "1")
+def test_an_undeclared_tool_and_a_factory_of_something_else(agent: Path, serve, tmp_path: Path):
+    server = serve()
+    options = ["run", "task", "--model", f"{server.base_url}#m", "--agent"]
+    unsafe = [*options, f"{agent}:unsafe_agent"]
+    refused(entcent(*unsafe), "'send'", "--read send", "--external send")
+    refused(entcent(*unsafe, "--read", "send", "--external", "send"), "contradict")
+    refused(entcent(*unsafe, "--external", "sned"), "'sned'", "did you mean 'send'")
+    refused(entcent(*options, f"{agent}:not_a_graph"), "returned str")
+    assert not server.requests
+    ran = entcent(*unsafe, "--read", "send", "-n", "1")
     assert ran.returncode == 0, ran.stderr
+    assert "EXTERNAL" not in ran.stderr
+
+
+def test_an_undeclared_tool_is_refused_before_a_model_is_started(agent: Path, tmp_path: Path):
+    refused(entcent("run", "task", "--agent", f"{agent}:unsafe_agent", home=tmp_path / "no models here"), "'send'")
 
 
 def test_a_run_prints_every_rollout_the_winner_and_what_was_committed(agent: Path, database: Path, serve):
@@ -235,5 +245,6 @@ def test_models_list_shows_what_is_here(tmp_path: Path):
 
 def test_help_names_every_option():
     ran = entcent("run", "--help")
-    for option in ("--db", "--workspace", "--model", "--agent", "-n", "--temperature", "--seed", "--json"):
+    for option in ("--db", "--workspace", "--model", "--agent", "-n", "--seed", "--read", "--external", "--json"):
         assert option in ran.stdout
+    assert "Exit code 0" in ran.stdout

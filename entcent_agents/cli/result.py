@@ -29,7 +29,7 @@ _CALLED: Final = {
     State.INTENT: "called, and nobody knows what came of it",
     State.IN_DOUBT: "in doubt",
     State.CLEARED: "not called",
-    State.GIVEN_UP: "not called",
+    State.GIVEN_UP: "given up",
 }
 
 

@@ -107,7 +107,7 @@ def _announce(external: list[ToolEffect]) -> None:
     if external:
         said = {"declared": "--external", "metadata": "by its author"}
         tools = ", ".join(f"{effect.tool} ({said[effect.source]})" for effect in external)
-        text = f"{tools}: rollouts stop before it, and the selected rollout's calls are made for real, once"
+        text = f"{tools}: rollouts stop before such calls; those of the selected rollout are made for real, once"
         Console(stderr=True).print(Text.assemble(("EXTERNAL ", "bold yellow"), text), soft_wrap=True)
 
 
