@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import pty
+import re
 import select
 import signal
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
+
+_STEERING: Final = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
 class Terminal:
@@ -28,8 +31,13 @@ class Terminal:
             command, cwd=cwd, env=env, stdin=theirs, stderr=theirs, stdout=subprocess.PIPE, text=True
         )
         os.close(theirs)
-        self.shown = ""
+        self._raw = ""
         self._read = 0
+
+    @property
+    def shown(self) -> str:
+        """All that was shown so far, without colours and movements of the cursor."""
+        return _STEERING.sub("", self._raw)
 
     def __enter__(self) -> Self:
         return self
@@ -76,5 +84,5 @@ class Terminal:
             data = os.read(self._ours, 65536)
         except OSError:  # Linux says so where the other side is closed
             return False
-        self.shown += data.decode(errors="replace").replace("\r\n", "\n")
+        self._raw += data.decode(errors="replace").replace("\r\n", "\n")
         return bool(data)
