@@ -56,14 +56,27 @@ def finishing_first(model):
     late = [[turn(f"nothing to {i}"), turn(f"done {i}")] for i in range(2)]
     return agent_of([early, *late], [send])
 
-def reviewed(model):
+def reviewed_in(mode):
     scripts = [[turn("", ("send", {"to": f"person {i}"}), early=i == 1), turn(f"done {i}")] for i in range(3)]
-    review = HumanInTheLoopMiddleware(interrupt_on={"send": True})
+    review = HumanInTheLoopMiddleware(interrupt_on={"send": True}, interrupt_mode=mode)
     return agent_of(scripts, [declare(send, EXTERNAL)], middleware=[review])
+
+def reviewed(model):
+    return reviewed_in("batched")
+
+def reviewed_by_call(model):
+    return reviewed_in("per_call")
 
 def asking(model):
     turns = [turn("", ("send", {"to": "ann"})), turn("", ("confirm", {"question": "Also to Bob?"})), turn("done")]
     return agent_of([turns], [declare(send, EXTERNAL), declare(confirm, READ)])
+
+def asking_twice(model):
+    calls = [("confirm", {"question": f"Also to {name}?"}) for name in ("Bob", "Eve")]
+    def script(messages):
+        heard = [message.text for message in messages if message.type == "tool"]
+        return turn("; ".join(heard)) if heard else turn("", *calls)
+    return agent_of([script], [declare(confirm, READ)])
 
 def slow(model):
     return agent_of([[turn("", ("send", {"to": "a slow server"})), turn("done")]], [declare(send, EXTERNAL)])
@@ -151,8 +164,9 @@ def test_without_a_terminal_the_question_is_said_with_what_was_done_before(run, 
     assert left["committed"]["calls"][0]["result"] == "sent to ann"
 
 
-def test_a_call_is_edited_at_the_terminal_and_made_as_it_was_approved(run, outside: Path):
-    with at_a_terminal(run("reviewed", "--json")) as terminal:
+@pytest.mark.parametrize("agent", ["reviewed", "reviewed_by_call"])
+def test_a_call_is_edited_at_the_terminal_and_made_as_it_was_approved(run, outside: Path, agent: str):
+    with at_a_terminal(run(agent, "--json")) as terminal:
         terminal.wait_for('"to": "person 1"')
         terminal.answer("[approve/edit/reject/respond]", "edit")
         terminal.answer("a JSON object: ", '{"to": "carol"}')
@@ -160,6 +174,26 @@ def test_a_call_is_edited_at_the_terminal_and_made_as_it_was_approved(run, outsi
     assert code == 0, terminal.shown
     assert outside.read_text() == "carol\n"
     assert json.loads(output)["committed"]["calls"][0]["arguments"] == {"to": "carol"}
+
+
+def test_an_edit_that_the_agent_refuses_ends_the_run_with_its_words(run, outside: Path):
+    with at_a_terminal(run("reviewed_by_call")) as terminal:
+        terminal.answer("[approve/edit/reject/respond]", "edit")
+        terminal.answer("a JSON object: ", '{"whom": "carol"}')
+        code, _ = terminal.end()
+    assert code == 2
+    assert "error: " in terminal.shown and "ValidationError" in terminal.shown and "Traceback" not in terminal.shown
+    assert not outside.read_text()
+
+
+def test_questions_of_one_turn_are_asked_one_after_the_other(run, outside: Path):
+    with at_a_terminal(run("asking_twice", "--json")) as terminal:
+        for name in ("Bob", "Eve"):
+            terminal.wait_for(f"Also to {name}?")
+            terminal.answer("answer", f"yes, {name} too")
+        code, output = terminal.end()
+    assert code == 0, terminal.shown
+    assert json.loads(output)["answer"] == "the person says 'yes, Bob too'; the person says 'yes, Eve too'"
 
 
 def test_a_call_in_doubt_is_settled_at_the_terminal_and_not_made_again(run, outside: Path):

@@ -27,7 +27,7 @@ _CALLED: Final = {
     State.DONE: "called",
     State.FAILED: "called, failed",
     State.INTENT: "called, and nobody knows what came of it",
-    State.IN_DOUBT: "in doubt",
+    State.IN_DOUBT: "in doubt whether it happened",
     State.CLEARED: "not called",
     State.GIVEN_UP: "given up",
 }

@@ -208,7 +208,7 @@ async def _stream(graph: Any, given: Any, config: Any, view: RolloutView, result
     async for mode, event in graph.astream(given, config, stream_mode=["custom", "updates"]):
         if mode == "custom":
             view.show(event)
-        elif "rollouts" in event:
+        elif event.get("rollouts"):  # a node that goes on after an answer is announced with None
             rollouts = [Rollout.from_dict(record) for record in event["rollouts"]["rollouts"]]
         elif "select" in event:
             result.rounds.append(Round(rollouts=rollouts, selection=event["select"]["selection"]))
