@@ -57,8 +57,13 @@ class Terminal:
         os.write(self._ours, f"{line}\n".encode())
 
     def interrupt(self, prompt: str) -> None:
-        """Wait until this is shown, and press Ctrl-C."""
+        """Wait until this is shown, and press Ctrl-C.
+
+        A hand is slower than a test: Python misses a signal that comes just between its last look and the call that
+        waits for a line, and would take the next one.
+        """
         self.wait_for(prompt)
+        time.sleep(0.5)
         self._process.send_signal(signal.SIGINT)
 
     def wait_for(self, words: str, seconds: float = 60.0) -> None:

@@ -11,8 +11,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from langchain.agents import create_agent
+from langchain_core.tools import StructuredTool
 
+from entcent_agents.cli.declarations import declared, external_tools
 from entcent_agents.environments import SqliteEnvironment
+from entcent_agents.errors import EffectError
+from entcent_agents.testing import ScriptedChat
 from tests.chat_server import Reply
 
 ROOT = Path(__file__).parent.parent
@@ -170,6 +175,15 @@ def test_an_undeclared_tool_and_a_factory_of_something_else(agent: Path, serve, 
 
 def test_an_undeclared_tool_is_refused_before_a_model_is_started(agent: Path, tmp_path: Path):
     refused(entcent("run", "task", "--agent", f"{agent}:unsafe_agent", home=tmp_path / "no models here"), "'send'")
+
+
+def test_what_a_server_hints_of_its_tool_is_mentioned_and_not_believed():
+    hinted = StructuredTool.from_function(str.upper, name="shout", description="S.", metadata={"readOnlyHint": True})
+    agent = create_agent(ScriptedChat(scripts=[[]]), [hinted])
+    with pytest.raises(EffectError, match=r"'shout' .*the server of shout hints .*--read shout .*--external shout"):
+        external_tools(agent, {}, [])
+    (effect,) = external_tools(agent, declared([], ["shout"]), [])
+    assert (effect.tool, effect.source) == ("shout", "declared")
 
 
 def test_a_run_prints_every_rollout_the_winner_and_what_was_committed(agent: Path, database: Path, serve):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from langchain.agents import create_agent
 from langchain.agents.middleware import HumanInTheLoopMiddleware
 from langchain_core.tools import tool
 from langgraph.types import interrupt
+from tools.sql import sql_tools
 
 EARLY, LATE = [1.5] * 20 + [0.01] * 180 + [1.5] * 4 + [0.01] * 46, [0.01] * 180 + [1.5] * 20 + [0.01] * 46 + [1.5] * 4
 
@@ -77,6 +80,12 @@ def asking_twice(model):
         heard = [message.text for message in messages if message.type == "tool"]
         return turn("; ".join(heard)) if heard else turn("", *calls)
     return agent_of([script], [declare(confirm, READ)])
+
+def storing(model, environments):
+    def create(name):
+        return ("execute", {"sql": f"CREATE TABLE {name} AS SELECT 1 AS x"})
+    turns = [turn("", create("before")), turn("", ("send", {"to": "ann"})), turn("", create("after")), turn("done")]
+    return agent_of([turns], [*sql_tools(), declare(send, EXTERNAL)])
 
 def slow(model):
     return agent_of([[turn("", ("send", {"to": "a slow server"})), turn("done")]], [declare(send, EXTERNAL)])
@@ -149,6 +158,19 @@ def test_json_has_every_round_and_the_last_one_at_the_top(run, outside: Path, tm
     assert len(record.read_text().splitlines()) == 2 + 3
 
 
+def test_what_every_round_commits_is_real_and_listed(run, outside: Path, tmp_path: Path):
+    database = tmp_path / "world.db"
+    with closing(sqlite3.connect(database)) as connection:
+        connection.execute("CREATE TABLE t (x INTEGER)")
+        ran = entcent(*run("storing", "--db", str(database)))
+        assert ran.returncode == 0, ran.stderr
+        tables = connection.execute("SELECT name FROM sqlite_master ORDER BY name").fetchall()
+    assert tables == [("after",), ("before",), ("t",)]
+    for line in ("table before in database created", "table after in database created", 'called: send {"to": "ann"}'):
+        assert ran.stdout.count(line) == 1
+    assert outside.read_text() == "ann\n"
+
+
 def test_without_a_terminal_the_question_is_said_with_what_was_done_before(run, outside: Path):
     ran = entcent(*run("asking"))
     assert ran.returncode == 3 and not ran.stdout
@@ -216,6 +238,7 @@ def test_ctrl_c_at_a_question_says_what_was_done_before(run, outside: Path):
     told = terminal.shown[terminal.shown.index("interrupted: what was done before stays") :]
     assert 'called: send {"to": "ann"}: sent to ann' in told
     assert "Traceback" not in terminal.shown
+    assert "round 3 · running" in terminal.shown[: terminal.shown.index("the agent asks")]
     assert outside.read_text() == "ann\n"
 
 

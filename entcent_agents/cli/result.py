@@ -127,13 +127,13 @@ def print_questions(result: RunResult, *, as_json: bool) -> None:
     _print_committed(console, result)
 
 
-def print_so_far(result: RunResult, why: str, *, committing: bool) -> None:
+def print_so_far(result: RunResult, why: str, *, committing: bool = False) -> None:
     """Print to standard error what a run that did not come to its end leaves behind.
 
     Args:
         result: The run.
         why: What stopped it.
-        committing: Whether that was in the middle of a commit.
+        committing: Whether it waited for the end of a commit.
     """
     console = Console(stderr=True, highlight=False)
     said = [] if committing or result.changed else ["nothing was changed"]

@@ -80,7 +80,7 @@ def run_task(settings: RunSettings) -> None:
         raise typer.Exit(130) from None
     except BaseException:
         if result.changed:
-            print_so_far(result, "failed", committing=view.committing)
+            print_so_far(result, "failed")
         raise
     if result.questions:
         print_questions(result, as_json=settings.as_json)

@@ -89,11 +89,9 @@ class RolloutView:
         """The console, for whatever else has to be shown there and asked."""
         live = self._live.is_started
         self._live.stop()
-        try:
-            yield self._console
-        finally:
-            if live:
-                self._live.start()
+        yield self._console
+        if live:  # whoever leaves instead of answering needs no table any more
+            self._live.start()
 
     def _log(self, line: str) -> None:
         if not self._console.is_terminal:
