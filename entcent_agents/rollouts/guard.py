@@ -220,8 +220,9 @@ class Guard:
 
     @property
     def lost(self) -> bool:
-        """Whether calls are held, and none of those that were approved came by: so it would go on for ever."""
-        return bool(self.held and self._rules.approved) and not self._came_by
+        """Whether a task holds calls where others were approved that did not come by: so it would go on for ever."""
+        here = {approved.call.namespace for approved in self._rules.approved}
+        return not self._came_by and any(held.call.namespace in here for held in self.held.values())
 
     async def close(self) -> None:
         """Wait for calls that a task left behind, and let none begin any more."""

@@ -2,7 +2,8 @@
 
 This file alone leans on names that LangGraph and LangChain do not promise: the module prefix of LangGraph's stream
 handlers, the `tap_output_aiter` method of streaming handlers, the `__pregel_` and `checkpoint_` keys (of which
-`__pregel_read`, `__pregel_cache` and `__pregel_durability` are used), how a builder keeps its schemas, and `var_child_runnable_config`.
+`__pregel_read`, `__pregel_cache` and `__pregel_durability` are used), how a builder keeps its schemas, and
+`var_child_runnable_config`.
 `tests/test_isolation.py` fails where they change.
 """
 
