@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +13,19 @@ import pytest
 from langchain.agents import create_agent
 from langchain_core.tools import tool
 from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
+from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.types import Command, interrupt
 
+from entcent_agents.capture.recorder import TurnRecorder
 from entcent_agents.effects import READ, WRITE
-from entcent_agents.environments import SqliteEnvironment
+from entcent_agents.environments import SqliteEnvironment, current_environment
 from entcent_agents.errors import EffectError
 from entcent_agents.nodes import Retries
 from entcent_agents.prebuilt import entropy_centroid_graph
+from entcent_agents.rollouts.store import RolloutStore
 from entcent_agents.rollouts.writing import Writing
 from entcent_agents.testing import ScriptedChat
-from entcent_agents.trajectory import Rollout
+from entcent_agents.trajectory import Rollout, Usage
 from tests.rollouts.test_resumed import CONFIG, add, database, durable, rows
 from tests.rollouts.worlds import ASK, World, turn
 
@@ -160,3 +165,51 @@ async def test_an_answer_survives_a_failure_beside_the_question(tmp_path: Path, 
         result = await graph.ainvoke(Command(resume="b"), CONFIG)
     assert [message.content for message in result["messages"][2:4]] == ["the person says a", "b inner"]
     assert "__interrupt__" not in result
+
+
+async def test_a_flush_waits_for_one_that_is_under_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    async with AsyncSqliteSaver.from_conn_string(str(tmp_path / "rollouts.db")) as saver:
+        store, recorder = RolloutStore(saver), TurnRecorder()
+        writing = Writing(store=store, thread_id="t", recorder=recorder, overlay=None)
+        await writing.begin(None)
+        recorder.usage = Usage(model_calls=1)
+        may, append = asyncio.Event(), store.append
+
+        async def late(*entry: Any) -> None:
+            await may.wait()
+            await append(*entry)
+
+        monkeypatch.setattr(store, "append", late)
+        flushes = [asyncio.create_task(writing.flush()) for _ in range(2)]
+        await asyncio.sleep(0.05)
+        assert [flush.done() for flush in flushes] == [False, False]
+        may.set()
+        await asyncio.gather(*flushes)
+        journal = await store.read("t")
+    assert journal is not None
+    assert [entry.kind for entry in journal.entries] == ["turns"]
+
+
+async def test_sync_nodes_leave_threads_for_the_copies_of_forks(tmp_path: Path, database: Path):
+    @tool
+    def put(x: int) -> str:
+        """Add a row, synchronously."""
+        with sqlite3.connect(current_environment().path) as connection:
+            connection.execute("INSERT INTO t VALUES (?)", (x,))
+        connection.close()
+        return f"added {x}"
+
+    inner = create_agent(ScriptedChat(scripts=[[turn("", ("put", {"x": 1})), turn("inner")]]), [put])
+
+    def act(state: MessagesState) -> Any:
+        return inner.invoke({"messages": state["messages"]})
+
+    builder = StateGraph(MessagesState)
+    builder.add_node("act", act)
+    builder.add_edge(START, "act")
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(2))
+    async with durable(tmp_path) as settings:
+        settings |= {"effects": {"put": WRITE}, "environments": [SqliteEnvironment(database)]}
+        graph = entropy_centroid_graph(builder.compile(), n=4, **settings)
+        await asyncio.wait_for(graph.ainvoke(ASK, CONFIG), 10)
+    assert rows(database) == [1]
