@@ -78,7 +78,7 @@ class EntropyCentroidSelector(Node):
             selection = self._select(candidates)
             winner = next(rollout for rollout in candidates if rollout.index == selection.winner)
             output = unpack(winner.output or "")
-            get_runtime().stream_writer({"type": COMMIT_EVENT})
+            get_runtime().stream_writer({"type": COMMIT_EVENT, "round": output["round"]})
             changes = await to_the_end(self._commit(winner, output["store"]))
         except BaseException as stop:
             resumable = self.rollouts is not None and self.rollouts.store.durable

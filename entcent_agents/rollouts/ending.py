@@ -115,6 +115,7 @@ def packed(
         "handoff": ending.handoff,
         "store": store,
         "request": guard.request,
+        "round": request.round,
         "base": request.base.thread_id if request.base else None,
         "last_message": next((message.id for message in reversed(ending.values.get("messages", ()))), None),
         "held": [held.to_dict() for held in ending.held],
