@@ -103,6 +103,7 @@ class Rules:
         shares: Whether equal READ calls may be one: not where tools see a store, of which each rollout has its own
             view.
         shared: Calls that are made once for all.
+        called: Tools whose external calls were made, or have been in an earlier attempt at this round.
     """
 
     effects: Mapping[str, ToolEffect]
@@ -113,6 +114,7 @@ class Rules:
     results: Mapping[Key, Mapping[str, Any]] = field(default_factory=dict[Key, Mapping[str, Any]])
     shares: bool = True
     shared: SharedCalls = field(default_factory=SharedCalls)
+    called: list[str] = field(default_factory=list[str])
 
     def knowing(self, results: Mapping[Key, Mapping[str, Any]]) -> Rules:
         """The same rules for a rollout that has results of its own."""
@@ -297,6 +299,8 @@ class Guard:
                 self._rules.ledger, external, kept, settings=self._rules.settings, control_flow=(GraphBubbleUp,)
             )
             if not isinstance(outcome, Pending):
+                if not isinstance(outcome, GivenUp):
+                    self._rules.called.append(external.tool)
                 return outcome
             await asyncio.sleep(min(max(outcome.retry_after_seconds, 0.05), _LONGEST_WAIT_SECONDS))
 
