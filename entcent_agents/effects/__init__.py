@@ -8,6 +8,7 @@ from entcent_agents.effects.finding import effects_of
 from entcent_agents.effects.refusals import (
     committing_selector_needed,
     durable_store_needed,
+    records_on_the_way_needed,
     rollouts_in_rollouts_refused,
 )
 
@@ -23,5 +24,6 @@ __all__ = [
     "declare",
     "durable_store_needed",
     "effects_of",
+    "records_on_the_way_needed",
     "rollouts_in_rollouts_refused",
 ]

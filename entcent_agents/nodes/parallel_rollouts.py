@@ -20,6 +20,7 @@ from entcent_agents.effects import (
     committing_selector_needed,
     durable_store_needed,
     effects_of,
+    records_on_the_way_needed,
     rollouts_in_rollouts_refused,
 )
 from entcent_agents.environments import Environment, Fork
@@ -32,6 +33,7 @@ from entcent_agents.errors import (
 )
 from entcent_agents.ledger import EffectLedger, LedgerSettings, MemoryLedger
 from entcent_agents.nodes.questions import ask, settle_doubts
+from entcent_agents.nodes.recorded import until_recorded
 from entcent_agents.nodes.state import Node, RolloutsState
 from entcent_agents.rollouts.cleanup import discard, to_the_end
 from entcent_agents.rollouts.guard import Rules, inside_a_rollout
@@ -46,6 +48,7 @@ from entcent_agents.rollouts.isolation import (
     tool_nodes_of,
     tools_of,
     whole_input,
+    written_at_the_end,
 )
 from entcent_agents.rollouts.request import Base, RolloutRequest
 from entcent_agents.rollouts.retries import Retries
@@ -197,6 +200,8 @@ class ParallelRollouts(Node):
         refusal = None if self.has_selector else committing_selector_needed(self.effects, self.environments)
         if inside_a_rollout():
             refusal = refusal or rollouts_in_rollouts_refused(self.effects, self.environments)
+        if durable and written_at_the_end(config):
+            refusal = refusal or records_on_the_way_needed(self.effects, self.environments)
         if durable and not self.store.durable:
             refusal = refusal or durable_store_needed(self.effects, "rollout_checkpointer")
         if durable and isinstance(self.ledger, MemoryLedger):
@@ -229,6 +234,7 @@ class ParallelRollouts(Node):
         answers = ask(base) if base else {}
         if base:
             await settle_doubts(base, self.ledger, self.ledger_settings)
+            await until_recorded(config)  # or a crash would begin the round anew, and sample its turns again
         thread = config.get("configurable", {}).get("thread_id") or uuid4().hex
         task = runtime.execution_info.task_id if runtime.execution_info else uuid4().hex
         prefix = f"{thread}:{task}"

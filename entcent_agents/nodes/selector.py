@@ -15,6 +15,7 @@ from langgraph.types import Command
 from entcent_agents.environments import commit
 from entcent_agents.errors import ConfigurationError
 from entcent_agents.nodes.parallel_rollouts import ParallelRollouts
+from entcent_agents.nodes.recorded import until_recorded
 from entcent_agents.nodes.state import Node, RolloutsState
 from entcent_agents.rollouts.calls import HeldCall
 from entcent_agents.rollouts.cleanup import to_the_end
@@ -78,6 +79,8 @@ class EntropyCentroidSelector(Node):
             selection = self._select(candidates)
             winner = next(rollout for rollout in candidates if rollout.index == selection.winner)
             output = unpack(winner.output or "")
+            if self.rollouts is not None:
+                await until_recorded(config or RunnableConfig())
             get_runtime().stream_writer({"type": COMMIT_EVENT, "round": output["round"]})
             changes = await to_the_end(self._commit(winner, output["store"]))
         except BaseException as stop:

@@ -85,6 +85,12 @@ def read_ending(snapshot: StateSnapshot, request: RolloutRequest, guard: Guard, 
             "a node or middleware caught the interrupt that held an external call: "
             "let langgraph.errors.GraphBubbleUp pass"
         )
+    elif guard.lost:
+        ending.status = "unfinished"
+        ending.error = (
+            "a call that was approved is another when its node runs again, and could be held for ever: make it in a "
+            "node, or a tool node, that gets its arguments from the state"
+        )
     elif held or questions:
         ending.status, ending.questions = "held", questions
         ending.held = tuple(sorted({**guard.asking, **guard.held}.values(), key=lambda each: each.call.key))

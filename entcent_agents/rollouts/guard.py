@@ -138,6 +138,11 @@ class Guard:
     Args:
         rules: What it shares with the other rollouts.
         journal: Told of WRITE calls; None where nothing outlives the process anyway.
+
+    Attributes:
+        held: External calls that the rollout was stopped before.
+        asking: Approved calls whose tool asks a person before it acts: they stay approved.
+        results: What came of the calls that were made.
     """
 
     def __init__(self, rules: Rules, journal: WriteJournal | None = None) -> None:
@@ -153,6 +158,7 @@ class Guard:
         self._assigned: dict[Key, HeldCall] = {}
         self._write = asyncio.Lock()
         self._numbers: dict[int, tuple[object, Counter[Key]]] = {}
+        self._came_by = False
         self._closed = False
 
     @property
@@ -214,6 +220,11 @@ class Guard:
         numbers[call.key] += 1
         return replace(call, id=f"{NUMBERED}{numbers[call.key]}")
 
+    @property
+    def lost(self) -> bool:
+        """Whether calls are held, and none of those that were approved came by: so it would go on for ever."""
+        return bool(self.held and self._rules.approved) and not self._came_by
+
     async def close(self) -> None:
         """Wait for calls that a task left behind, and let none begin any more."""
         self._closed = True
@@ -267,6 +278,7 @@ class Guard:
         external = approved.external(self._rules.request, call.arguments)
         if external.digest != approved.call.digest and not await self._on_record(external):
             raise _Hold(HeldCall(call=call, idempotent=known.idempotent))
+        self._came_by = True
         shared = self._rules.shared.once(
             ("external", str(external.position), call.digest), lambda: self._performed(external, run), share_errors=True
         )

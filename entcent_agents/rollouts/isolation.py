@@ -2,8 +2,8 @@
 
 This file alone leans on names that LangGraph and LangChain do not promise: the module prefix of LangGraph's stream
 handlers, the `tap_output_aiter` method of streaming handlers, the `__pregel_` and `checkpoint_` keys (of which
-`__pregel_read` and `__pregel_cache` are used), how a builder keeps its schemas, and `var_child_runnable_config`.
-`tests/test_isolation.py` fails where they change.
+`__pregel_read`, `__pregel_cache` and `__pregel_durability` are used), how a builder keeps its schemas, and
+`var_child_runnable_config`. `tests/test_isolation.py` fails where they change.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Collection, Generator, Iterable, Mapping
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import fields, is_dataclass
-from typing import Any, Final, TypedDict, cast
+from typing import Any, Final, Literal, TypedDict, cast
 
 from langchain_core.callbacks import BaseCallbackHandler, BaseCallbackManager, UsageMetadataCallbackHandler
 from langchain_core.runnables import RunnableConfig
@@ -36,6 +36,7 @@ NO_STREAM: Final = "nostream"
 
 _READ_KEY: Final = "__pregel_read"
 _CACHE_KEY: Final = "__pregel_cache"
+_DURABILITY_KEY: Final = "__pregel_durability"
 _INTERNAL_KEYS: Final = ("__pregel_", "checkpoint_", "langgraph_")
 _THREAD_KEYS: Final = ("thread_id", "thread_ts")
 
@@ -46,6 +47,17 @@ Channel = BaseChannel[Any, Any, Any]
 def isolated_graph(agent: Graph, saver: BaseCheckpointSaver[Any], store: BaseStore | None) -> Graph:
     """The agent on its own checkpointer and store, without the cache that rollouts would share."""
     return agent.copy({"checkpointer": saver, "store": store, "cache": None})
+
+
+def durability_of(agent: Graph) -> Literal["sync", "async"]:
+    """How a rollout writes its checkpoints: each before the next step.
+
+    Where a subgraph was compiled to keep none, LangGraph 1.2.22 would wait for one of it that nobody writes, and fail.
+    """
+    bound: list[Any] = [node.bound for node in agent.nodes.values()]
+    subgraphs: list[Graph] = [found for found in bound if isinstance(found, CompiledStateGraph)]
+    forgetful = any(graph.checkpointer is False or durability_of(graph) == "async" for graph in subgraphs)
+    return "async" if forgetful else "sync"
 
 
 def isolated_config(
@@ -186,6 +198,11 @@ def parent_saver(config: RunnableConfig) -> BaseCheckpointSaver[Any] | None:
 
 def _subgraphs(graph: Any) -> Iterable[tuple[str, Any]]:
     return graph.get_subgraphs(recurse=True)
+
+
+def written_at_the_end(config: RunnableConfig) -> bool:
+    """Whether the graph that runs this node was told to write nothing before it ends or is interrupted."""
+    return config.get("configurable", {}).get(_DURABILITY_KEY) == "exit"
 
 
 def _forwarded(callbacks: Any, handlers: list[BaseCallbackHandler]) -> Any:

@@ -24,6 +24,7 @@ from entcent_agents.rollouts.guard import Guard, use_guard
 from entcent_agents.rollouts.hooks import ToolWatch
 from entcent_agents.rollouts.isolation import (
     Graph,
+    durability_of,
     isolated_config,
     isolated_graph,
     no_ambient_config,
@@ -180,11 +181,13 @@ class _Attempt:
 
     async def _go_on(self, graph: Graph, config: RunnableConfig, guard: Guard) -> None:
         guard.held.clear()
+        guard.asking.clear()
         await self._invoke(graph, None, config)
 
     async def _invoke(self, graph: Graph, given: Any, config: RunnableConfig) -> None:
         try:
-            await graph.ainvoke(given, config, context=self.request.context, durability="sync")
+            durability = durability_of(self.request.agent)
+            await graph.ainvoke(given, config, context=self.request.context, durability=durability)
         except ParentCommand as handoff:  # for the graph around the agent, if this rollout is selected
             self._handoff = handoff.args[0]
 
