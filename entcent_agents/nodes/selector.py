@@ -20,8 +20,8 @@ from entcent_agents.nodes.state import Node, RolloutsState
 from entcent_agents.rollouts.calls import HeldCall
 from entcent_agents.rollouts.cleanup import to_the_end
 from entcent_agents.rollouts.events import COMMIT_EVENT
-from entcent_agents.rollouts.output import unpack
 from entcent_agents.rollouts.overlay import apply_writes
+from entcent_agents.rollouts.packing import unpack
 from entcent_agents.selection import Selection, Selector, default_selector, require_scorable
 from entcent_agents.trajectory import Rollout
 

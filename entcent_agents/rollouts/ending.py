@@ -15,7 +15,8 @@ from entcent_agents.outcomes import outcome_key
 from entcent_agents.rollouts.calls import HeldCall
 from entcent_agents.rollouts.guard import HELD, Guard
 from entcent_agents.rollouts.isolation import Graph
-from entcent_agents.rollouts.output import is_answered, pack, state_updates
+from entcent_agents.rollouts.output import is_answered, state_updates
+from entcent_agents.rollouts.packing import pack
 from entcent_agents.rollouts.request import Question, RolloutRequest
 from entcent_agents.trajectory import Status, Trajectory
 

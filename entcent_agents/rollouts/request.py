@@ -14,7 +14,7 @@ from entcent_agents.environments import Environment
 from entcent_agents.rollouts.calls import HeldCall, Key
 from entcent_agents.rollouts.guard import Rules
 from entcent_agents.rollouts.isolation import Channel, Graph
-from entcent_agents.rollouts.output import unpack
+from entcent_agents.rollouts.packing import unpack
 from entcent_agents.rollouts.retries import Retries
 from entcent_agents.rollouts.store import RolloutStore
 from entcent_agents.trajectory import Rollout, Trajectory
