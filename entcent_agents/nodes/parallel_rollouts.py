@@ -325,6 +325,8 @@ class ParallelRollouts(Node):
         await self.forget(rollouts)
         errors = "; ".join(dict.fromkeys(rollout.error or rollout.status for rollout in rollouts if rollout.error))
         changed = "nothing was changed since the last commit" if request.base else "nothing was changed"
+        if called := ", ".join(sorted({*request.rules.called})):
+            changed = f"nothing else was changed since the last commit, but {called} was called, which stays on record"
         raise RolloutsFailedError(
             f"{len(found)} of {len(rollouts)} rollouts finished, {self.min_finished} needed, {changed}: {errors}"
         )

@@ -55,7 +55,7 @@ async def run_rollout(request: RolloutRequest, index: int, write: Any) -> Rollou
     """
     journal = await request.store.read(request.thread_id(index)) if request.store.durable else None
     if (known := ended(journal)) is not None:
-        ProgressReporter(index, write).end(known.status)
+        ProgressReporter(index, request.round, write).end(known.status)
         return known
     attempt = _Attempt(request, index, write)
     started = time.perf_counter()
@@ -83,7 +83,7 @@ class _Attempt:
         self.request = request
         self.index = index
         self.ending = Ending()
-        self.reporter = ProgressReporter(index, write)
+        self.reporter = ProgressReporter(index, request.round, write)
         self.recorder = TurnRecorder(on_turn=self.reporter.on_turn)
         self.overlay = OverlayStore(request.memory) if request.memory else None
         self.writing = Writing(
