@@ -266,7 +266,6 @@ class ParallelRollouts(Node):
         base = Base.of(held[0])
         if not _goes_on(state, base):
             await self.forget(held)
-            await self.ledger.forget(base.request)
             return None
         if not await self.store.has(base.thread_id):
             raise RolloutError(

@@ -40,6 +40,19 @@ async def in_a_thread(function: Callable[..., T], *arguments: Any) -> T:
     return await asyncio.get_running_loop().run_in_executor(_THREADS, partial(function, *arguments))
 
 
+async def soon_to_the_end(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Await what should not stop half-way: a cancellation leaves it some seconds to end by itself."""
+    task = asyncio.ensure_future(coroutine)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        if not task.done():
+            await asyncio.wait([task], timeout=CLEAN_UP_SECONDS)
+        task.cancel()
+        await asyncio.wait([task])
+        raise
+
+
 async def discard(forks: Iterable[Fork]) -> None:
     """Forget forks, off the event loop.
 
