@@ -106,6 +106,7 @@ class Ran:
     account: Account = field(default_factory=Account)
     committed: list[Call] = field(default_factory=list[Call])
     rows: list[tuple[str, int]] = field(default_factory=list[tuple[str, int]])
+    waiting: set[str] = field(default_factory=set[str])
 
     async def request(self, number: int) -> None:
         """One request, under a watchdog."""
@@ -174,8 +175,9 @@ class Ran:
         self.account.violations.extend(
             f"leftover fork: {fork}" for fork in app.parent.glob(f".entcent-{app.name}/forks/*")
         )
-        if state.next:
-            return  # it ended in an error, or hangs
+        if state.next:  # it ended in an error, or hangs; what it was held at stays, so that it can be tried again
+            self.waiting |= {record["thread_id"] for record in state.values.get("rollouts") or ()}
+            return
         answered = messages and isinstance(messages[-1], AIMessage) and not messages[-1].tool_calls
         if not answered or any(call.result is None for call in calls):
             self.account.violations.append(f"half committed: {config['configurable']['thread_id']}")
@@ -220,5 +222,5 @@ async def _leftovers(ran: Ran, before: set[asyncio.Task[Any]]) -> list[str]:
     for _ in range(10):
         await asyncio.sleep(0)  # what was cancelled ends
     found = [f"leftover task: {task!r}" for task in asyncio.all_tasks() - before]
-    found += [f"leftover thread: {thread}" for thread in ran.rollouts.storage]
+    found += [f"leftover thread: {thread}" for thread in set(ran.rollouts.storage) - ran.waiting]
     return found + [f"leftover call: {record.position}, {record.state}" for record in await ran.ledger.unsettled()]
