@@ -82,17 +82,10 @@ def main(
 ) -> None:
     """Kill and resume, and compare what happened with what was committed."""
     console = Console()
-    accounts = {
-        STORES[each]: run(each, kills, at_steps, seed, n=rollouts, lag_seconds=lag_seconds) for each in store or STORES
-    }
-    settings = {"kills": kills, "at_steps": at_steps, "rollouts": rollouts, "seed": seed, "lag": lag_seconds}
-    report(
-        console,
-        accounts,
-        f"{kills} + {at_steps} kills, {rollouts} rollouts a request, seed {seed}",
-        json_file,
-        settings,
-    )
+    place: dict[str, Any] = {"n": rollouts, "lag_seconds": lag_seconds}
+    accounts = {STORES[each]: run(each, kills, at_steps, seed, **place) for each in store or STORES}
+    title = f"{kills} + {at_steps} kills, {rollouts} rollouts a request, seed {seed}"
+    report(console, accounts, title, json_file, {"kills": kills, "at_steps": at_steps, "seed": seed, **place})
 
 
 if __name__ == "__main__":
