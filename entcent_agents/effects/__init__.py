@@ -8,8 +8,8 @@ from entcent_agents.effects.finding import effects_of
 from entcent_agents.effects.refusals import (
     committing_selector_needed,
     durable_store_needed,
-    not_inside_a_rollout,
     records_on_the_way_needed,
+    rollouts_in_rollouts_refused,
 )
 
 __all__ = [
@@ -24,6 +24,6 @@ __all__ = [
     "declare",
     "durable_store_needed",
     "effects_of",
-    "not_inside_a_rollout",
     "records_on_the_way_needed",
+    "rollouts_in_rollouts_refused",
 ]

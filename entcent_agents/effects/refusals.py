@@ -5,21 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Final, Literal
 
-from entcent_agents.effects.effect import EXTERNAL, ToolEffect
+from entcent_agents.effects.effect import EXTERNAL, READ, ToolEffect
 
 _DURABLE: Final = {
     "rollout_checkpointer": "rollout_checkpointer=AsyncSqliteSaver(…) or AsyncPostgresSaver(…)",
     "ledger": "ledger=SqliteLedger(…) or PostgresLedger(…)",
 }
-
-
-def not_inside_a_rollout(effects: Mapping[str, ToolEffect], environments: Collection[str]) -> str | None:
-    """The message of the error if rollouts are started by a rollout; None if nothing they commit leaves it."""
-    what = _to_be_committed(_external(effects), environments)
-    return what and (
-        f"rollouts with {what} run inside a rollout, where what they commit would be real even if the outer one loses: "
-        "use the inner agent itself in the graph that runs as rollouts"
-    )
 
 
 def committing_selector_needed(effects: Mapping[str, ToolEffect], environments: Collection[str]) -> str | None:
@@ -29,6 +20,19 @@ def committing_selector_needed(effects: Mapping[str, ToolEffect], environments: 
     return what and (
         f"rollouts with {what} need a selector that commits one rollout and discards the others: "
         f"add EntropyCentroidSelector(rollouts) after this node{_ways_out(external)}"
+    )
+
+
+def rollouts_in_rollouts_refused(effects: Mapping[str, ToolEffect], environments: Collection[str]) -> str | None:
+    """The message of the error if rollouts run inside a rollout; None if they only read there."""
+    changing = [effect.tool for effect in effects.values() if effect.effect is not READ]
+    what = [f"tools that change something ({', '.join(changing)})"] if changing else []
+    what += ["environments"] if environments else []
+    if not what:
+        return None
+    return (
+        f"rollouts with {' and '.join(what)} run inside a rollout, and would commit there whether that one is selected "
+        "or not: put the agent itself there in the place of its rollouts, or call it in a tool that is EXTERNAL"
     )
 
 

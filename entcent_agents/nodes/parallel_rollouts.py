@@ -20,8 +20,8 @@ from entcent_agents.effects import (
     committing_selector_needed,
     durable_store_needed,
     effects_of,
-    not_inside_a_rollout,
     records_on_the_way_needed,
+    rollouts_in_rollouts_refused,
 )
 from entcent_agents.environments import Environment, Fork
 from entcent_agents.errors import (
@@ -36,7 +36,7 @@ from entcent_agents.nodes.questions import ask, settle_doubts
 from entcent_agents.nodes.recorded import until_recorded
 from entcent_agents.nodes.state import Node, RolloutsState
 from entcent_agents.rollouts.cleanup import discard, to_the_end
-from entcent_agents.rollouts.guard import Rules, current_guard, enclosing_effects
+from entcent_agents.rollouts.guard import Rules, inside_a_rollout
 from entcent_agents.rollouts.hooks import hook
 from entcent_agents.rollouts.isolation import (
     Graph,
@@ -198,8 +198,8 @@ class ParallelRollouts(Node):
         saver = parent_saver(config)
         durable = saver is not None and not isinstance(saver, InMemorySaver)
         refusal = None if self.has_selector else committing_selector_needed(self.effects, self.environments)
-        if current_guard.get() is not None and Effect.EXTERNAL not in enclosing_effects():
-            refusal = not_inside_a_rollout(self.effects, self.environments)
+        if inside_a_rollout():
+            refusal = refusal or rollouts_in_rollouts_refused(self.effects, self.environments)
         if durable and written_at_the_end(config):
             refusal = refusal or records_on_the_way_needed(self.effects, self.environments)
         if durable and not self.store.durable:
@@ -212,21 +212,29 @@ class ParallelRollouts(Node):
     async def _require_answerable(self, request: RolloutRequest, rollouts: Sequence[Rollout]) -> None:
         """A question to a person may take days: refuse to put one whose rollout would not be there any more."""
         saver = parent_saver(request.config)
-        if self.store.durable or saver is None or isinstance(saver, InMemorySaver):
-            return
-        if any(rollout.status == "held" for rollout in rollouts):
-            await self.forget(rollouts)
-            raise ConfigurationError(
+        if inside_a_rollout():
+            refusal = (
+                "rollouts inside a rollout stopped to ask a person, and all copies of that one would go on with them: "
+                "put the agent itself there in the place of its rollouts"
+            )
+        elif not self.store.durable and saver is not None and not isinstance(saver, InMemorySaver):
+            refusal = (
                 "the agent stopped to ask a person, in a graph whose own checkpointer outlives the process, and its "
                 "rollouts are kept in memory: pass rollout_checkpointer=AsyncSqliteSaver(…) or another durable one to "
                 "ParallelRollouts"
             )
+        else:
+            return
+        if any(rollout.status == "held" for rollout in rollouts):
+            await self.forget(rollouts)
+            raise ConfigurationError(refusal)
 
     async def _request(self, state: Mapping[str, Any], config: RunnableConfig, runtime: Runtime[Any]) -> RolloutRequest:
         base = await self._base(state)
         answers = ask(base) if base else {}
         if base:
             await settle_doubts(base, self.ledger, self.ledger_settings)
+        if base or self.store.durable:
             await until_recorded(config)  # or a crash would begin the round anew, and sample its turns again
         thread = config.get("configurable", {}).get("thread_id") or uuid4().hex
         task = runtime.execution_info.task_id if runtime.execution_info else uuid4().hex

@@ -1,4 +1,4 @@
-"""Commits wait for the checkpoint they stand on: what LangGraph writes behind its nodes, a crash may still take."""
+"""Commits wait for the checkpoint that they stand on: what LangGraph writes behind its nodes, a crash may take."""
 
 from __future__ import annotations
 

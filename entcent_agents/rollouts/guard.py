@@ -220,9 +220,12 @@ class Guard:
 
     @property
     def lost(self) -> bool:
-        """Whether a task holds calls where others were approved that did not come by: so it would go on for ever."""
-        here = {approved.call.namespace for approved in self._rules.approved}
-        return not self._came_by and any(held.call.namespace in here for held in self.held.values())
+        """Whether a task that was held is so again, and made none of the approved calls: it would go on for ever.
+
+        A later task may be held all the same: another process may have lived to make the approved calls.
+        """
+        again = {held.call.namespace for held in self._rules.approved}
+        return not self._came_by and any(held.call.namespace in again for held in self.held.values())
 
     async def close(self) -> None:
         """Wait for calls that a task left behind, and let none begin any more."""
@@ -357,6 +360,11 @@ current_guard: ContextVar[Guard | None] = ContextVar("entcent_agents_guard", def
 """The guard of the rollout in which this code runs."""
 
 
+def inside_a_rollout() -> bool:
+    """Whether what this code does happens in a rollout, which may be lost; what an external call does is real."""
+    return current_guard.get() is not None and Effect.EXTERNAL not in enclosing_effects()
+
+
 def enclosing_effects() -> tuple[Effect, ...]:
     """Effects of the calls inside which this code runs, outermost first."""
     return tuple(effect for _, effect in _enclosing.get())
@@ -375,14 +383,13 @@ def _enclosed(run: Run, call: Call, effect: Effect) -> Run:
 
 @contextmanager
 def use_guard(guard: Guard) -> Generator[None]:
-    """Make this the guard of what runs in this context."""
-    token = current_guard.set(guard)
-    calls = _enclosing.set(())  # whoever approved a call that runs rollouts did not approve what each of these does
+    """Make this the guard of what runs in this context, whatever call of another rollout this is inside."""
+    guarded, calls = current_guard.set(guard), _enclosing.set(())
     try:
         yield
     finally:
         _enclosing.reset(calls)
-        current_guard.reset(token)
+        current_guard.reset(guarded)
 
 
 def _unknown(tool: str) -> ToolEffect:

@@ -3,8 +3,7 @@
 This file alone leans on names that LangGraph and LangChain do not promise: the module prefix of LangGraph's stream
 handlers, the `tap_output_aiter` method of streaming handlers, the `__pregel_` and `checkpoint_` keys (of which
 `__pregel_read`, `__pregel_cache` and `__pregel_durability` are used), how a builder keeps its schemas, and
-`var_child_runnable_config`.
-`tests/test_isolation.py` fails where they change.
+`var_child_runnable_config`. `tests/test_isolation.py` fails where they change.
 """
 
 from __future__ import annotations
@@ -55,7 +54,8 @@ def durability_of(agent: Graph) -> Literal["sync", "async"]:
 
     Where a subgraph was compiled to keep none, LangGraph 1.2.22 would wait for one of it that nobody writes, and fail.
     """
-    subgraphs = [node.bound for node in agent.nodes.values() if isinstance(node.bound, CompiledStateGraph)]
+    bound: list[Any] = [node.bound for node in agent.nodes.values()]
+    subgraphs: list[Graph] = [found for found in bound if isinstance(found, CompiledStateGraph)]
     forgetful = any(graph.checkpointer is False or durability_of(graph) == "async" for graph in subgraphs)
     return "async" if forgetful else "sync"
 
