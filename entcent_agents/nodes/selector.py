@@ -73,7 +73,12 @@ class EntropyCentroidSelector(Node):
         rollouts = [Rollout.from_dict(record) for record in input.get("rollouts") or ()]
         candidates = [rollout for rollout in rollouts if rollout.status in self._selectable]
         if not candidates:
-            raise ConfigurationError("no finished rollout to select from: put ParallelRollouts before this node")
+            raise ConfigurationError(
+                "rollouts wait for a person or before an external call, and none has finished: pass the node that ran "
+                "them, EntropyCentroidSelector(rollouts), so that the selected one can go on"
+                if rollouts
+                else "no rollout to select from: put ParallelRollouts before this node"
+            )
         try:
             selection = self._select(candidates)
             winner = next(rollout for rollout in candidates if rollout.index == selection.winner)
