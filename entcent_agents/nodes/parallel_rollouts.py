@@ -179,19 +179,6 @@ class ParallelRollouts(Node):
                 await discard(await asyncio.to_thread(self.forks_of, rollout))
             await self.store.forget(rollout.thread_id)
 
-    async def sweep(self, older_than_seconds: float = 7 * 24 * 3600) -> list[str]:
-        """Remove the threads that dead runs left, and what the ledger keeps that is settled and as old.
-
-        Args:
-            older_than_seconds: No request may be resumed, and no question answered, after so long.
-
-        Returns:
-            The threads.
-        """
-        swept = await self.store.sweep(older_than_seconds)
-        await self.ledger.sweep(older_than_seconds)
-        return swept
-
     def _require_safety(self, config: RunnableConfig) -> None:
         """Refuse what could lose or repeat an effect, before any model call."""
         durable = durable_parent_saver(config) is not None
@@ -231,6 +218,7 @@ class ParallelRollouts(Node):
         answers = ask(base) if base else {}
         if base:
             await settle_doubts(base, self.ledger, self.ledger_settings)
+        if base or self.store.durable:
             await until_recorded(config)  # or a crash would begin the round anew, and sample its turns again
         thread = config.get("configurable", {}).get("thread_id") or uuid4().hex
         task = runtime.execution_info.task_id if runtime.execution_info else uuid4().hex

@@ -185,8 +185,12 @@ class Guard:
 
     @property
     def lost(self) -> bool:
-        """Whether calls are held, and none of those that were approved came by: so it would go on for ever."""
-        return bool(self.held and self._rules.approved) and not self._came_by
+        """Whether a task that was held is so again, and made none of the approved calls: it would go on for ever.
+
+        A later task may be held all the same: another process may have lived to make the approved calls.
+        """
+        again = {held.call.namespace for held in self._rules.approved}
+        return not self._came_by and any(held.call.namespace in again for held in self.held.values())
 
     async def close(self) -> None:
         """Wait for calls that a task left behind, and let none begin any more."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -40,6 +41,8 @@ class Place:
         n: Rollouts of a request.
         external: Whether the agent's tools may reach outside.
         seconds: How long tools take at most.
+        lag_seconds: How long the graph's own checkpointer takes at most, longer than it would: with LangGraph's default
+            durability, nodes run on meanwhile.
     """
 
     folder: Path
@@ -49,6 +52,7 @@ class Place:
     n: int = 3
     external: bool = True
     seconds: float = 0.02
+    lag_seconds: float = 0.0
 
     @property
     def app(self) -> Path:
@@ -95,6 +99,7 @@ async def _live(place: Place, life: int, until: int, told: Any, steps: Steps) ->
         open_until_the_end.push_async_callback(ledger.aclose)
         threads = await open_until_the_end.enter_async_context(place.saver("threads"))
         rollouts = await open_until_the_end.enter_async_context(place.saver("rollouts"))
+        _lagging(threads, place.lag_seconds)
         for saver in (threads, rollouts):
             steps.count(saver, ["aput", "aput_writes", "adelete_thread"])
         steps.count(ledger, ["transact", "forget"])
@@ -113,6 +118,16 @@ async def _live(place: Place, life: int, until: int, told: Any, steps: Steps) ->
         while told.value < until:
             await _serve(graph, place, told.value)
             told.value += 1
+
+
+def _lagging(saver: Any, seconds: float) -> None:
+    aput = saver.aput
+
+    async def late(*args: Any, **kwargs: Any) -> Any:
+        await asyncio.sleep(random.uniform(0.0, seconds))
+        return await aput(*args, **kwargs)
+
+    saver.aput = late
 
 
 def _inside() -> dict[str, str]:
