@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import operator
+from pathlib import Path
 from typing import Annotated, Any
 
 import pytest
@@ -15,7 +16,8 @@ from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.prebuilt import InjectedState, ToolNode, ToolRuntime, tools_condition
 from langgraph.types import Command
 
-from entcent_agents.effects import EXTERNAL, READ
+from entcent_agents.effects import EXTERNAL, READ, WRITE
+from entcent_agents.environments import DirectoryEnvironment, current_environment
 from entcent_agents.errors import EffectError, RolloutsFailedError
 from entcent_agents.nodes import guarded
 from entcent_agents.prebuilt import entropy_centroid_graph
@@ -180,3 +182,29 @@ async def test_a_read_that_fails_is_not_shared():
     result = await graph.ainvoke(ASK)
     assert len(tries) == 2  # the second attempt was shared by those that waited
     assert result["messages"][2].content == "fine"
+
+
+async def test_a_write_inside_a_write_is_part_of_it(tmp_path: Path):
+    @tool
+    async def note(text: str) -> str:
+        """Write a file."""
+        current_environment("notes").resolve(text).write_text(text)
+        return f"noted {text}"
+
+    noted = guarded(note)
+
+    @tool
+    async def note_both(text: str) -> str:
+        """Write two files."""
+        return f"{await noted.ainvoke({'text': text})}, {await noted.ainvoke({'text': text * 2})}"
+
+    folder = tmp_path / "notes"
+    folder.mkdir()
+    scripts = [[turn("", ("note_both", {"text": f"{i}"}), early=i == 1), turn(f"done {i}")] for i in range(2)]
+    agent = create_agent(ScriptedChat(scripts=scripts), [note, note_both])
+    environments = [DirectoryEnvironment(folder, name="notes")]
+    effects = {"note": WRITE, "note_both": WRITE}
+    graph = entropy_centroid_graph(agent, n=2, effects=effects, environments=environments)
+    result = await asyncio.wait_for(graph.ainvoke(ASK), 20)
+    assert result["messages"][2].content == "noted 1, noted 11"
+    assert sorted(path.name for path in folder.iterdir()) == ["1", "11"]
