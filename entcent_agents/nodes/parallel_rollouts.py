@@ -180,19 +180,6 @@ class ParallelRollouts(Node):
                 await discard(await asyncio.to_thread(self.forks_of, rollout))
             await self.store.forget(rollout.thread_id)
 
-    async def sweep(self, older_than_seconds: float = 7 * 24 * 3600) -> list[str]:
-        """Remove the threads that dead runs left, and what the ledger keeps that is settled and as old.
-
-        Args:
-            older_than_seconds: No request may be resumed, and no question answered, after so long.
-
-        Returns:
-            The threads.
-        """
-        swept = await self.store.sweep(older_than_seconds)
-        await self.ledger.sweep(older_than_seconds)
-        return swept
-
     def _require_safety(self, config: RunnableConfig) -> None:
         """Refuse what could lose or repeat an effect, before any model call."""
         saver = parent_saver(config)
@@ -338,6 +325,8 @@ class ParallelRollouts(Node):
         await self.forget(rollouts)
         errors = "; ".join(dict.fromkeys(rollout.error or rollout.status for rollout in rollouts if rollout.error))
         changed = "nothing was changed since the last commit" if request.base else "nothing was changed"
+        if called := ", ".join(sorted({*request.rules.called})):
+            changed = f"nothing else was changed since the last commit, but {called} was called, which stays on record"
         raise RolloutsFailedError(
             f"{len(found)} of {len(rollouts)} rollouts finished, {self.min_finished} needed, {changed}: {errors}"
         )

@@ -20,8 +20,8 @@ from entcent_agents.nodes.state import Node, RolloutsState
 from entcent_agents.rollouts.calls import HeldCall
 from entcent_agents.rollouts.cleanup import to_the_end
 from entcent_agents.rollouts.events import COMMIT_EVENT
-from entcent_agents.rollouts.output import unpack
 from entcent_agents.rollouts.overlay import apply_writes
+from entcent_agents.rollouts.packing import unpack
 from entcent_agents.selection import Selection, Selector, default_selector, require_scorable
 from entcent_agents.trajectory import Rollout
 
@@ -81,7 +81,7 @@ class EntropyCentroidSelector(Node):
             output = unpack(winner.output or "")
             if self.rollouts is not None:
                 await until_recorded(config or RunnableConfig())
-            get_runtime().stream_writer({"type": COMMIT_EVENT})
+            get_runtime().stream_writer({"type": COMMIT_EVENT, "round": output["round"]})
             changes = await to_the_end(self._commit(winner, output["store"]))
         except BaseException as stop:
             resumable = self.rollouts is not None and self.rollouts.store.durable

@@ -15,7 +15,8 @@ from entcent_agents.outcomes import outcome_key
 from entcent_agents.rollouts.calls import HeldCall
 from entcent_agents.rollouts.guard import HELD, Guard
 from entcent_agents.rollouts.isolation import Graph
-from entcent_agents.rollouts.output import is_answered, pack, state_updates
+from entcent_agents.rollouts.output import is_answered, state_updates
+from entcent_agents.rollouts.packing import pack
 from entcent_agents.rollouts.request import Question, RolloutRequest
 from entcent_agents.trajectory import Status, Trajectory
 
@@ -121,6 +122,7 @@ def packed(
         "handoff": ending.handoff,
         "store": store,
         "request": guard.request,
+        "round": request.round,
         "base": request.base.thread_id if request.base else None,
         "last_message": next((message.id for message in reversed(ending.values.get("messages", ()))), None),
         "held": [held.to_dict() for held in ending.held],

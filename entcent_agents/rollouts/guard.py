@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import Counter
-from collections.abc import Awaitable, Callable, Generator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
@@ -30,15 +30,14 @@ from entcent_agents.ledger import (
     perform,
 )
 from entcent_agents.ledger.decision import Change
-from entcent_agents.rollouts.calls import Call, HeldCall, Key, addressed, refused, restored, stored
+from entcent_agents.rollouts.calls import Call, HeldCall, Key, Run, addressed, refused, restored, stored
+from entcent_agents.rollouts.sharing import SharedCalls
 
 HELD: Final = "entcent.held"
 """What the interrupt of a held call says; the call itself is in the rollout's record."""
 NUMBERED: Final = "entcent call "
 """How ids begin that we give to calls without one."""
 _LONGEST_WAIT_SECONDS: Final = 5.0
-
-Run = Callable[[], Awaitable[Any]]
 
 
 class WriteJournal(Protocol):
@@ -51,42 +50,6 @@ class WriteJournal(Protocol):
     async def after(self, call: Call, result: Mapping[str, Any] | None) -> None:
         """It ran, and this came of it; None where it raised."""
         ...
-
-
-class SharedCalls:
-    """Calls that rollouts of one round make at the same time, and that are made once. For one event loop."""
-
-    def __init__(self) -> None:
-        self._running: dict[Key, asyncio.Future[Any]] = {}
-
-    async def once(self, key: Key, run: Run, *, share_errors: bool) -> Any:
-        """What `run` gives, to all who ask for it while it runs.
-
-        Where it fails and errors are not shared, or whoever ran it was cancelled, the next one runs it.
-        """
-        while (running := self._running.get(key)) is not None:
-            await asyncio.wait([running])
-            if running.cancelled():
-                continue
-            if (error := running.exception()) is None:
-                return running.result()
-            if share_errors:
-                raise error
-        mine = self._running[key] = asyncio.get_running_loop().create_future()
-        try:
-            result = await run()
-        except Exception as error:
-            mine.set_exception(error)
-            mine.exception()  # asked for once, so that nobody is warned where nobody else waits
-            raise
-        except BaseException:
-            mine.cancel()
-            raise
-        else:
-            mine.set_result(result)
-            return result
-        finally:
-            del self._running[key]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,6 +66,7 @@ class Rules:
         shares: Whether equal READ calls may be one: not where tools see a store, of which each rollout has its own
             view.
         shared: Calls that are made once for all.
+        called: Tools whose external calls were made, or have been in an earlier attempt at this round.
     """
 
     effects: Mapping[str, ToolEffect]
@@ -113,6 +77,7 @@ class Rules:
     results: Mapping[Key, Mapping[str, Any]] = field(default_factory=dict[Key, Mapping[str, Any]])
     shares: bool = True
     shared: SharedCalls = field(default_factory=SharedCalls)
+    called: list[str] = field(default_factory=list[str])
 
     def knowing(self, results: Mapping[Key, Mapping[str, Any]]) -> Rules:
         """The same rules for a rollout that has results of its own."""
@@ -313,6 +278,8 @@ class Guard:
                 self._rules.ledger, external, kept, settings=self._rules.settings, control_flow=(GraphBubbleUp,)
             )
             if not isinstance(outcome, Pending):
+                if not isinstance(outcome, GivenUp):
+                    self._rules.called.append(external.tool)
                 return outcome
             await asyncio.sleep(min(max(outcome.retry_after_seconds, 0.05), _LONGEST_WAIT_SECONDS))
 

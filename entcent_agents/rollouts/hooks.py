@@ -28,10 +28,11 @@ from pydantic import ConfigDict
 
 from entcent_agents.effects import Effect
 from entcent_agents.errors import EffectError
-from entcent_agents.rollouts.calls import Call
-from entcent_agents.rollouts.guard import NUMBERED, Guard, Run, current_guard, enclosing_effects
+from entcent_agents.rollouts.calls import Call, Run
+from entcent_agents.rollouts.guard import NUMBERED, Guard, current_guard, enclosing_effects
 
 _HOOKED: Final = "_entcent_hooked"
+_LONGEST_BLOCK_SECONDS: Final = 5.0
 
 
 def hook(nodes: Iterable[ToolNode]) -> None:
@@ -173,15 +174,22 @@ async def _on_its_loop(guard: Guard, call: Call, run: Run, bare: bool) -> Any:
 
 def _from_a_thread(guard: Guard, call: Call, run: Any, bare: bool) -> Any:
     """Through the guard, from a thread that may wait."""
-    if threading.get_ident() == guard.thread:
+    if threading.get_ident() == guard.thread or not _runs(guard.loop):
         if guard.effect_of(call.tool).effect is Effect.READ:
             return run()
         raise EffectError(
-            f"the tool {call.tool!r} is called synchronously on the event loop, where it cannot be held: give its tool "
+            f"the tool {call.tool!r} is called synchronously while the event loop waits for it, where it cannot be "
+            "held: await the graph or the tool node that makes the call, ainvoke instead of invoke, and give a tool "
             "node an asynchronous awrap_tool_call beside wrap_tool_call"
         )
-
     return _Waiting(run).for_what_comes_of(guard, call, bare)
+
+
+def _runs(loop: asyncio.AbstractEventLoop) -> bool:
+    """Whether a loop does anything within a while: synchronous code in a coroutine keeps it from its work."""
+    alive = threading.Event()
+    loop.call_soon_threadsafe(alive.set)
+    return alive.wait(_LONGEST_BLOCK_SECONDS)
 
 
 class _Waiting:

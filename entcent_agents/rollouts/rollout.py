@@ -11,12 +11,13 @@ from typing import Any
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.errors import GraphBubbleUp, ParentCommand
-from langgraph.types import Command
+from langgraph.types import Command, StateSnapshot
 
 from entcent_agents.capture.recorder import TurnRecorder
 from entcent_agents.chat.sampling import token_listener
 from entcent_agents.environments import Environment, Fork, use_environments
 from entcent_agents.errors import ConfigurationError
+from entcent_agents.rollouts.breakpoints import is_at, stopped_at_breakpoint
 from entcent_agents.rollouts.calls import Key
 from entcent_agents.rollouts.cleanup import discard, to_the_end
 from entcent_agents.rollouts.ending import Ending, packed, read_ending, trajectory_of
@@ -54,7 +55,7 @@ async def run_rollout(request: RolloutRequest, index: int, write: Any) -> Rollou
     """
     journal = await request.store.read(request.thread_id(index)) if request.store.durable else None
     if (known := ended(journal)) is not None:
-        ProgressReporter(index, write).end(known.status)
+        ProgressReporter(index, request.round, write).end(known.status)
         return known
     attempt = _Attempt(request, index, write)
     started = time.perf_counter()
@@ -82,7 +83,7 @@ class _Attempt:
         self.request = request
         self.index = index
         self.ending = Ending()
-        self.reporter = ProgressReporter(index, write)
+        self.reporter = ProgressReporter(index, request.round, write)
         self.recorder = TurnRecorder(on_turn=self.reporter.on_turn)
         self.overlay = OverlayStore(request.memory) if request.memory else None
         self.writing = Writing(
@@ -175,9 +176,24 @@ class _Attempt:
             given: Any = state_updates(state_channels(graph), {}, deepcopy(dict(self.request.state)))
         elif not snapshot.tasks:  # `next` leaves out tasks that are done and whose writes no step has taken up yet
             return  # it had ended, and its process did not live to say so
+        elif await self._waits(graph, snapshot, config):
+            return  # it had stopped, likewise
         else:
-            given = Command(resume=dict(self.request.answers)) if self.request.answers else None
+            # Given for a question that is not open any more, an answer would be taken for the next one of its task.
+            open_now = {interrupt.id for interrupt in snapshot.interrupts}
+            answers = {question: answer for question, answer in self.request.answers.items() if question in open_now}
+            given = Command(resume=answers) if answers else None
         await self._invoke(graph, given, config)
+
+    async def _waits(self, graph: Graph, snapshot: StateSnapshot, config: RunnableConfig) -> bool:
+        """Whether it is at a breakpoint that nobody has let it pass: what it went on from was let pass its own."""
+        if not await stopped_at_breakpoint(graph, snapshot):
+            return False
+        base = self.request.base
+        if base is None:
+            return True
+        keys = {**config.get("configurable", {}), "thread_id": base.thread_id}
+        return not is_at(snapshot, await graph.aget_state(RunnableConfig(configurable=keys)))
 
     async def _go_on(self, graph: Graph, config: RunnableConfig, guard: Guard) -> None:
         guard.held.clear()

@@ -71,3 +71,12 @@ async def test_approval_by_middleware_leads_to_the_very_call_that_was_approved(w
     result = await graph.ainvoke(Command(resume={"decisions": [answer]}), config)
     assert world.sent == {"approve": ["1"], "reject": [], "edit": ["somebody"]}[decision]
     assert result["messages"][-1].text.startswith("done")
+
+
+async def test_events_tell_the_rounds_apart(world: World):
+    scripts = [[turn("", ("send", {"to": f"{i}"}), early=i == 1), turn(f"done {i}")] for i in range(2)]
+    graph = entropy_centroid_graph(agent_of(world, scripts), n=2, effects={"look": READ, "confirm": READ})
+    events = [event async for event in graph.astream(ASK, stream_mode="custom")]
+    ends = {(event["round"], event["rollout"]): event["state"] for event in events if "rollout" in event}
+    assert ends == {(1, 0): "held", (1, 1): "held", (2, 0): "finished", (2, 1): "finished"}
+    assert [event["round"] for event in events if event["type"] == "entcent.commit"] == [1, 2]

@@ -227,7 +227,7 @@ async def test_other_arguments_in_the_place_of_a_call_that_was_made_are_in_doubt
     builder.add_node("act", act)
     builder.add_edge(START, "act")
     graph = entropy_centroid_graph(builder.compile(), n=1, checkpointer=InMemorySaver())
-    with pytest.raises(RolloutsFailedError, match="nothing was changed since the last commit: RuntimeError: after"):
+    with pytest.raises(RolloutsFailedError, match="but send was called, which stays on record: RuntimeError: after"):
         await graph.ainvoke(ASK, CONFIG)
     asked = await graph.ainvoke(None, CONFIG)
     (question,) = asked["__interrupt__"][0].value["questions"]

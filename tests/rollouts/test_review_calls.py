@@ -20,6 +20,7 @@ from entcent_agents.effects import READ
 from entcent_agents.errors import EffectError, RolloutsFailedError
 from entcent_agents.nodes import guarded
 from entcent_agents.prebuilt import entropy_centroid_graph
+from entcent_agents.rollouts import hooks
 from entcent_agents.testing import ScriptedChat
 from tests.rollouts.worlds import ASK, World, turn
 
@@ -162,3 +163,26 @@ async def test_a_tool_that_middleware_puts_in_the_place_of_another_is_taken_for_
     agent = create_agent(ScriptedChat(scripts=scripts), [pretend], middleware=[other])
     await entropy_centroid_graph(agent, n=3, effects={"pretend": READ}).ainvoke(ASK)
     assert world.sent == ["1"]
+
+
+async def test_a_coroutine_that_blocks_the_loop_with_an_agent_may_read_and_no_more(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(hooks, "_LONGEST_BLOCK_SECONDS", 0.2)
+
+    @tool
+    def peek(x: int) -> str:
+        """Look, synchronously."""
+        return f"peeked at {x}"
+
+    inner = create_agent(ScriptedChat(scripts=[[turn("", ("peek", {"x": 1})), turn("inner")]]), [peek])
+
+    async def act(state: MessagesState):
+        return inner.invoke({"messages": state["messages"]})
+
+    builder = StateGraph(MessagesState)
+    builder.add_node("act", act)
+    builder.add_edge(START, "act")
+    agent = builder.compile()
+    result = await entropy_centroid_graph(agent, n=2, effects={"peek": READ}).ainvoke(ASK)
+    assert result["messages"][-1].text == "inner"
+    with pytest.raises(EffectError, match="ainvoke instead of invoke"):
+        await entropy_centroid_graph(agent, n=2).ainvoke(ASK)
