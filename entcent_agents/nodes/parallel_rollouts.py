@@ -42,6 +42,7 @@ from entcent_agents.rollouts.hooks import hook
 from entcent_agents.rollouts.isolation import (
     Graph,
     accepted_channels,
+    durable_parent_saver,
     outer_channels,
     parent_saver,
     require_rollouts_possible,
@@ -55,12 +56,10 @@ from entcent_agents.rollouts.request import Base, RolloutRequest
 from entcent_agents.rollouts.retries import Retries
 from entcent_agents.rollouts.rollout import run_rollout
 from entcent_agents.rollouts.store import RolloutStore
-from entcent_agents.trajectory import Rollout
+from entcent_agents.trajectory import CANDIDATES, Rollout
 
 RECURSION_LIMIT: Final = 50
 """Most supersteps of a rollout, where nothing else is said: LangGraph's own default is about 10,000."""
-CANDIDATES: Final = ("finished", "held")
-"""Rollouts that can be selected."""
 
 
 class ParallelRollouts(Node):
@@ -183,8 +182,7 @@ class ParallelRollouts(Node):
 
     def _require_safety(self, config: RunnableConfig) -> None:
         """Refuse what could lose or repeat an effect, before any model call."""
-        saver = parent_saver(config)
-        durable = saver is not None and not isinstance(saver, InMemorySaver)
+        durable = durable_parent_saver(config) is not None
         refusal = None if self.has_selector else committing_selector_needed(self.effects, self.environments)
         if inside_a_rollout():
             refusal = refusal or rollouts_in_rollouts_refused(self.effects, self.environments)
@@ -199,13 +197,12 @@ class ParallelRollouts(Node):
 
     async def _require_answerable(self, request: RolloutRequest, rollouts: Sequence[Rollout]) -> None:
         """A question to a person may take days: refuse to put one whose rollout would not be there any more."""
-        saver = parent_saver(request.config)
         if inside_a_rollout():
             refusal = (
                 "rollouts inside a rollout stopped to ask a person, and all copies of that one would go on with them: "
                 "put the agent itself there in the place of its rollouts"
             )
-        elif not self.store.durable and saver is not None and not isinstance(saver, InMemorySaver):
+        elif not self.store.durable and durable_parent_saver(request.config) is not None:
             refusal = (
                 "the agent stopped to ask a person, in a graph whose own checkpointer outlives the process, and its "
                 "rollouts are kept in memory: pass rollout_checkpointer=AsyncSqliteSaver(…) or another durable one to "
@@ -267,7 +264,6 @@ class ParallelRollouts(Node):
         base = Base.of(held[0])
         if not _goes_on(state, base):
             await self.forget(held)
-            await self.ledger.forget(base.request)
             return None
         if not await self.store.has(base.thread_id):
             raise RolloutError(

@@ -7,11 +7,10 @@ from typing import Any, Final
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import BaseCheckpointSaver
-from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.runtime import get_runtime
 
 from entcent_agents.errors import RolloutError
-from entcent_agents.rollouts.isolation import parent_saver, written_at_the_end
+from entcent_agents.rollouts.isolation import durable_parent_saver, written_at_the_end
 
 _FIRST_PAUSE_SECONDS: Final = 0.005
 _LONGEST_SECONDS: Final = 60.0
@@ -27,9 +26,9 @@ async def until_recorded(config: RunnableConfig) -> None:
     Raises:
         RolloutError: It is not written in a minute.
     """
-    saver, runtime = parent_saver(config), get_runtime()
+    saver, runtime = durable_parent_saver(config), get_runtime()
     standing = runtime.execution_info
-    if saver is None or isinstance(saver, InMemorySaver) or standing is None or written_at_the_end(config):
+    if saver is None or standing is None or written_at_the_end(config):
         return
     where = RunnableConfig(
         configurable={

@@ -36,6 +36,7 @@ class Ending:
         questions: Interrupts that it was stopped at.
         handoff: The command that it ended with, to a node of the graph around it.
         changes: What it changed in its environments.
+        values: The state that it left.
     """
 
     status: Status = "failed"
@@ -47,10 +48,9 @@ class Ending:
     changes: tuple[Change, ...] = ()
     values: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
-    def at(self, rollout: str, turn: int) -> Ending:
-        """The same, with the ledger's positions of what it is held before."""
+    def number(self, rollout: str, turn: int) -> None:
+        """Give what it is held before its positions in the ledger."""
         self.held = tuple(held.at(rollout, turn, ordinal) for ordinal, held in enumerate(self.held))
-        return self
 
     @property
     def vote_key(self) -> str | None:

@@ -23,6 +23,7 @@ from langchain_core.tools import BaseTool
 from langchain_core.tracers.base import AsyncBaseTracer, BaseTracer
 from langgraph.channels.base import BaseChannel
 from langgraph.checkpoint.base import BaseCheckpointSaver
+from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import START, StateGraph
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.prebuilt import ToolNode
@@ -199,6 +200,12 @@ def parent_saver(config: RunnableConfig) -> BaseCheckpointSaver[Any] | None:
     """The checkpointer of the graph that runs this node, if it has one."""
     saver: Any = config.get("configurable", {}).get("__pregel_checkpointer")
     return cast("BaseCheckpointSaver[Any]", saver) if isinstance(saver, BaseCheckpointSaver) else None
+
+
+def durable_parent_saver(config: RunnableConfig) -> BaseCheckpointSaver[Any] | None:
+    """The same, if what it keeps outlives the process."""
+    saver = parent_saver(config)
+    return None if isinstance(saver, InMemorySaver) else saver
 
 
 def _subgraphs(graph: Any) -> Iterable[tuple[str, Any]]:

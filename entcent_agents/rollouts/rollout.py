@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from typing import Any
 
@@ -38,13 +38,13 @@ from entcent_agents.rollouts.request import RolloutRequest
 from entcent_agents.rollouts.retries import with_retries
 from entcent_agents.rollouts.store import Journal
 from entcent_agents.rollouts.writing import Writing, ended, resumed
-from entcent_agents.trajectory import Rollout, Trajectory
+from entcent_agents.trajectory import CANDIDATES, Rollout, Trajectory
 
 PROGRAMMING_ERRORS = (ConfigurationError, NotImplementedError, NameError, ImportError)
 """What no other rollout would do better: these end all of them instead of being recorded."""
 
 
-async def run_rollout(request: RolloutRequest, index: int, write: Any) -> Rollout:
+async def run_rollout(request: RolloutRequest, index: int, write: Callable[[Any], None]) -> Rollout:
     """Run one rollout to its end; what goes wrong in it becomes part of the record.
 
     One that another process began goes on from its last step, and one that had ended is read from its journal. Its
@@ -67,7 +67,7 @@ async def run_rollout(request: RolloutRequest, index: int, write: Any) -> Rollou
         raise
     except Exception as error:  # a bad rollout is data
         attempt.ending = Ending(error=_one_line(error))
-    if attempt.ending.status not in ("finished", "held"):
+    if attempt.ending.status not in CANDIDATES:
         await discard(attempt.writing.forks.values())
         attempt.writing.forks.clear()
     rollout = attempt.record(time.perf_counter() - started)
@@ -79,7 +79,7 @@ async def run_rollout(request: RolloutRequest, index: int, write: Any) -> Rollou
 class _Attempt:
     """A rollout under way."""
 
-    def __init__(self, request: RolloutRequest, index: int, write: Any) -> None:
+    def __init__(self, request: RolloutRequest, index: int, write: Callable[[Any], None]) -> None:
         self.request = request
         self.index = index
         self.ending = Ending()
@@ -115,12 +115,15 @@ class _Attempt:
                     self.reporter.pause,
                 )
                 snapshot = await graph.aget_state(config, subgraphs=True)
+        except BaseException:
+            await to_the_end(guard.close(failed=True))
+            raise
         finally:
             token_listener.reset(listening)
-            await to_the_end(guard.close())
+        await to_the_end(guard.close())
         self.ending = read_ending(snapshot, request, guard, self._handoff)
-        self.ending.at(f"{writing.thread_id}#{writing.name}", self.turns)
-        if self.ending.status in ("finished", "held"):
+        self.ending.number(f"{writing.thread_id}#{writing.name}", self.turns)
+        if self.ending.status in CANDIDATES:
             for fork in writing.forks.values():
                 self.ending.changes += await asyncio.to_thread(fork.diff)
             before, writes = await self._committed(graph), self.overlay.writes if self.overlay else []

@@ -9,9 +9,12 @@ from langchain.agents import create_agent
 from langchain.agents.middleware import HumanInTheLoopMiddleware
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.types import Command
 
 from entcent_agents.effects import EXTERNAL, READ
+from entcent_agents.errors import ConfigurationError
+from entcent_agents.nodes import EntropyCentroidSelector, ParallelRollouts
 from entcent_agents.prebuilt import entropy_centroid_graph
 from entcent_agents.testing import ScriptedChat, ScriptedTurn
 from tests.rollouts.worlds import ASK, World, turn
@@ -80,3 +83,15 @@ async def test_events_tell_the_rounds_apart(world: World):
     ends = {(event["round"], event["rollout"]): event["state"] for event in events if "rollout" in event}
     assert ends == {(1, 0): "held", (1, 1): "held", (2, 0): "finished", (2, 1): "finished"}
     assert [event["round"] for event in events if event["type"] == "entcent.commit"] == [1, 2]
+
+
+async def test_a_selector_that_was_not_given_its_rollouts_says_what_held_ones_need(world: World):
+    script = [turn("", ("confirm", {"question": "?"})), turn("done")]
+    effects = {"send": READ, "look": READ, "confirm": READ}
+    builder = StateGraph(MessagesState)
+    builder.add_node("rollouts", ParallelRollouts(agent_of(world, [script]), n=2, effects=effects))
+    builder.add_node("select", EntropyCentroidSelector())
+    builder.add_edge(START, "rollouts")
+    builder.add_edge("rollouts", "select")
+    with pytest.raises(ConfigurationError, match=r"none has finished.*EntropyCentroidSelector\(rollouts\)"):
+        await builder.compile().ainvoke(ASK)
