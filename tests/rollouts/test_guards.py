@@ -269,16 +269,19 @@ async def test_approved_calls_that_come_again_in_another_order_with_new_ids_are_
 
 async def test_an_external_tool_may_call_another_which_was_approved_with_it(world: World):
     send = guarded(world.tools[0])
+    began: list[str] = []
 
     @tool
     async def announce(to: str) -> str:
         """Send two mails."""
+        began.append(to)
         return f"{await send.ainvoke({'to': to})}, {await send.ainvoke({'to': to + to})}"
 
     scripts = [[turn("", ("announce", {"to": f"{i}"}), early=i == 1), turn("done")] for i in range(2)]
     agent = create_agent(ScriptedChat(scripts=scripts), [announce, *world.tools])
     effects = {"announce": EXTERNAL, "send": EXTERNAL, "look": READ, "confirm": READ}
     result = await entropy_centroid_graph(agent, n=2, effects=effects).ainvoke(ASK)
+    assert began == ["1"]  # and was not held in its middle
     assert world.sent == ["1", "11"]
     assert result["messages"][2].content == "sent to 1, sent to 11"
 
@@ -287,6 +290,7 @@ async def test_a_node_that_runs_again_after_its_external_call_does_not_make_it_a
     """A call without an id is told from equal ones by its number, which begins anew with each execution."""
     send = guarded(world.tools[0])
     asked: list[str] = []
+    runs: list[str] = []
 
     def answer(messages: Any) -> ScriptedTurn:
         asked.append("asked")
@@ -295,6 +299,7 @@ async def test_a_node_that_runs_again_after_its_external_call_does_not_make_it_a
     model = ScriptedChat(scripts=[answer])
 
     async def act(state: MessagesState):
+        runs.append("run")
         heard = await send.ainvoke({"to": "x"})
         said = await model.ainvoke(state["messages"])
         return {"messages": [AIMessage(heard), said]}
@@ -303,6 +308,6 @@ async def test_a_node_that_runs_again_after_its_external_call_does_not_make_it_a
     builder.add_node("act", act)
     builder.add_edge(START, "act")
     result = await entropy_centroid_graph(builder.compile(), n=1, retries=Retries(first_seconds=0.01)).ainvoke(ASK)
-    assert len(asked) == 2
+    assert (len(runs), len(asked)) == (3, 2)  # held, failed, and done: not held again
     assert world.sent == ["x"]
     assert [message.text for message in result["messages"][1:]] == ["sent to x", "done"]
