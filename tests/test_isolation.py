@@ -9,7 +9,7 @@ from typing import Annotated, Any, TypedDict
 import langgraph.pregel._messages as langgraph_messages
 from langchain.agents import create_agent
 from langchain_core.callbacks import AsyncCallbackManager, BaseCallbackHandler, UsageMetadataCallbackHandler
-from langchain_core.messages import HumanMessage
+from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.runnables import RunnableConfig, RunnableLambda
 from langchain_core.runnables.config import var_child_runnable_config
 from langchain_core.tracers.event_stream import _AstreamEventsCallbackHandler
@@ -200,3 +200,13 @@ def test_the_cache_key_turns_off_the_cache_of_a_subgraph():
     for _ in range(2):
         graph.invoke({"messages": []})
     assert len(calls) == 3
+
+
+def test_messages_are_given_the_same_ids_whenever_the_task_runs_and_none_is_dropped():
+    config = RunnableConfig(configurable={"checkpoint_ns": "rollouts:1"})
+    states = [
+        whole_input({"messages": [HumanMessage("a"), AIMessage("b", id="x"), AIMessage("c", id="x")]}, config, also="r")
+        for _ in range(2)
+    ]
+    ids = [[message.id for message in state["messages"]] for state in states]
+    assert ids[0] == ids[1] and ids[0][1:] == ["x", "x"] and ids[0][0]

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any, Final, Literal, cast
 from uuid import uuid4
 
+from langchain_core.messages import BaseMessage
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.checkpoint.memory import InMemorySaver
@@ -255,7 +256,7 @@ class ParallelRollouts(Node):
         """The held rollout to go on from; one that the conversation has left behind is forgotten.
 
         Raises:
-            RolloutError: Its thread is gone.
+            RolloutError: Its thread is gone, or what it is held before was changed in the state.
         """
         held = [Rollout.from_dict(record) for record in state.get("rollouts") or ()]
         if len(held) != 1 or held[0].status != "held" or held[0].forks:
@@ -263,7 +264,6 @@ class ParallelRollouts(Node):
         base = Base.of(held[0])
         if not _goes_on(state, base):
             await self.forget(held)
-            await self.ledger.forget(base.request)
             return None
         if not await self.store.has(base.thread_id):
             raise RolloutError(
@@ -330,9 +330,25 @@ class ParallelRollouts(Node):
 
 
 def _goes_on(state: Mapping[str, Any], base: Base) -> bool:
-    """Whether the conversation still ends where the rollout is held; what is before may have been trimmed or added."""
-    messages = state.get("messages")
-    return messages is None or (messages[-1].id if messages else None) == base.last_message
+    """Whether the conversation still ends where the rollout is held; what is before may have been trimmed or added.
+
+    Raises:
+        RolloutError: It does, and what is said there was changed: the rollout would go on with what stood there before.
+    """
+    messages, then = state.get("messages"), base.last_message
+    if messages is None or not (messages and then):
+        return messages is None or not (messages or then)
+    now: BaseMessage = messages[-1]
+    if now.id == then.id and (now.content, _calls(now)) != (then.content, _calls(then)):
+        raise RolloutError(
+            f"the message {now.id} was changed while the rollout that ends with it is held: change a call in the "
+            "answer to a question about it (HumanInTheLoopMiddleware takes edits), or send a new message"
+        )
+    return now.id == then.id
+
+
+def _calls(message: BaseMessage) -> Any:
+    return getattr(message, "tool_calls", None)
 
 
 def _candidates(rollouts: Sequence[Rollout]) -> list[Rollout]:

@@ -14,6 +14,7 @@ from langgraph.types import Command
 
 from entcent_agents.environments import commit
 from entcent_agents.errors import ConfigurationError
+from entcent_agents.ledger import MemoryLedger
 from entcent_agents.nodes.parallel_rollouts import ParallelRollouts
 from entcent_agents.nodes.recorded import until_recorded
 from entcent_agents.nodes.state import Node, RolloutsState
@@ -160,7 +161,8 @@ class EntropyCentroidSelector(Node):
             await self._tried(self.rollouts.forget([rollout]), f"rollout {rollout.index}")
         if output["base"] is not None:
             await self._tried(self.rollouts.store.forget(output["base"]), f"thread {output['base']}")
-        if winner.status == "finished":
+        # A process that was taken for dead may still come to a call of this request: other ledgers keep it on record.
+        if winner.status == "finished" and isinstance(self.rollouts.ledger, MemoryLedger):
             await self._tried(self.rollouts.ledger.forget(output["request"]), "the effect ledger")
 
     async def _tried(self, cleaning: Awaitable[object], what: str) -> None:

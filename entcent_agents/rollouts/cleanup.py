@@ -40,6 +40,24 @@ async def in_a_thread(function: Callable[..., T], *arguments: Any) -> T:
     return await asyncio.get_running_loop().run_in_executor(_THREADS, partial(function, *arguments))
 
 
+async def soon_to_the_end(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Await what should not stop half-way: a cancellation, however often it comes, leaves it some seconds to end."""
+    task = asyncio.ensure_future(coroutine)
+    clock = asyncio.get_running_loop().time
+    deadline: float | None = None
+    while not task.done():
+        try:
+            await asyncio.wait([task], timeout=None if deadline is None else max(deadline - clock(), 0))
+        except asyncio.CancelledError:
+            deadline = deadline or clock() + CLEAN_UP_SECONDS
+        if deadline is not None and clock() >= deadline:
+            task.cancel()
+            deadline = clock() + CLEAN_UP_SECONDS
+    if deadline is not None:
+        raise asyncio.CancelledError
+    return task.result()
+
+
 async def discard(forks: Iterable[Fork]) -> None:
     """Forget forks, off the event loop.
 

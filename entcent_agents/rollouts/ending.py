@@ -124,7 +124,7 @@ def packed(
         "request": guard.request,
         "round": request.round,
         "base": request.base.thread_id if request.base else None,
-        "last_message": next((message.id for message in reversed(ending.values.get("messages", ()))), None),
+        "last_message": next(iter(reversed(ending.values.get("messages", ()))), None),
         "held": [held.to_dict() for held in ending.held],
         "questions": [asdict(question) for question in ending.questions],
         "results": [[list(key), value] for key, value in guard.results.items()] if ending.status == "held" else [],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import Counter
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Coroutine, Generator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
@@ -31,6 +31,7 @@ from entcent_agents.ledger import (
 )
 from entcent_agents.ledger.decision import Change
 from entcent_agents.rollouts.calls import Call, HeldCall, Key, Run, addressed, refused, restored, stored
+from entcent_agents.rollouts.cleanup import soon_to_the_end
 from entcent_agents.rollouts.sharing import SharedCalls
 
 HELD: Final = "entcent.held"
@@ -88,9 +89,18 @@ class _Task:
     """Calls of one task of the graph that are under way, and those among them that wait to be held."""
 
     def __init__(self) -> None:
-        self.running = 0
+        self.running: list[tuple[Effect, asyncio.Task[Any] | None]] = []
         self.holding = 0
-        self.changed = asyncio.Condition()
+        self._changed = asyncio.Event()
+
+    def change(self) -> None:
+        """Wake up who waits for a change. Nothing is awaited here: it has to work under every cancellation."""
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        while not condition():
+            await self._changed.wait()
 
 
 class Guard:
@@ -160,7 +170,8 @@ class Guard:
         if Effect.EXTERNAL in enclosing_effects():  # whoever approved that call approved what it does
             return await run()
         task = self._tasks.setdefault(call.namespace, _Task())
-        task.running += 1
+        mine = (self.effect_of(call.tool).effect, asyncio.current_task())
+        task.running.append(mine)
         try:
             return await self._decided(call, run, shareable)
         except _Hold as hold:
@@ -168,9 +179,8 @@ class Guard:
             await self._until_the_others_are_done(task, call.namespace)
             raise GraphInterrupt((_interrupt(),)) from None
         finally:
-            task.running -= 1
-            async with task.changed:
-                task.changed.notify_all()
+            task.running.remove(mine)
+            task.change()
 
     def numbered(self, call: Call, execution: object) -> Call:
         """A call without an id, told from equal ones by its number.
@@ -192,12 +202,18 @@ class Guard:
         again = {held.call.namespace for held in self._rules.approved}
         return not self._came_by and any(held.call.namespace in again for held in self.held.values())
 
-    async def close(self) -> None:
-        """Wait for calls that a task left behind, and let none begin any more."""
+    async def close(self, *, failed: bool = False) -> None:
+        """Let no call begin any more, and wait for those that a task left behind.
+
+        Args:
+            failed: Nobody will ask what came of them: they are cancelled, but for external ones, whose result counts.
+        """
         self._closed = True
         for task in self._tasks.values():
-            async with task.changed:
-                await task.changed.wait_for(lambda task=task: not task.running)
+            for effect, call in task.running:
+                if failed and call is not None and effect is not Effect.EXTERNAL:
+                    call.cancel()
+            await task.until(lambda task=task: not task.running)
 
     async def _decided(self, call: Call, run: Run, shareable: bool) -> Any:
         if call.key in self._seen:
@@ -273,10 +289,13 @@ class Guard:
         async def kept() -> Any:
             return stored(await run(), self._rules.settings.max_result_characters)
 
-        while True:
-            outcome = await perform(
+        def made() -> Coroutine[Any, Any, Outcome]:
+            return perform(
                 self._rules.ledger, external, kept, settings=self._rules.settings, control_flow=(GraphBubbleUp,)
             )
+
+        while True:
+            outcome = await soon_to_the_end(made())
             if not isinstance(outcome, Pending):
                 if not isinstance(outcome, GivenUp):
                     self._rules.called.append(external.tool)
@@ -306,9 +325,8 @@ class Guard:
         task.holding += waiting
         try:
             await asyncio.sleep(0)  # all calls of a task begin at once
-            async with task.changed:
-                task.changed.notify_all()
-                await task.changed.wait_for(lambda: task.running <= task.holding)
+            task.change()
+            await task.until(lambda: len(task.running) <= task.holding)
         finally:
             task.holding -= waiting
 

@@ -13,8 +13,10 @@ from contextlib import contextmanager
 from copy import copy
 from dataclasses import fields, is_dataclass
 from typing import Any, Final, Literal, TypedDict, cast
+from uuid import NAMESPACE_OID, uuid5
 
 from langchain_core.callbacks import BaseCallbackHandler, BaseCallbackManager, UsageMetadataCallbackHandler
+from langchain_core.messages import convert_to_messages
 from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import var_child_runnable_config
 from langchain_core.tools import BaseTool
@@ -23,7 +25,6 @@ from langgraph.channels.base import BaseChannel
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import START, StateGraph
-from langgraph.graph.message import add_messages
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.prebuilt import ToolNode
 from langgraph.pregel import Pregel
@@ -101,7 +102,8 @@ def outer_channels(config: RunnableConfig) -> Mapping[str, Channel] | None:
 def whole_input(state: Any, config: RunnableConfig, also: str) -> dict[str, Any]:
     """A node's input as a dict, whatever kind of schema the graph has, and a channel that the schema may leave out.
 
-    Messages without an id are given one here, once for all rollouts: what they add is told from it by ids.
+    Messages without an id are given one here, for all rollouts and for all processes that run them: what rollouts add
+    is told from them by ids.
 
     Args:
         state: What LangGraph gave the node.
@@ -114,8 +116,11 @@ def whole_input(state: Any, config: RunnableConfig, also: str) -> dict[str, Any]
         values = {field.name: getattr(state, field.name) for field in fields(state)}
     else:
         values = dict(cast("Mapping[str, Any]", state))
-    if "messages" in values:
-        values["messages"] = add_messages([], values["messages"])
+    if values.get("messages"):
+        values["messages"] = convert_to_messages(values["messages"])
+        task = config.get("configurable", {}).get("checkpoint_ns", "")
+        for number, message in enumerate(values["messages"]):
+            message.id = message.id or str(uuid5(NAMESPACE_OID, f"{task}:{number}"))
     channel = (outer_channels(config) or {}).get(also)
     if channel is not None and channel.is_available():
         values.setdefault(also, channel.get())

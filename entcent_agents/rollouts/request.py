@@ -47,7 +47,7 @@ class Base:
         held: The external calls that it stopped before. To go on from it is to approve them.
         questions: The interrupts that it stopped at.
         results: Of calls that ran in tasks which have to run again.
-        last_message: Id of the conversation's last message when this had been committed; None where there was none.
+        last_message: The conversation's last message when this had been committed; None where there was none.
     """
 
     thread_id: str
@@ -57,7 +57,7 @@ class Base:
     held: tuple[HeldCall, ...]
     questions: tuple[Question, ...]
     results: Mapping[Key, Mapping[str, Any]]
-    last_message: str | None
+    last_message: BaseMessage | None
 
     @classmethod
     def of(cls, rollout: Rollout) -> Self:

@@ -115,9 +115,12 @@ class _Attempt:
                     self.reporter.pause,
                 )
                 snapshot = await graph.aget_state(config, subgraphs=True)
+        except BaseException:
+            await to_the_end(guard.close(failed=True))
+            raise
         finally:
             token_listener.reset(listening)
-            await to_the_end(guard.close())
+        await to_the_end(guard.close())
         self.ending = read_ending(snapshot, request, guard, self._handoff)
         self.ending.number(f"{writing.thread_id}#{writing.name}", self.turns)
         if self.ending.status in CANDIDATES:

@@ -13,6 +13,7 @@ from langchain.agents.middleware import ToolRetryMiddleware, wrap_tool_call
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langchain_core.messages.tool import tool_call
 from langchain_core.tools import tool
+from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.prebuilt import InjectedState, ToolNode, ToolRuntime, tools_condition
 from langgraph.types import Command
@@ -20,6 +21,7 @@ from langgraph.types import Command
 from entcent_agents.effects import EXTERNAL, READ, WRITE
 from entcent_agents.environments import DirectoryEnvironment, current_environment
 from entcent_agents.errors import EffectError, RolloutsFailedError
+from entcent_agents.ledger import MemoryLedger
 from entcent_agents.nodes import Retries, guarded
 from entcent_agents.prebuilt import entropy_centroid_graph
 from entcent_agents.selection import First
@@ -184,6 +186,75 @@ async def test_a_read_that_fails_is_not_shared():
     result = await graph.ainvoke(ASK)
     assert len(tries) == 2  # the second attempt was shared by those that waited
     assert result["messages"][2].content == "fine"
+
+
+async def test_a_call_that_a_failed_task_left_behind_is_cancelled_and_an_external_one_is_finished(world: World):
+    ended: list[str] = []
+
+    @tool
+    async def slow(x: int) -> str:
+        """Read for a long time."""
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            ended.append("cancelled")
+            raise
+        return "late"
+
+    @tool
+    async def pay(x: int) -> str:
+        """Pay."""
+        await asyncio.sleep(0.2)
+        ended.append("paid")
+        return "paid"
+
+    @tool
+    async def broken(x: int) -> str:
+        """Fail."""
+        raise ValueError("broken")
+
+    world.tools[:] = [slow, pay, broken]
+    calls = [("slow", {"x": 1}), ("pay", {"x": 1}), ("broken", {"x": 1})]
+    first = [[turn("", ("pay", {"x": 0})), turn("", *calls), turn("done")]]
+    graph = entropy_centroid_graph(
+        tool_node_graph(world, first, handle_tool_errors=False),
+        n=1,
+        effects={"slow": READ, "broken": READ},
+        checkpointer=InMemorySaver(),
+    )
+    with pytest.raises(RolloutsFailedError, match="ValueError: broken"):
+        await asyncio.wait_for(graph.ainvoke(ASK, {"configurable": {"thread_id": "t"}}), 20)
+    assert ended == ["paid", "cancelled"]  # the payment of the second turn was never approved
+
+
+async def test_an_approved_call_beside_one_that_fails_is_finished_and_not_in_doubt(world: World):
+    paid: list[int] = []
+    failures = iter([True])
+
+    @tool
+    async def pay(x: int) -> str:
+        """Pay."""
+        await asyncio.sleep(0.2)
+        paid.append(x)
+        return "paid"
+
+    @tool
+    async def book(x: int) -> str:
+        """Book."""
+        await asyncio.sleep(0.05)
+        if next(failures, False):
+            raise ValueError("full")
+        return "booked"
+
+    scripts = [[turn("", ("pay", {"x": 1}), ("book", {"x": 1})), turn("done")]]
+    agent = create_agent(ScriptedChat(scripts=scripts), [pay, book])
+    ledger = MemoryLedger()
+    graph = entropy_centroid_graph(agent, n=1, ledger=ledger, checkpointer=InMemorySaver())
+    config: Any = {"configurable": {"thread_id": "t"}}
+    with pytest.raises(RolloutsFailedError, match="ValueError: full"):
+        await graph.ainvoke(ASK, config)
+    assert paid == [1]
+    assert await ledger.unsettled() == []
 
 
 async def test_a_write_inside_a_write_is_part_of_it(tmp_path: Path):

@@ -13,6 +13,7 @@ from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.types import Command, interrupt
 
 from entcent_agents.effects import EXTERNAL, READ
+from entcent_agents.errors import RolloutError
 from entcent_agents.prebuilt import entropy_centroid_graph
 from entcent_agents.rollouts.isolation import Graph
 from entcent_agents.testing import ScriptedChat
@@ -202,3 +203,29 @@ async def test_a_new_message_in_the_place_of_an_answer_leaves_the_question_behin
     assert [each.value for each in state["__interrupt__"]] == [{"draft": f"draft {winner}, 3"}]
     state = await graph.ainvoke(Command(resume="good"), config)
     assert [message.text for message in state["messages"]][-2:] == [f"draft {winner}, 3", "approved"]
+
+
+@ROLLOUTS
+async def test_a_call_that_is_edited_in_the_state_while_it_is_held_is_not_made_as_it_was(n: int):
+    sent: list[str] = []
+
+    @tool
+    def send_mail(to: str) -> str:
+        """Send a mail."""
+        sent.append(to)
+        return f"sent to {to}"
+
+    def mails(index: int):
+        turns = [says("hm", ("send_mail", {"to": f"ann{index}"})), says("done")]
+        return lambda messages: turns[since_human(messages)]
+
+    agent = create_agent(ScriptedChat(scripts=scripts(mails)), [send_mail], interrupt_before=["tools"])
+    graph = entropy_centroid_graph(agent, n=n, selector=Chosen(winner_of(n)), checkpointer=InMemorySaver())
+    config: Any = {"configurable": {"thread_id": "one"}}
+    state = await graph.ainvoke({"messages": [HumanMessage("go")]}, config)
+    held = state["messages"][-1]
+    edited = held.model_copy(update={"tool_calls": [{**held.tool_calls[0], "args": {"to": "carl"}}]})
+    await graph.aupdate_state(config, {"messages": [edited]}, as_node="select")
+    with pytest.raises(RolloutError, match="was changed while the rollout that ends with it is held"):
+        await graph.ainvoke(Command(resume=True), config)
+    assert sent == []
