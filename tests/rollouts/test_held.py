@@ -109,16 +109,21 @@ async def test_rollouts_of_a_later_round_have_the_turns_of_the_earlier_ones(worl
 
 
 async def test_a_turn_of_a_graph_far_inside_counts_while_it_waits_for_an_answer(world: World):
-    inside = agent_of(world, [[turn("", ("confirm", {"question": "?"})), turn("done")]])
-    for name in ("middle", "outer"):
-        builder = StateGraph(MessagesState)
-        builder.add_node(name, inside)
-        builder.add_edge(START, name)
-        inside = builder.compile()
-    graph = entropy_centroid_graph(inside, n=1, effects={"send": READ, "look": READ, "confirm": READ})
+    model = ScriptedChat(scripts=[[turn("first"), turn("", ("confirm", {"question": "?"})), turn("done")]])
+
+    async def first(state: MessagesState):
+        return {"messages": [await model.ainvoke(state["messages"])]}
+
+    middle = StateGraph(MessagesState)
+    middle.add_sequence([("first", first), ("agent", create_agent(model, world.tools))])
+    middle.add_edge(START, "first")
+    outer = StateGraph(MessagesState)
+    outer.add_node("middle", middle.compile())
+    outer.add_edge(START, "middle")
+    graph = entropy_centroid_graph(outer.compile(), n=1, effects={"send": READ, "look": READ, "confirm": READ})
     updates = [update async for update in graph.astream(ASK, stream_mode="updates")]
     (record,) = next(update["rollouts"]["rollouts"] for update in updates if "rollouts" in update)
-    assert (record["status"], len(record["turns"])) == ("held", 1)
+    assert (record["status"], len(record["turns"])) == ("held", 2)
 
 
 async def test_the_schema_of_an_answer_is_put_with_the_question(world: World):

@@ -149,6 +149,28 @@ async def test_what_a_failed_write_had_written_is_not_undone_at_resumption(tmp_p
     assert rows(database) == [1]
 
 
+async def test_a_held_winner_with_forks_is_committed_goes_on_and_leaves_no_thread(
+    tmp_path: Path, database: Path, world: World
+):
+    async def seen(to: str) -> str:
+        sent_at.append((to, rows(database)))
+        return await world.tools[0].ainvoke({"to": to})
+
+    sent_at: list[tuple[str, list[int]]] = []
+    send = tool("send", description="Send a mail.")(seen)
+    script = [turn("", ("add", {"x": 1})), turn("", ("send", {"to": "a"})), turn("", ("add", {"x": 2})), turn("done")]
+    agent = create_agent(ScriptedChat(scripts=[script]), [add, send])
+    async with durable(tmp_path) as settings:
+        graph = entropy_centroid_graph(
+            agent, n=2, effects={"add": WRITE}, environments=[SqliteEnvironment(database)], **settings
+        )
+        result = await graph.ainvoke(ASK, CONFIG)
+        assert [found async for found in settings["rollout_checkpointer"].alist(None)] == []
+    assert sent_at == [("a", [1])]  # what led to the call was real before it
+    assert rows(database) == [1, 2]
+    assert result["messages"][-1].text == "done"
+
+
 async def test_a_held_winner_stays_held_while_the_process_is_away(tmp_path: Path, world: World):
     scripts = [[turn("", ("confirm", {"question": f"{i}?"}), early=i == 1), turn(f"done {i}")] for i in range(3)]
     model = Counted(scripts=scripts)
