@@ -20,38 +20,12 @@ from entcent_agents.testing import ScriptedChat
 from tests.whole_graphs.comparing import (
     ROLLOUTS,
     Chosen,
-    plain,
+    assert_asks_the_same,
     says,
     scripts,
     since_human,
     winner_of,
 )
-
-Asked = list[Any]
-
-
-async def assert_asks_the_same(
-    agent: Graph, answers: list[Any], n: int, turns: int = 2, **settings: Any
-) -> tuple[dict[str, Any], list[Asked]]:
-    """Ask and answer alone and as rollouts: the same questions in the same order, and the same state each time."""
-    winner = winner_of(n)
-    alone = agent.copy({"checkpointer": InMemorySaver()})
-    ours = entropy_centroid_graph(agent, n=n, selector=Chosen(winner), checkpointer=InMemorySaver(), **settings)
-    there: Any = {"configurable": {"thread_id": f"alone:{winner}"}}
-    here: Any = {"configurable": {"thread_id": "ours"}}
-    asked: list[Asked] = []
-    given: dict[str, Any] = {}
-    for _ in range(turns):
-        for answer in (None, *answers):
-            step = [Command(resume=answer) if answer else {"messages": [HumanMessage("go")]} for _ in range(2)]
-            expected = await alone.ainvoke(step[0], there)
-            given = await ours.ainvoke(step[1], here)
-            questions = [[each.value for each in state.pop("__interrupt__", [])] for state in (expected, given)]
-            assert questions[1] == questions[0]
-            assert plain(given) == plain(expected)
-            asked.append(questions[1])
-        assert not (await ours.aget_state(here)).next
-    return given, asked
 
 
 def asking_graph() -> Graph:
