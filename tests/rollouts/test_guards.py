@@ -382,3 +382,20 @@ async def test_a_node_that_runs_again_after_its_external_call_does_not_make_it_a
     assert (len(runs), len(asked)) == (3, 2)  # held, failed, and done: not held again
     assert world.sent == ["x"]
     assert [message.text for message in result["messages"][1:]] == ["sent to x", "done"]
+
+
+async def test_a_guarded_external_tool_inside_a_write_is_refused(world: World, tmp_path: Path):
+    send = guarded(world.tools[0])
+
+    @tool
+    async def outer(to: str) -> str:
+        """Call another tool."""
+        return str(await send.ainvoke({"to": to}))
+
+    agent = create_agent(ScriptedChat(scripts=[[turn("", ("outer", {"to": "x"})), turn("done")]]), [outer])
+    graph = entropy_centroid_graph(
+        agent, n=2, effects={"outer": WRITE}, environments=[DirectoryEnvironment(tmp_path, name="notes")]
+    )
+    with pytest.raises(EffectError, match="declare the outer tool EXTERNAL"):
+        await graph.ainvoke(ASK)
+    assert world.sent == []
