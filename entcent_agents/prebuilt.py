@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Literal, cast, get_type_hints
 
+from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.graph import END, START, StateGraph
+from langgraph.store.base import BaseStore
 from langgraph.types import Command
 from typing_extensions import TypedDict  # of Python's own, pydantic makes no schemas before 3.12
 
@@ -27,8 +29,8 @@ def entropy_centroid_graph(
     n: int = 4,
     selector: Selector | None = None,
     on_unscorable: Literal["error", "fallback"] = "error",
-    checkpointer: Any = None,
-    store: Any = None,
+    checkpointer: BaseCheckpointSaver[Any] | bool | None = None,
+    store: BaseStore | None = None,
     name: str = "entropy_centroid_graph",
     **settings: Any,
 ) -> Graph:

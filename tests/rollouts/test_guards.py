@@ -22,7 +22,7 @@ from entcent_agents.effects import EXTERNAL, READ, WRITE
 from entcent_agents.environments import DirectoryEnvironment, current_environment
 from entcent_agents.errors import EffectError, RolloutsFailedError
 from entcent_agents.ledger import MemoryLedger
-from entcent_agents.nodes import guarded
+from entcent_agents.nodes import Retries, guarded
 from entcent_agents.prebuilt import entropy_centroid_graph
 from entcent_agents.selection import First
 from entcent_agents.testing import ScriptedChat, ScriptedTurn
@@ -336,3 +336,66 @@ async def test_approved_calls_that_come_again_in_another_order_with_new_ids_are_
     assert runs == orders
     assert sorted(world.sent) == ["a", "b"]
     assert result["messages"][-1].text == "sent to b, sent to a"
+
+
+async def test_an_external_tool_may_call_another_which_was_approved_with_it(world: World):
+    send = guarded(world.tools[0])
+    began: list[str] = []
+
+    @tool
+    async def announce(to: str) -> str:
+        """Send two mails."""
+        began.append(to)
+        return f"{await send.ainvoke({'to': to})}, {await send.ainvoke({'to': to + to})}"
+
+    scripts = [[turn("", ("announce", {"to": f"{i}"}), early=i == 1), turn("done")] for i in range(2)]
+    agent = create_agent(ScriptedChat(scripts=scripts), [announce, *world.tools])
+    effects = {"announce": EXTERNAL, "send": EXTERNAL, "look": READ, "confirm": READ}
+    result = await entropy_centroid_graph(agent, n=2, effects=effects).ainvoke(ASK)
+    assert began == ["1"]  # and was not held in its middle
+    assert world.sent == ["1", "11"]
+    assert result["messages"][2].content == "sent to 1, sent to 11"
+
+
+async def test_a_node_that_runs_again_after_its_external_call_does_not_make_it_again(world: World):
+    """A call without an id is told from equal ones by its number, which begins anew with each execution."""
+    send = guarded(world.tools[0])
+    asked: list[str] = []
+    runs: list[str] = []
+
+    def answer(messages: Any) -> ScriptedTurn:
+        asked.append("asked")
+        return ScriptedTurn(error=ConnectionError("passing")) if len(asked) == 1 else turn("done")
+
+    model = ScriptedChat(scripts=[answer])
+
+    async def act(state: MessagesState):
+        runs.append("run")
+        heard = await send.ainvoke({"to": "x"})
+        said = await model.ainvoke(state["messages"])
+        return {"messages": [AIMessage(heard), said]}
+
+    builder = StateGraph(MessagesState)
+    builder.add_node("act", act)
+    builder.add_edge(START, "act")
+    result = await entropy_centroid_graph(builder.compile(), n=1, retries=Retries(first_seconds=0.01)).ainvoke(ASK)
+    assert (len(runs), len(asked)) == (3, 2)  # held, failed, and done: not held again
+    assert world.sent == ["x"]
+    assert [message.text for message in result["messages"][1:]] == ["sent to x", "done"]
+
+
+async def test_a_guarded_external_tool_inside_a_write_is_refused(world: World, tmp_path: Path):
+    send = guarded(world.tools[0])
+
+    @tool
+    async def outer(to: str) -> str:
+        """Call another tool."""
+        return str(await send.ainvoke({"to": to}))
+
+    agent = create_agent(ScriptedChat(scripts=[[turn("", ("outer", {"to": "x"})), turn("done")]]), [outer])
+    graph = entropy_centroid_graph(
+        agent, n=2, effects={"outer": WRITE}, environments=[DirectoryEnvironment(tmp_path, name="notes")]
+    )
+    with pytest.raises(EffectError, match="declare the outer tool EXTERNAL"):
+        await graph.ainvoke(ASK)
+    assert world.sent == []

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 from langchain.agents import create_agent
-from langchain_core.messages import AIMessage, HumanMessage
+from langchain.agents.middleware import wrap_tool_call
+from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langchain_core.tools import tool
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
@@ -112,6 +113,62 @@ async def test_a_cancelled_request_goes_on_without_sampling_a_turn_again(tmp_pat
     assert rows(database) == [1, 2]
     assert len(model.asked) == 8  # the two turns that were under way were asked for again
     assert left == []
+
+
+async def test_what_a_failed_write_had_written_is_not_undone_at_resumption(tmp_path: Path, database: Path):
+    @tool
+    async def add_and_fail(x: int) -> str:
+        """Add a row, and fail."""
+        raise ValueError(await add.ainvoke({"x": x}))
+
+    @wrap_tool_call
+    async def told(request: Any, handler: Any):
+        try:
+            return await handler(request)
+        except ValueError as error:
+            return ToolMessage(f"failed: {error}", tool_call_id=request.tool_call["id"])
+
+    slow = [turn("", ("add_and_fail", {"x": 1})), ScriptedTurn(text="done", entropy=[0.1] * 30, delay_seconds=0.6)]
+    model = Counted(scripts=[slow])
+    agent = create_agent(model, [add_and_fail], middleware=[told])
+    for attempt in range(2):
+        async with durable(tmp_path) as settings:
+            graph = entropy_centroid_graph(
+                agent, n=1, effects={"add_and_fail": WRITE}, environments=[SqliteEnvironment(database)], **settings
+            )
+            if attempt == 0:
+                run = asyncio.create_task(graph.ainvoke(ASK, CONFIG))
+                while len(model.asked) < 2:  # noqa: ASYNC110  nothing tells
+                    await asyncio.sleep(0.02)
+                run.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await run
+            else:
+                state = await graph.ainvoke(None, CONFIG)
+    assert state["messages"][2].content == "failed: added 1"
+    assert rows(database) == [1]
+
+
+async def test_a_held_winner_with_forks_is_committed_goes_on_and_leaves_no_thread(
+    tmp_path: Path, database: Path, world: World
+):
+    async def seen(to: str) -> str:
+        sent_at.append((to, rows(database)))
+        return await world.tools[0].ainvoke({"to": to})
+
+    sent_at: list[tuple[str, list[int]]] = []
+    send = tool("send", description="Send a mail.")(seen)
+    script = [turn("", ("add", {"x": 1})), turn("", ("send", {"to": "a"})), turn("", ("add", {"x": 2})), turn("done")]
+    agent = create_agent(ScriptedChat(scripts=[script]), [add, send])
+    async with durable(tmp_path) as settings:
+        graph = entropy_centroid_graph(
+            agent, n=2, effects={"add": WRITE}, environments=[SqliteEnvironment(database)], **settings
+        )
+        result = await graph.ainvoke(ASK, CONFIG)
+        assert [found async for found in settings["rollout_checkpointer"].alist(None)] == []
+    assert sent_at == [("a", [1])]  # what led to the call was real before it
+    assert rows(database) == [1, 2]
+    assert result["messages"][-1].text == "done"
 
 
 async def test_a_held_winner_stays_held_while_the_process_is_away(tmp_path: Path, world: World):
