@@ -173,6 +173,10 @@ class ParallelRollouts(Node):
             if not self.environments[name].committed(reference)
         ]
 
+    def is_committed(self, rollout: Rollout) -> bool:
+        """Whether a process committed its forks, and died before the graph knew."""
+        return any(self.environments[name].committed(reference) for name, reference in rollout.forks.items())
+
     async def forget(self, rollouts: Sequence[Rollout]) -> None:
         """Discard what rollouts left: their forks and their threads."""
         for rollout in rollouts:

@@ -81,7 +81,7 @@ class EntropyCentroidSelector(Node):
                 else "no rollout to select from: put ParallelRollouts before this node"
             )
         try:
-            selection = self._select(candidates)
+            selection = self._select(await self._open_candidates(candidates))
             winner = next(rollout for rollout in candidates if rollout.index == selection.winner)
             output = unpack(winner.output or "")
             if self.rollouts is not None:
@@ -113,6 +113,14 @@ class EntropyCentroidSelector(Node):
     @property
     def _selectable(self) -> tuple[str, ...]:
         return ("finished",) if self.rollouts is None else CANDIDATES
+
+    async def _open_candidates(self, candidates: Sequence[Rollout]) -> Sequence[Rollout]:
+        """The one that a process which died had committed already, alone; else all."""
+        if self.rollouts is None or not self.rollouts.store.durable:
+            return candidates
+        is_committed = self.rollouts.is_committed
+        done = await asyncio.to_thread(lambda: [rollout for rollout in candidates if is_committed(rollout)])
+        return done or candidates
 
     def _select(self, candidates: Sequence[Rollout]) -> Selection:
         if self.on_unscorable == "error" and not any(rollout.plain for rollout in candidates):

@@ -6,6 +6,7 @@ import asyncio
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,9 @@ from entcent_agents.effects import READ, WRITE
 from entcent_agents.environments import SqliteEnvironment, current_environment
 from entcent_agents.errors import ConfigurationError, EffectError, RolloutError, RolloutsFailedError
 from entcent_agents.ledger import LedgerSettings, SqliteLedger
-from entcent_agents.nodes import guarded
+from entcent_agents.nodes import EntropyCentroidSelector, guarded
 from entcent_agents.prebuilt import entropy_centroid_graph
+from entcent_agents.selection import First, Selection
 from entcent_agents.testing import ScriptedChat, ScriptedTurn
 from tests.rollouts.worlds import ASK, World, turn
 
@@ -294,3 +296,36 @@ async def test_other_arguments_in_the_place_of_a_call_that_was_made_are_in_doubt
     result = await graph.ainvoke(Command(resume={"doubt_id": question["doubt_id"], "decision": "give up"}), CONFIG)
     assert world.sent == ["a"]
     assert result["messages"][-1].text == "wrote to b: This call was not made: a person decided against it"
+
+
+async def test_what_was_committed_stays_selected_whatever_the_selector_says_the_second_time(
+    tmp_path: Path, database: Path, monkeypatch: pytest.MonkeyPatch
+):
+    class Fickle:
+        name = "fickle"
+        chosen = iter([1, 0])
+
+        def select(self, rollouts: Any) -> Selection:
+            return replace(First().select(rollouts), winner=rollouts[min(next(self.chosen), len(rollouts) - 1)].index)
+
+    scripts = [[turn("", ("add", {"x": i})), turn(f"done {i}")] for i in range(2)]
+    async with durable(tmp_path) as settings:
+        graph = entropy_centroid_graph(
+            create_agent(ScriptedChat(scripts=scripts), [add]),
+            n=2,
+            effects={"add": WRITE},
+            environments=[SqliteEnvironment(database)],
+            selector=Fickle(),
+            **settings,
+        )
+
+        async def dies(self: Any, *args: Any) -> None:
+            raise RuntimeError("died")
+
+        with monkeypatch.context() as patched, pytest.raises(RuntimeError, match="died"):
+            patched.setattr(EntropyCentroidSelector, "_clean_up", dies)
+            await graph.ainvoke(ASK, CONFIG)
+        assert rows(database) == [1]
+        result = await graph.ainvoke(None, CONFIG)
+    assert rows(database) == [1]
+    assert result["messages"][-1].text == "done 1"
