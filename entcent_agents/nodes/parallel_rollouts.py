@@ -56,6 +56,7 @@ from entcent_agents.rollouts.request import Base, RolloutRequest
 from entcent_agents.rollouts.retries import Retries
 from entcent_agents.rollouts.rollout import run_rollout
 from entcent_agents.rollouts.store import RolloutStore
+from entcent_agents.rollouts.writing import abandon
 from entcent_agents.trajectory import CANDIDATES, Rollout
 
 RECURSION_LIMIT: Final = 50
@@ -306,6 +307,9 @@ class ParallelRollouts(Node):
             return
         await self.forget([rollout for rollout in ended if isinstance(rollout, Rollout)])
         for index in tasks:
+            journal = await self.store.read(request.thread_id(index)) if self.store.durable else None
+            if journal is not None:  # a rollout that was cancelled leaves its forks to whoever may go on with it
+                await abandon(journal, request.environments)
             await self.store.forget(request.thread_id(index))
 
     async def _single(

@@ -178,6 +178,16 @@ class _Left:
         self.references, self.cut_off = self.cut_off, None
 
 
+async def abandon(journal: Journal, environments: Sequence[Environment]) -> None:
+    """Discard the forks of a rollout that nobody will go on with."""
+    left = _Left(references=journal.start["forks"])
+    for entry in journal.entries:
+        left.follow(entry)
+    by_name = {environment.name: environment for environment in environments}
+    for references in (left.references, left.cut_off or {}, *left.put_aside):
+        await in_a_thread(_discard_references, by_name, references)
+
+
 def ended(journal: Journal | None) -> Rollout | None:
     """The rollout, if its journal says how it ended."""
     found = [entry.value for entry in journal.entries if entry.kind == "ended"] if journal else []

@@ -108,6 +108,7 @@ class Ran:
     committed: list[Call] = field(default_factory=list[Call])
     rows: list[tuple[str, int]] = field(default_factory=list[tuple[str, int]])
     waiting: list[str] = field(default_factory=list[str])
+    failed: set[str] = field(default_factory=set[str])
 
     async def request(self, number: int) -> None:
         """One request, under a watchdog."""
@@ -178,6 +179,7 @@ class Ran:
         )
         if state.next:  # it ended in an error, and may be tried again from the rollout that it holds
             self.waiting += [record["thread_id"] for record in state.values.get("rollouts") or ()]
+            self.failed.add(config["configurable"]["thread_id"])
             return
         answered = messages and isinstance(messages[-1], AIMessage) and not messages[-1].tool_calls
         if not answered or any(call.result is None for call in calls):
@@ -215,15 +217,20 @@ async def _run(chaos: Chaos, folder: Path, base_url: str) -> Account:
     await aclose_clients()
     account = ran.account + audit_effects(ran.committed, effects) + audit_rows(ran.committed, ran.rows)
     account.counts.update(luck.drawn)
-    account.violations.extend(await _leftovers(ran, before))
+    account.violations.extend(await _leftovers(ran, account, before))
     return account
 
 
-async def _leftovers(ran: Ran, before: set[asyncio.Task[Any]]) -> list[str]:
+async def _leftovers(ran: Ran, account: Account, before: set[asyncio.Task[Any]]) -> list[str]:
     for _ in range(10):
         await asyncio.sleep(0)  # what was cancelled ends
     found = [f"leftover task: {task!r}" for task in asyncio.all_tasks() - before]
     found += [f"leftover thread: {thread}" for thread in ran.rollouts.storage if thread not in ran.waiting]
     await sweep(ran.rollouts, ran.ledger, older_than_seconds=0)
     found += [f"not swept: {thread}" for thread in ran.rollouts.storage]
-    return found + [f"leftover call: {record.position}, {record.state}" for record in await ran.ledger.unsettled()]
+    for record in await ran.ledger.unsettled():
+        if record.request.partition(":")[0] in ran.failed:  # the request may be tried again, and the call with it
+            account.counts["unsettled calls of requests that ended in an error"] += 1
+        else:
+            found.append(f"leftover call: {record.position}, {record.state}")
+    return found

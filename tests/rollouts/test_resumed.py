@@ -329,3 +329,21 @@ async def test_what_was_committed_stays_selected_whatever_the_selector_says_the_
         result = await graph.ainvoke(None, CONFIG)
     assert rows(database) == [1]
     assert result["messages"][-1].text == "done 1"
+
+
+async def test_a_programming_error_in_one_rollout_leaves_no_fork_of_the_others(tmp_path: Path, database: Path):
+    slow = [turn("", ("add", {"x": 1})), ScriptedTurn(text="done", entropy=[0.1] * 300, delay_seconds=30.0)]
+    wrong = [turn("", ("add", {"x": 2})), ScriptedTurn(error=NameError("oops"), delay_seconds=0.3)]
+    async with durable(tmp_path) as settings:
+        graph = entropy_centroid_graph(
+            create_agent(ScriptedChat(scripts=[slow, wrong]), [add]),
+            n=2,
+            effects={"add": WRITE},
+            environments=[SqliteEnvironment(database)],
+            **settings,
+        )
+        with pytest.raises(NameError, match="oops"):
+            await graph.ainvoke(ASK, CONFIG)
+        assert [found async for found in settings["rollout_checkpointer"].alist(None)] == []
+    assert list(tmp_path.glob(".entcent-*/forks/*")) == []
+    assert rows(database) == []
