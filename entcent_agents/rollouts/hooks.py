@@ -225,16 +225,16 @@ class _Waiting:
 
 def _direct_call(guard: Guard, tool: str, given: Any, config: RunnableConfig | None) -> Call:
     """The call that a node makes; one without an id is numbered within the run of its task."""
-    configurable = ensure_config(config).get("configurable", {})
+    config = ensure_config(config)
     known = cast("dict[str, Any]", given) if isinstance(given, dict) else {"input": given}
     is_call = known.get("type") == "tool_call"
     call = Call(
-        namespace=str(configurable.get("checkpoint_ns", "")),
+        namespace=_namespace(config),
         id=known["id"] or "" if is_call else "",
         tool=tool,
         arguments=known["args"] if is_call else known,
     )
-    return call if call.id else guard.numbered(call, configurable.get("__pregel_scratchpad"))
+    return call if call.id else guard.numbered(call, config.get("configurable", {}).get("__pregel_scratchpad"))
 
 
 def _for(call: Call, result: Any) -> Any:

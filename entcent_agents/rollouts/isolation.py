@@ -2,8 +2,8 @@
 
 This file alone leans on names that LangGraph and LangChain do not promise: the module prefix of LangGraph's stream
 handlers, the `tap_output_aiter` method of streaming handlers, the `__pregel_` and `checkpoint_` keys (of which
-`__pregel_read`, `__pregel_cache` and `__pregel_durability` are used), how a builder keeps its schemas, and
-`var_child_runnable_config`. `tests/test_isolation.py` fails where they change.
+`__pregel_read`, `__pregel_cache`, `__pregel_checkpointer` and `__pregel_durability` are used), how a builder keeps its
+schemas, and `var_child_runnable_config`. `tests/test_isolation.py` fails where they change.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ NO_STREAM: Final = "nostream"
 
 _READ_KEY: Final = "__pregel_read"
 _CACHE_KEY: Final = "__pregel_cache"
+_CHECKPOINTER_KEY: Final = "__pregel_checkpointer"
 _DURABILITY_KEY: Final = "__pregel_durability"
 _INTERNAL_KEYS: Final = ("__pregel_", "checkpoint_", "langgraph_")
 _THREAD_KEYS: Final = ("thread_id", "thread_ts")
@@ -198,7 +199,7 @@ def tool_nodes_of(agent: Graph) -> list[ToolNode]:
 
 def parent_saver(config: RunnableConfig) -> BaseCheckpointSaver[Any] | None:
     """The checkpointer of the graph that runs this node, if it has one."""
-    saver: Any = config.get("configurable", {}).get("__pregel_checkpointer")
+    saver: Any = config.get("configurable", {}).get(_CHECKPOINTER_KEY)
     return cast("BaseCheckpointSaver[Any]", saver) if isinstance(saver, BaseCheckpointSaver) else None
 
 
