@@ -26,6 +26,7 @@ from entcent_agents.nodes import EntropyCentroidSelector, ParallelRollouts, Roll
 from entcent_agents.prebuilt import entropy_centroid_graph
 from entcent_agents.selection import First, LowestCentroid, LowestMeanEntropy, Selection
 from entcent_agents.testing import ScriptedChat, ScriptedTurn
+from tests.table import new_table, rows
 from tools.sql import sql_tools
 from tools.workspace import workspace_tools
 
@@ -78,19 +79,7 @@ def sqlite_agent(statements: list[list[str]]):
 
 @pytest.fixture
 def database(tmp_path: Path) -> Path:
-    path = tmp_path / "world.db"
-    with sqlite3.connect(path) as connection:
-        connection.execute("CREATE TABLE t (x INTEGER)")
-    connection.close()
-    return path
-
-
-def rows(path: Path) -> list[int]:
-    connection = sqlite3.connect(path)
-    try:
-        return [x for (x,) in connection.execute("SELECT x FROM t ORDER BY x")]
-    finally:
-        connection.close()
+    return new_table(tmp_path / "world.db")
 
 
 def files(folder: Path) -> list[str]:

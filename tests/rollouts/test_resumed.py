@@ -30,25 +30,14 @@ from entcent_agents.prebuilt import entropy_centroid_graph
 from entcent_agents.selection import First, Selection
 from entcent_agents.testing import ScriptedChat, ScriptedTurn
 from tests.rollouts.worlds import ASK, World, turn
+from tests.table import new_table, rows
 
 CONFIG: Any = {"configurable": {"thread_id": "t"}}
 
 
 @pytest.fixture
 def database(tmp_path: Path) -> Path:
-    path = tmp_path / "world.db"
-    with sqlite3.connect(path) as connection:
-        connection.execute("CREATE TABLE t (x INTEGER)")
-    connection.close()
-    return path
-
-
-def rows(path: Path) -> list[int]:
-    connection = sqlite3.connect(path)
-    try:
-        return [x for (x,) in connection.execute("SELECT x FROM t ORDER BY x")]
-    finally:
-        connection.close()
+    return new_table(tmp_path / "world.db")
 
 
 @asynccontextmanager
@@ -77,6 +66,16 @@ class Counted(ScriptedChat):
         return await super()._play(messages, run_manager)
 
 
+async def cut_off(graph: Any, model: Counted, *, asked: int) -> None:
+    """Run a request, and cancel it once the model was asked so often."""
+    run = asyncio.create_task(graph.ainvoke(ASK, CONFIG))
+    while len(model.asked) < asked:  # noqa: ASYNC110  nothing tells
+        await asyncio.sleep(0.02)
+    run.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await run
+
+
 @tool
 async def add(x: int) -> str:
     """Add a row."""
@@ -101,12 +100,7 @@ async def test_a_cancelled_request_goes_on_without_sampling_a_turn_again(tmp_pat
                 agent, n=2, effects={"add": WRITE}, environments=[SqliteEnvironment(database)], **settings
             )
             if attempt == 0:
-                run = asyncio.create_task(graph.ainvoke(ASK, CONFIG))
-                while len(model.asked) < 6:  # noqa: ASYNC110  nothing tells
-                    await asyncio.sleep(0.02)
-                run.cancel()
-                with pytest.raises(asyncio.CancelledError):
-                    await run
+                await cut_off(graph, model, asked=6)
                 assert rows(database) == []
             else:
                 state = await graph.ainvoke(None, CONFIG)
@@ -139,12 +133,7 @@ async def test_what_a_failed_write_had_written_is_not_undone_at_resumption(tmp_p
                 agent, n=1, effects={"add_and_fail": WRITE}, environments=[SqliteEnvironment(database)], **settings
             )
             if attempt == 0:
-                run = asyncio.create_task(graph.ainvoke(ASK, CONFIG))
-                while len(model.asked) < 2:  # noqa: ASYNC110  nothing tells
-                    await asyncio.sleep(0.02)
-                run.cancel()
-                with pytest.raises(asyncio.CancelledError):
-                    await run
+                await cut_off(graph, model, asked=2)
             else:
                 state = await graph.ainvoke(None, CONFIG)
     assert state["messages"][2].content == "failed: added 1"
