@@ -5,7 +5,9 @@ from __future__ import annotations
 from entcent_agents.environments.commit import commit
 from entcent_agents.environments.current import current_environment, use_environments
 from entcent_agents.environments.directory import DirectoryEnvironment, DirectoryFork
+from entcent_agents.environments.forks import StagedEnvironment, StagedFork
 from entcent_agents.environments.group import discard_all, fork_all
+from entcent_agents.environments.memory import MemoryEnvironment, MemoryFork
 from entcent_agents.environments.protocol import Change, Environment, Fork
 from entcent_agents.environments.sqlite import SqliteEnvironment, SqliteFork
 
@@ -15,8 +17,12 @@ __all__ = [
     "DirectoryFork",
     "Environment",
     "Fork",
+    "MemoryEnvironment",
+    "MemoryFork",
     "SqliteEnvironment",
     "SqliteFork",
+    "StagedEnvironment",
+    "StagedFork",
     "commit",
     "current_environment",
     "discard_all",

@@ -32,6 +32,12 @@ def file_difference(path: str, before: bytes | None, after: bytes | None) -> str
     return truncated(list(difflib.unified_diff(old, new, *names, lineterm="")))
 
 
+def value_difference(before: str | None, after: str | None) -> str:
+    """Unified difference of two values, written out as texts; None where there is none."""
+    old, new = ((text or "").splitlines() for text in (before, after))
+    return truncated(list(difflib.unified_diff(old, new, lineterm=""))[2:])  # without the names of files
+
+
 def row_line(sign: str, values: Iterable[object]) -> str:
     """One table row as a line of a difference."""
     return sign + " | ".join(_value(value) for value in values)

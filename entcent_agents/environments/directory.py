@@ -131,6 +131,8 @@ class DirectoryEnvironment(StagedEnvironment):
         EnvironmentConflictError: Somebody changed a target of an interrupted commit; a person has to decide.
     """
 
+    mechanism = tree
+
     def __init__(self, path: Path | str, name: str = "workspace") -> None:
         self.name = name
         self.path = Path(path).resolve()

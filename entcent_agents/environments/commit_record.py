@@ -4,24 +4,30 @@ A commit, with the locks of all its targets held: seal the forks; leave a pointe
 record (the decision); replace the targets; remove the record; clean up. Whoever opens any of the targets later and
 finds a pointer takes the same locks. If the record is there, the commit was decided and is finished; if it is not,
 it was never decided or is wholly done, and the pointer goes.
+
+Databases and directories can be finished by anybody. Other targets can be by their own environment alone: their part
+of the record stays until that is opened.
 """
 
 from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from entcent_agents.environments import pages, tree
 from entcent_agents.environments.durable import remove_durably, write_durably
-from entcent_agents.environments.protocol import Sealed
+from entcent_agents.environments.protocol import Mechanism, Sealed
 from entcent_agents.environments.staging import Staging, all_locks, remove_fork
 from entcent_agents.errors import EnvironmentConflictError
 
 Observer = Callable[[str], None]
-_MECHANISMS = {"sqlite": pages, "directory": tree}
+Mechanisms = Mapping[Path, Mechanism]
+"""Of the targets whose environments this process has at hand."""
+_MECHANISMS: Mapping[str, Mechanism] = {"sqlite": pages, "directory": tree}
+_ORDER = {"sqlite": 0, "directory": 1}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,13 +47,14 @@ def read_pointer(target: Path) -> Pointer | None:
     return Pointer(record=Path(content["record"]), targets=tuple(Path(path) for path in content["targets"]))
 
 
-def recover(target: Path) -> None:
+def recover(target: Path, mechanisms: Mechanisms) -> None:
     """Finish what a crash interrupted at a target, with all the other targets of that commit, and sweep.
 
     Waits while a living process is committing.
 
     Raises:
         EnvironmentConflictError: Somebody else changed a target after the crash; a person has to decide.
+        Exception: What a target of the user's own raised; the commit can be finished later.
     """
     while Staging(target).exists():
         pointer = read_pointer(target)
@@ -55,7 +62,7 @@ def recover(target: Path) -> None:
             if read_pointer(target) != pointer:
                 continue  # another process was faster, and other locks may be needed now
             if pointer is not None:
-                _finish(pointer)
+                _finish(pointer, mechanisms)
             Staging(target).sweep()
             return
 
@@ -71,59 +78,78 @@ def discard(target: Path, folder: Path) -> None:
                 remove_fork(folder)
 
 
-def publish_and_apply(sealed: Sequence[Sealed], observe: Observer) -> None:
+def publish_and_apply(sealed: Sequence[Sealed], mechanisms: Mechanisms, observe: Observer) -> Exception | None:
     """Commit sealed forks together. Call it with all their targets' exclusive locks held and no pointer there.
 
     Args:
         sealed: One or more, of different targets.
+        mechanisms: Of all the targets.
         observe: Called with the name of each step once it is done.
+
+    Returns:
+        What broke the commit off after it was decided; the record stays, and the next opening of the targets finishes
+        it. None where all is done.
 
     Raises:
         EnvironmentConflictError: A target changed since its fork, or is locked; nothing was done.
-        OSError: A target cannot be replaced. Nothing was done, or (if others were already replaced) the record stays,
-            and the next opening of any target finishes the commit.
+        Exception: A target cannot be replaced; nothing was done.
     """
-    # Innermost first means applied first: a directory's exchange can be refused by its file system, and then the
-    # databases around it have not been written yet.
-    ordered = sorted(sealed, key=lambda item: (item.kind == "directory", item.target))
+    # Innermost is applied first: what lies in somebody else's hands is the likeliest to refuse, then a directory's
+    # file system, and then the databases around them have not been written yet.
+    ordered = sorted(sealed, key=lambda item: (_ORDER.get(item.kind, len(_ORDER)), item.target))
     targets = tuple(Path(item.target) for item in ordered)
     record = Staging(targets[0]).path / f"commit-{secrets.token_hex(8)}.json"
     _write_pointers(Pointer(record=record, targets=targets))
     observe("pointed")
 
     def publish() -> None:
-        write_durably(record, json.dumps({"sealed": [item.as_dict() for item in ordered]}))
+        _write_record(record, ordered)
         observe("published")
 
     try:
-        _replace_all(ordered, publish, observe)
-    except Exception:
-        if not record.exists() or all(_MECHANISMS[item.kind].state(item) == "before" for item in ordered):
-            remove_durably(record)
-            _remove_pointers(targets)
+        _replace_all(ordered, mechanisms, publish, observe)
+    except Exception as error:
+        if record.exists() and not _all_untouched(ordered, mechanisms):
+            return error
+        remove_durably(record)
+        _remove_pointers(targets)
         raise
-    _clean_up(ordered, record, observe)
+    _clean_up(ordered, record, targets, observe)
+    return None
 
 
-def _replace_all(ordered: Sequence[Sealed], publish: Callable[[], None], observe: Observer) -> None:
+def _all_untouched(sealed: Sequence[Sealed], mechanisms: Mechanisms) -> bool:
+    """Whether nothing at all was applied; what cannot be told counts as applied, and is looked at again later."""
+    try:
+        return all(mechanisms[Path(item.target)].state(item) == "before" for item in sealed)
+    except Exception:
+        return False
+
+
+def _replace_all(
+    ordered: Sequence[Sealed], mechanisms: Mechanisms, publish: Callable[[], None], observe: Observer
+) -> None:
     """Replace every target, each inside the write lock of those before it, with `publish` inside them all."""
     if not ordered:
         publish()
         return
     first, rest = ordered[0], ordered[1:]
-    _MECHANISMS[first.kind].replace(first, lambda: _replace_all(rest, publish, observe))
+    mechanisms[Path(first.target)].replace(first, lambda: _replace_all(rest, mechanisms, publish, observe))
     observe(f"applied {first.kind}")
 
 
-def _finish(pointer: Pointer) -> None:
-    """Roll a commit forward, or drop its pointers where there is no record."""
+def _finish(pointer: Pointer, mechanisms: Mechanisms) -> None:
+    """Roll a commit forward, as far as this process can, or drop its pointers where there is no record."""
     try:
         content = json.loads(pointer.record.read_text())
     except FileNotFoundError:
         _remove_pointers(pointer.targets, only=pointer)
         return
-    sealed = [Sealed(**item) for item in content["sealed"]]
-    states = {item.target: _MECHANISMS[item.kind].state(item) for item in sealed}
+    everything = [Sealed(**item) for item in content["sealed"]]
+    found = {item.target: mechanisms.get(Path(item.target)) or _MECHANISMS.get(item.kind) for item in everything}
+    known = {target: mechanism for target, mechanism in found.items() if mechanism}
+    sealed = [item for item in everything if item.target in known]
+    states = {item.target: known[item.target].state(item) for item in sealed}
     for item in sealed:
         if states[item.target] == "other":
             raise EnvironmentConflictError(
@@ -131,20 +157,29 @@ def _finish(pointer: Pointer) -> None:
                 f"it to finish that commit, or remove {pointer.record} to leave it as it is, and open it again"
             )
     for item in sealed:
-        if states[item.target] == "before":
-            _MECHANISMS[item.kind].replace(item, _nothing)
-    _clean_up(sealed, pointer.record, lambda _step: None)
+        if states[item.target] in ("before", "partly"):
+            known[item.target].replace(item, _nothing)
+    rest = [item for item in everything if item.target not in known]
+    others = {Path(item.target) for item in rest}
+    _clean_up(sealed, pointer.record, [path for path in pointer.targets if path not in others], _ignore, rest)
 
 
-def _clean_up(sealed: Sequence[Sealed], record: Path, observe: Observer) -> None:
+def _clean_up(
+    sealed: Sequence[Sealed], record: Path, targets: Sequence[Path], observe: Observer, rest: Sequence[Sealed] = ()
+) -> None:
+    """Remove what a commit left at the targets that are done; the record stays for the rest."""
     for item in sealed:
         if item.kept:
             Staging(Path(item.target)).write_receipt(Path(item.fork))
-    remove_durably(record)
+    _write_record(record, rest) if rest else remove_durably(record)
     observe("removed")
-    _remove_pointers([Path(item.target) for item in sealed])
+    _remove_pointers(targets)
     for item in sealed:
         remove_fork(Path(item.fork))
+
+
+def _write_record(record: Path, sealed: Sequence[Sealed]) -> None:
+    write_durably(record, json.dumps({"sealed": [item.as_dict() for item in sealed]}))
 
 
 def _write_pointers(pointer: Pointer) -> None:
@@ -161,3 +196,7 @@ def _remove_pointers(targets: Sequence[Path], *, only: Pointer | None = None) ->
 
 def _nothing() -> None:
     """What happens between check and replacement when the decision was made long ago."""
+
+
+def _ignore(_step: str) -> None:
+    """Nobody observes a commit that is finished later."""

@@ -1,0 +1,100 @@
+"""Our own environments under the suite that users run on theirs."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from pathlib import Path
+from typing import Any, ClassVar
+
+from entcent_agents.environments import (
+    DirectoryEnvironment,
+    DirectoryFork,
+    MemoryEnvironment,
+    MemoryFork,
+    SqliteEnvironment,
+    SqliteFork,
+)
+from entcent_agents.testing.conformance import EnvironmentConformance
+
+
+class TestSqlite(EnvironmentConformance):
+    mode = "DELETE"
+
+    def make(self, folder: Path) -> None:
+        with contextlib.closing(sqlite3.connect(folder / "app.db")) as connection:
+            connection.execute(f"PRAGMA journal_mode = {self.mode}")
+            connection.execute("CREATE TABLE words (word TEXT)")
+
+    def open(self, folder: Path) -> SqliteEnvironment:
+        return SqliteEnvironment(folder / "app.db")
+
+    def add(self, fork: SqliteFork, word: str) -> None:
+        with fork.connect() as connection:
+            connection.execute("INSERT INTO words VALUES (?)", (word,))
+
+    def words(self, fork: SqliteFork) -> list[str]:
+        with fork.connect(read_only=True) as connection:
+            return [word for (word,) in connection.execute("SELECT word FROM words ORDER BY rowid")]
+
+    def add_for_real(self, environment: SqliteEnvironment, word: str) -> None:
+        with contextlib.closing(sqlite3.connect(environment.path)) as connection, connection:
+            connection.execute("INSERT INTO words VALUES (?)", (word,))
+
+    def real_words(self, environment: SqliteEnvironment) -> list[str]:
+        with contextlib.closing(sqlite3.connect(environment.path)) as connection:
+            return [word for (word,) in connection.execute("SELECT word FROM words ORDER BY rowid")]
+
+
+class TestSqliteWithWriteAheadLog(TestSqlite):
+    mode = "WAL"
+    races = 50
+
+
+class TestDirectory(EnvironmentConformance):
+    def make(self, folder: Path) -> None:
+        (folder / "files").mkdir()
+        (folder / "files" / "words").touch()
+
+    def open(self, folder: Path) -> DirectoryEnvironment:
+        return DirectoryEnvironment(folder / "files")
+
+    def add(self, fork: DirectoryFork, word: str) -> None:
+        with fork.resolve("words").open("a") as file:
+            file.write(f"{word}\n")
+
+    def words(self, fork: DirectoryFork) -> list[str]:
+        return fork.resolve("words").read_text().split()
+
+    def add_for_real(self, environment: DirectoryEnvironment, word: str) -> None:
+        with (environment.path / "words").open("a") as file:
+            file.write(f"{word}\n")
+
+    def real_words(self, environment: DirectoryEnvironment) -> list[str]:
+        return (environment.path / "words").read_text().split()
+
+
+class TestMemory(EnvironmentConformance):
+    durable = False
+    opened: ClassVar[dict[Path, MemoryEnvironment]] = {}
+
+    def make(self, folder: Path) -> None:
+        self.opened[folder] = MemoryEnvironment({"words": []})
+
+    def open(self, folder: Path) -> MemoryEnvironment:
+        return self.opened[folder]
+
+    def add(self, fork: MemoryFork, word: str) -> None:
+        fork.value["words"].append(word)
+
+    def words(self, fork: MemoryFork) -> list[str]:
+        return list(fork.value["words"])
+
+    def add_for_real(self, environment: MemoryEnvironment, word: str) -> None:
+        environment.value["words"].append(word)
+
+    def real_words(self, environment: Any) -> list[str]:
+        return list(environment.value["words"])
+
+    def leftovers(self, environment: Any) -> list[str]:
+        return list(environment.forks)
