@@ -106,10 +106,13 @@ def publish_and_apply(sealed: Sequence[Sealed], mechanisms: Mechanisms, observe:
         _write_record(record, ordered)
         observe("published")
 
+    applied: list[Sealed] = []
     try:
-        _replace_all(ordered, mechanisms, publish, observe)
+        _replace_all(ordered, mechanisms, publish, observe, applied)
     except Exception as error:
-        if record.exists() and not _all_untouched(ordered, mechanisms):
+        # Who raises a conflict did nothing; what else went wrong may have come after the deed.
+        refused = isinstance(error, EnvironmentConflictError) and not applied
+        if record.exists() and not refused and not _all_untouched(ordered, mechanisms):
             return error
         remove_durably(record)
         _remove_pointers(targets)
@@ -127,14 +130,19 @@ def _all_untouched(sealed: Sequence[Sealed], mechanisms: Mechanisms) -> bool:
 
 
 def _replace_all(
-    ordered: Sequence[Sealed], mechanisms: Mechanisms, publish: Callable[[], None], observe: Observer
+    ordered: Sequence[Sealed],
+    mechanisms: Mechanisms,
+    publish: Callable[[], None],
+    observe: Observer,
+    applied: list[Sealed],
 ) -> None:
     """Replace every target, each inside the write lock of those before it, with `publish` inside them all."""
     if not ordered:
         publish()
         return
     first, rest = ordered[0], ordered[1:]
-    mechanisms[Path(first.target)].replace(first, lambda: _replace_all(rest, mechanisms, publish, observe))
+    mechanisms[Path(first.target)].replace(first, lambda: _replace_all(rest, mechanisms, publish, observe, applied))
+    applied.append(first)
     observe(f"applied {first.kind}")
 
 
@@ -153,8 +161,9 @@ def _finish(pointer: Pointer, mechanisms: Mechanisms) -> None:
     for item in sealed:
         if states[item.target] == "other":
             raise EnvironmentConflictError(
-                f"{item.target} was changed by somebody else after a commit was interrupted: copy {item.staged} over "
-                f"it to finish that commit, or remove {pointer.record} to leave it as it is, and open it again"
+                f"{item.target} was changed by somebody else after a commit was interrupted: "
+                f"{_by_hand(item)} to finish that commit, or remove {pointer.record} to leave it as it is, and open "
+                "it again"
             )
     for item in sealed:
         if states[item.target] in ("before", "partly"):
@@ -162,6 +171,13 @@ def _finish(pointer: Pointer, mechanisms: Mechanisms) -> None:
     rest = [item for item in everything if item.target not in known]
     others = {Path(item.target) for item in rest}
     _clean_up(sealed, pointer.record, [path for path in pointer.targets if path not in others], _ignore, rest)
+
+
+def _by_hand(item: Sealed) -> str:
+    """What a person would do to have a commit its way."""
+    if item.kind in _MECHANISMS:
+        return f"copy {item.staged} over it"
+    return f"put it back to what the first open write in {item.staged} expects (sqlite3, tables writes and applied)"
 
 
 def _clean_up(

@@ -10,12 +10,15 @@ from typing import Any, ClassVar
 from entcent_agents.environments import (
     DirectoryEnvironment,
     DirectoryFork,
+    JournalEnvironment,
+    JournalFork,
     MemoryEnvironment,
     MemoryFork,
     SqliteEnvironment,
     SqliteFork,
 )
 from entcent_agents.testing.conformance import EnvironmentConformance
+from tests.environments.shelves import PlainShelf, Shelf
 
 
 class TestSqlite(EnvironmentConformance):
@@ -98,3 +101,30 @@ class TestMemory(EnvironmentConformance):
 
     def leftovers(self, environment: Any) -> list[str]:
         return list(environment.forks)
+
+
+class TestJournal(EnvironmentConformance):
+    shelf: type[Shelf] = Shelf
+
+    def make(self, folder: Path) -> None:
+        self.shelf.make(folder / "shelf.db")
+
+    def open(self, folder: Path) -> JournalEnvironment:
+        return JournalEnvironment(self.shelf(folder / "shelf.db"), folder / "shelf.journal")
+
+    def add(self, fork: JournalFork, word: str) -> None:
+        fork.write("words", [*self.words(fork), word])
+
+    def words(self, fork: JournalFork) -> list[str]:
+        return fork.read("words") or []
+
+    def add_for_real(self, environment: Any, word: str) -> None:
+        environment.target.put("words", [*self.real_words(environment), word])
+
+    def real_words(self, environment: Any) -> list[str]:
+        return environment.target.get("words") or []
+
+
+class TestJournalOfWhatCountsNoVersions(TestJournal):
+    shelf = PlainShelf
+    races = 50
