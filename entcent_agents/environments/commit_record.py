@@ -21,7 +21,7 @@ from entcent_agents.environments import pages, tree
 from entcent_agents.environments.durable import remove_durably, write_durably
 from entcent_agents.environments.protocol import Mechanism, Sealed
 from entcent_agents.environments.staging import Staging, all_locks, remove_fork
-from entcent_agents.errors import EnvironmentConflictError
+from entcent_agents.errors import EnvironmentConflictError, EnvironmentFault
 
 Observer = Callable[[str], None]
 Mechanisms = Mapping[Path, Mechanism]
@@ -113,12 +113,23 @@ def publish_and_apply(sealed: Sequence[Sealed], mechanisms: Mechanisms, observe:
         # Who raises a conflict did nothing; what else went wrong may have come after the deed.
         refused = isinstance(error, EnvironmentConflictError) and not applied
         if record.exists() and not refused and not _all_untouched(ordered, mechanisms):
-            return error
+            return _not_a_conflict(error)
         remove_durably(record)
         _remove_pointers(targets)
         raise
     _clean_up(ordered, record, targets, observe)
     return None
+
+
+def _not_a_conflict(error: Exception) -> Exception:
+    """The error, in words that do not say that nothing was committed."""
+    if not isinstance(error, EnvironmentConflictError):
+        return error
+    told = EnvironmentFault(
+        f"{error}; other parts of this commit are done: open the environment again to see the way on"
+    )
+    told.__cause__ = error
+    return told
 
 
 def _all_untouched(sealed: Sequence[Sealed], mechanisms: Mechanisms) -> bool:

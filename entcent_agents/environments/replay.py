@@ -65,7 +65,6 @@ class Replay:
                 made = self._made(write, versions) if in_doubt else None
                 versions[write.key] = made or self._make(write, overlay, versions)
                 overlay.mark(write.number, versions[write.key])
-                in_doubt = False
 
     def _make(self, write: Write, overlay: Overlay, versions: Mapping[str, str]) -> str:
         """Make one write; returns the version that it led to."""

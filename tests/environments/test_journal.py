@@ -234,6 +234,30 @@ def test_somebody_who_comes_between_a_look_and_a_write_is_seen_where_writes_have
     assert shelf(environment).log() == [("a", "theirs")]
 
 
+def test_what_somebody_else_wrote_is_not_taken_for_ours_after_a_refusal(tmp_path: Path) -> None:
+    environment = opened(tmp_path)
+    fork = written(environment)
+    fork.write("z", 0)
+    shelf(environment).before_write = lambda _key, _value: (shelf(environment).put("a", 1), None)[1]
+    for _ in range(2):
+        with pytest.raises(EnvironmentConflictError):
+            commit([fork])
+    assert shelf(environment).log() == [("a", 1)]
+
+
+def test_a_refusal_after_another_journal_was_replayed_does_not_say_that_nothing_happened(tmp_path: Path) -> None:
+    (tmp_path / "z").mkdir()  # the last in the order is replayed first
+    outer, inner = opened(tmp_path), opened(tmp_path / "z")
+    shelf(inner).after_write = lambda _key, _value: (shelf(outer).put("a", "theirs"), None)[1]
+    with pytest.raises(EnvironmentFault, match="other parts of this commit are done") as caught:
+        commit([written(outer), written(inner)])
+    assert not isinstance(caught.value, EnvironmentConflictError)
+    assert shelf(inner).log() == WRITES
+    with pytest.raises(EnvironmentConflictError, match="or remove .* to leave it"):
+        opened(tmp_path)
+    assert opened(tmp_path / "z").fork().read("c") == {"d": None}
+
+
 @KINDS
 def test_somebody_who_comes_between_two_writes_is_put_to_a_person(tmp_path: Path, kind: type[Shelf]) -> None:
     environment = opened(tmp_path, kind)
