@@ -19,6 +19,11 @@ def truncated(lines: list[str], total: int | None = None) -> str:
     return "\n".join([*lines[:LINES], f"… {more} more"] if more > 0 else lines)
 
 
+def printable(text: str) -> str:
+    """A name in one line of valid Unicode, whatever its maker had in mind."""
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
+
+
 def file_difference(path: str, before: bytes | None, after: bytes | None) -> str:
     """Unified diff of one file's contents; None where the file is not there."""
     sizes = f"{_size(before)} → {_size(after)}"
