@@ -1,28 +1,23 @@
 from __future__ import annotations
 
+import sqlite3
 import threading
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from langchain.agents import create_agent
-from langchain_core.tools import tool
-from langgraph.checkpoint.memory import InMemorySaver
 
-from entcent_agents.effects import WRITE
 from entcent_agents.environments import (
     DirectoryEnvironment,
     MemoryEnvironment,
     SqliteEnvironment,
     commit,
-    current_environment,
     pages,
 )
 from entcent_agents.environments.protocol import Fork
 from entcent_agents.errors import ConfigurationError, EnvironmentConflictError, EnvironmentUnusableError
-from entcent_agents.prebuilt import entropy_centroid_graph
-from entcent_agents.testing import ScriptedChat, ScriptedTurn
 
 
 class Opaque:
@@ -31,9 +26,6 @@ class Opaque:
 
 def changed(tmp_path: Path, value: dict[str, Any] | None = None) -> tuple[MemoryEnvironment, Path, list[Fork]]:
     """A memory, a directory and a database, each with a fork that was changed."""
-    import sqlite3
-    from contextlib import closing
-
     (tmp_path / "files").mkdir()
     with closing(sqlite3.connect(tmp_path / "app.db")) as connection:
         connection.execute("CREATE TABLE t (a)")
@@ -184,51 +176,3 @@ def test_many_threads_fork_commit_and_discard_at_once() -> None:
         thread.join()
     assert environment.value["count"] == other.value["count"] == sum(won) > 0
     assert not environment.forks
-
-
-@tool
-def add(word: str) -> str:
-    """Add a word."""
-    current_environment("notes").value["words"].append(word)  # type: ignore[attr-defined]
-    return "added"
-
-
-def agent(calls: list[int]) -> Any:
-    def turns(word: str, entropy: float) -> Any:
-        def turn(messages: Any) -> ScriptedTurn:
-            calls.append(1)
-            if len(messages) == 1:
-                return ScriptedTurn(text="Adding.", tool_calls=[("add", {"word": word})], entropy=[entropy] * 30)
-            return ScriptedTurn(text="Done.", entropy=[entropy] * 30)
-
-        return turn
-
-    return create_agent(ScriptedChat(scripts=[turns("unsure", 1.2), turns("sure", 0.2)]), [add])
-
-
-async def test_the_winners_changes_alone_reach_the_object() -> None:
-    notes = MemoryEnvironment({"words": []}, "notes")
-    graph = entropy_centroid_graph(agent([]), n=2, effects={"add": WRITE}, environments=[notes])
-    result = await graph.ainvoke({"messages": [("user", "Add what you know.")]})
-    assert notes.value == {"words": ["sure"]}
-    assert not notes.forks
-    assert [change["subject"] for change in result["selection"]["changes"]] == ["words"]
-
-
-async def test_durable_rollouts_refuse_memory_before_any_model_call(tmp_path: Path) -> None:
-    from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
-
-    notes = MemoryEnvironment({"words": []}, "notes")
-    calls: list[int] = []
-    async with AsyncSqliteSaver.from_conn_string(str(tmp_path / "rollouts.db")) as saver:
-        graph = entropy_centroid_graph(
-            agent(calls),
-            n=2,
-            effects={"add": WRITE},
-            environments=[notes],
-            rollout_checkpointer=saver,
-            checkpointer=InMemorySaver(),
-        )
-        with pytest.raises(ConfigurationError, match="'notes' lies in memory.*leave out the durable"):
-            await graph.ainvoke({"messages": [("user", "Go")]}, {"configurable": {"thread_id": "1"}})
-    assert not calls
