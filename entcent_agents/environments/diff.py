@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import difflib
-from typing import TYPE_CHECKING
+import hashlib
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from pathlib import Path
 
 LINES = 60  # of one change's text
 TEXT_BYTES = 1_000_000  # files above it are named, not compared line by line
@@ -24,15 +26,33 @@ def printable(text: str) -> str:
     return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
 
 
-def file_difference(path: str, before: bytes | None, after: bytes | None) -> str:
+class Content(NamedTuple):
+    """What is in a file; of large ones without the bytes, which may be more than memory holds."""
+
+    size: int
+    digest: bytes
+    data: bytes | None
+
+
+def content_of(path: Path) -> Content:
+    """Read a file."""
+    with path.open("rb") as file:
+        data = file.read(TEXT_BYTES + 1)
+        file.seek(0)
+        digest = hashlib.file_digest(file, "blake2b").digest()
+        return Content(size=file.tell(), digest=digest, data=None if len(data) > TEXT_BYTES else data)
+
+
+def file_difference(path: str, before: Content | None, after: Content | None) -> str:
     """Unified diff of one file's contents; None where the file is not there."""
     sizes = f"{_size(before)} → {_size(after)}"
-    if max(len(before or b""), len(after or b"")) > TEXT_BYTES:
-        return f"(large file: {sizes})"
+    sides = [b"" if content is None else content.data for content in (before, after)]
     try:
-        old, new = ((content or b"").decode("utf-8").splitlines() for content in (before, after))
+        old, new = (None if data is None else data.decode("utf-8").splitlines() for data in sides)
     except UnicodeDecodeError:
         return f"(binary file: {sizes})"
+    if old is None or new is None:
+        return f"(large file: {sizes})"
     names = ("/dev/null" if before is None else f"a/{path}", "/dev/null" if after is None else f"b/{path}")
     return truncated(list(difflib.unified_diff(old, new, *names, lineterm="")))
 
@@ -55,5 +75,5 @@ def _value(value: object) -> str:
     return text if len(text) <= _VALUE_CHARACTERS else text[:_VALUE_CHARACTERS] + "…"
 
 
-def _size(content: bytes | None) -> str:
-    return "none" if content is None else f"{len(content):,} bytes"
+def _size(content: Content | None) -> str:
+    return "none" if content is None else f"{content.size:,} bytes"

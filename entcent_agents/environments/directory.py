@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from entcent_agents.environments import tree
-from entcent_agents.environments.diff import file_difference, printable
+from entcent_agents.environments.diff import Content, content_of, file_difference, printable
 from entcent_agents.environments.durable import sync_tree
 from entcent_agents.environments.forks import StagedEnvironment, StagedFork, new_folder, reopened_folder, write_base
 from entcent_agents.environments.protocol import Change, Sealed
@@ -104,7 +104,7 @@ class DirectoryFork(StagedFork["DirectoryEnvironment"]):
             text = _difference(printable(path), old, new, sides)
             if text:
                 outcome = blake2b(f"{_nature(new)}\0".encode("utf-8", "surrogateescape"), digest_size=16)
-                outcome.update(sides[1] or b"")
+                outcome.update(sides[1].digest if sides[1] else b"")
                 changes.append(
                     Change(
                         target=self._environment.name,
@@ -173,7 +173,7 @@ class DirectoryEnvironment(StagedEnvironment):
         return DirectoryFork(self, reopened_folder(self.path, reference))
 
 
-def _difference(path: str, old: str | None, new: str | None, sides: tuple[bytes | None, bytes | None]) -> str:
+def _difference(path: str, old: str | None, new: str | None, sides: tuple[Content | None, Content | None]) -> str:
     """Text of one difference; empty where only the time of change differs."""
     lines: list[str] = []
     if _nature(old) != _nature(new) and not (old is None or new is None):
@@ -192,5 +192,5 @@ def _nature(entry: str | None) -> str:
     return " ".join(entry.split(" ")[:2]) if entry.startswith("file ") else entry
 
 
-def _content(path: Path, entry: str | None) -> bytes | None:
-    return path.read_bytes() if entry is not None and entry.startswith("file ") else None
+def _content(path: Path, entry: str | None) -> Content | None:
+    return content_of(path) if entry is not None and entry.startswith("file ") else None

@@ -10,6 +10,7 @@ import socket
 import stat
 import tempfile
 import threading
+import tracemalloc
 from collections.abc import Callable, Generator
 from pathlib import Path
 
@@ -224,6 +225,24 @@ def test_names_of_every_kind_survive_and_are_shown_in_one_valid_line(workspace: 
     commit([DirectoryEnvironment(workspace).reopen(fork.reference)])
     assert {path.name for path in workspace.iterdir()} == {"a.txt", "link", *(name[:250] for name in NAMES)}
     assert all((workspace / name[:250]).read_text() == "new\n" for name in NAMES)
+
+
+def test_a_file_larger_than_memory_is_shown_by_its_size(workspace: Path) -> None:
+    (workspace / "large").touch()
+    os.truncate(workspace / "large", 64 << 20)
+    fork, same = DirectoryEnvironment(workspace).fork(), DirectoryEnvironment(workspace).fork()
+    for copy in (fork, same):
+        with (copy.path / "large").open("r+b") as file:
+            file.seek(63 << 20)
+            file.write(b"x" if copy is fork else b"\0")
+    tracemalloc.start()
+    try:
+        changes = fork.diff()
+        assert tracemalloc.get_traced_memory()[1] < 8 << 20
+    finally:
+        tracemalloc.stop()
+    assert [change.text for change in changes] == ["(large file: 67,108,864 bytes → 67,108,864 bytes)"]
+    assert same.diff() == ()  # written again with what was in it
 
 
 @pytest.mark.parametrize("depth", [250, 900, 3000])
