@@ -8,7 +8,7 @@ MODEL ?= qwen2.5-coder-1.5b
 DEMO = build/demo
 SEED ?= 7
 
-.PHONY: demo test standard check bench mutants clean
+.PHONY: demo test standard kills chaos check bench mutants clean
 
 demo: $(VENV)/.local
 	$(BIN)/entcent models pull $(MODEL)
@@ -21,6 +21,12 @@ test: $(VENV)/.dev
 
 standard: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow tests/standard
+
+kills: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.kills
+
+chaos: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.chaos
 
 check: $(VENV)/.dev
 	VENV=$(VENV) scripts/check

@@ -28,7 +28,7 @@ from entcent_agents.chat.model import ChatLogprobs
 from entcent_agents.environments import SqliteEnvironment
 from entcent_agents.errors import EntcentError
 from entcent_agents.prebuilt import entropy_centroid_graph
-from entcent_agents.rollouts.output import unpack
+from entcent_agents.rollouts.packing import unpack
 from entcent_agents.selection import (
     First,
     LowestCentroid,

@@ -1,11 +1,12 @@
 """An agent killed with SIGKILL at random moments, and resumed: what happened outside, and what was asked of the model.
 
-    PYTHONPATH=. python -m benchmarks.kills [--kills 200] [--json FILE]
+    PYTHONPATH=. python -m benchmarks.kills [--kills 200] [--at-steps 200] [--json FILE]
 
 The agent runs as rollouts of itself; its tools read, write to a SQLite database, and append to a file that another
 process owns. Each process is killed at a moment drawn from the time that a whole request takes, and another goes on
-from what is on record. Questions about calls in doubt are answered by looking at the file. Prints the counts, and ends
-with exit code 1 where a law was broken.
+from what is on record; with `--at-steps` further ones are killed right after they made something durable. Questions
+about calls in doubt are answered by looking at the file. Prints the counts, and ends with exit code 1 where a law was
+broken.
 """
 
 from __future__ import annotations
@@ -37,11 +38,11 @@ def database(store: str) -> Iterator[str | None]:
         yield conninfo
 
 
-def run(store: str, kills: int, rollouts: int, seed: int) -> Account:
+def run(store: str, kills: int, at_steps: int, seed: int, **settings: Any) -> Account:
     """All kills on one kind of store."""
     begun = time.monotonic()
-    with database(store) as conninfo, killing(seed, database=conninfo, n=rollouts) as agent:
-        account = kill_at_random(agent, kills, seed)
+    with database(store) as conninfo, killing(seed, database=conninfo, **settings) as agent:
+        account = kill_at_random(agent, kills, seed, at_steps=at_steps)
     account.counts["seconds"] = round(time.monotonic() - begun)
     return account
 
@@ -71,17 +72,20 @@ def report(console: Console, accounts: dict[str, Account], title: str, file: Pat
 
 
 def main(
-    kills: Annotated[int, typer.Option(min=1, help="Kills on each store.")] = 200,
+    kills: Annotated[int, typer.Option(min=1, help="Kills at random moments, on each store.")] = 200,
+    at_steps: Annotated[int, typer.Option(min=0, help="Kills right after a step that made something durable.")] = 0,
     rollouts: Annotated[int, typer.Option(min=1, help="Rollouts of a request.")] = 3,
     seed: Annotated[int, typer.Option(help="What moments, plans and answers are drawn from.")] = 1,
+    lag_seconds: Annotated[float, typer.Option(min=0.0, help="How long the graph's checkpointer lags at most.")] = 0.0,
     store: Annotated[list[str] | None, typer.Option(help="sqlite, postgres; default: both.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Where the counts are written as well.")] = None,
 ) -> None:
     """Kill and resume, and compare what happened with what was committed."""
     console = Console()
-    accounts = {STORES[each]: run(each, kills, rollouts, seed) for each in store or STORES}
-    settings = {"kills": kills, "rollouts": rollouts, "seed": seed}
-    report(console, accounts, f"{kills} kills, {rollouts} rollouts a request, seed {seed}", json_file, settings)
+    place: dict[str, Any] = {"n": rollouts, "lag_seconds": lag_seconds}
+    accounts = {STORES[each]: run(each, kills, at_steps, seed, **place) for each in store or STORES}
+    title = f"{kills} + {at_steps} kills, {rollouts} rollouts a request, seed {seed}"
+    report(console, accounts, title, json_file, {"kills": kills, "at_steps": at_steps, "seed": seed, **place})
 
 
 if __name__ == "__main__":

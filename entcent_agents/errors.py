@@ -1,8 +1,8 @@
 """Every error this library raises on purpose.
 
     EntcentError
-    ├── ConfigurationError            a setting that cannot work; raised before any model call
-    │   ├── EffectError               a tool whose effect is not declared, or cannot be honoured
+    ├── ConfigurationError            a setting that cannot work; raised before any model call, if it can be known then
+    │   ├── EffectError               what a tool does to the world cannot be as it is declared, or cannot be honoured
     │   └── MissingExtraError         an optional package is absent; the message has the pip command
     ├── LogprobsError
     │   ├── LogprobsMalformedError    log-probabilities that cannot be what they claim to be
@@ -13,9 +13,10 @@
     │   ├── ModelFileError            a model file on disk is not the file it should be
     │   ├── ModelServerError          a model server cannot be started or reached, or answers with an error
     │   └── ContinuationError         a model server did not go on from the text it was given
-    ├── RecordingError                recorded generations that cannot be read; FILE:LINE, reason, what was expected
+    ├── RecordingError                a record that cannot be read, of generations or of a rollout: where, why, what was
+    │                                 expected
     ├── RolloutError
-    │   └── RolloutsFailedError       fewer rollouts finished than the quorum asks for
+    │   └── RolloutsFailedError       fewer rollouts finished or are held than the quorum asks for
     ├── LedgerError                   the effect ledger cannot be read or written
     │   ├── LedgerVersionError        a ledger, or a record in it, of a version that this release does not read
     │   └── LedgerAnswerError         what a person answered about a call in doubt is no answer
@@ -37,11 +38,11 @@ class EntcentError(Exception):
 
 
 class ConfigurationError(EntcentError):
-    """A setting that cannot work; raised before any model call."""
+    """A setting that cannot work; raised before any model call, if it can be known then."""
 
 
 class EffectError(ConfigurationError):
-    """A tool's effect is not declared, or what is declared cannot be honoured."""
+    """What a tool does to the world cannot be as it is declared, or cannot be honoured."""
 
 
 class MissingExtraError(ConfigurationError):
@@ -113,7 +114,7 @@ class ContinuationError(ModelError):
 
 
 class RecordingError(EntcentError):
-    """Recorded generations that cannot be read; says which file and line, why, and what was expected."""
+    """A record that cannot be read, of generations or of a rollout; says where, why, and what was expected."""
 
 
 class RolloutError(EntcentError):
@@ -121,7 +122,7 @@ class RolloutError(EntcentError):
 
 
 class RolloutsFailedError(RolloutError):
-    """Fewer rollouts finished than the quorum asks for."""
+    """Fewer rollouts finished or are held than the quorum asks for; external calls that were made are named."""
 
 
 class LedgerError(EntcentError):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypedDict, cast, get_type_hints
+from typing import Any, Literal, cast, get_type_hints
 
+from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.graph import END, START, StateGraph
+from langgraph.store.base import BaseStore
 from langgraph.types import Command
+from typing_extensions import TypedDict  # of Python's own, pydantic makes no schemas before 3.12
 
 from entcent_agents.nodes import EntropyCentroidSelector, ParallelRollouts, RolloutsState, unfinished
 from entcent_agents.rollouts.isolation import Graph, with_every_channel_public
@@ -26,8 +29,8 @@ def entropy_centroid_graph(
     n: int = 4,
     selector: Selector | None = None,
     on_unscorable: Literal["error", "fallback"] = "error",
-    checkpointer: Any = None,
-    store: Any = None,
+    checkpointer: BaseCheckpointSaver[Any] | bool | None = None,
+    store: BaseStore | None = None,
     name: str = "entropy_centroid_graph",
     **settings: Any,
 ) -> Graph:
@@ -51,12 +54,12 @@ def entropy_centroid_graph(
     rollouts = ParallelRollouts(with_every_channel_public(agent), n=n, **settings)
     select = _StandIn(rollouts, selector=selector, on_unscorable=on_unscorable)
     schema = cast(Any, agent.builder)
-    every_channel = _joined(*schema.schemas, RolloutsState)
+    every_channel = _joined("RolloutsInput", *schema.schemas, RolloutsState)
     builder: StateGraph[Any, Any, Any, Any] = StateGraph(
         schema.state_schema,
         context_schema=schema.context_schema,
         input_schema=schema.input_schema,
-        output_schema=_joined(schema.output_schema, _Selected),
+        output_schema=_joined("Output", schema.output_schema, _Selected),
     )
     builder.add_node("rollouts", rollouts, input_schema=every_channel)
     builder.add_node("select", select, input_schema=RolloutsState)
@@ -66,9 +69,9 @@ def entropy_centroid_graph(
     return builder.compile(checkpointer=checkpointer, store=store, name=name)
 
 
-def _joined(*schemas: type[Any]) -> type[Any]:
+def _joined(name: str, *schemas: type[Any]) -> type[Any]:
     """A state schema with the channels of all; where several have one, the first stands."""
     channels: dict[str, Any] = {}
     for schema in reversed(schemas):
         channels |= get_type_hints(schema, include_extras=True)
-    return cast(type[Any], TypedDict("RolloutsInput", channels, total=False))  # type: ignore[operator]
+    return cast(type[Any], TypedDict(name, channels, total=False))  # type: ignore[operator]

@@ -25,6 +25,8 @@ Column = Literal["entropy", "logprob", "confidence"]
 """A per-token quantity of `TokenLogprobs` that signals are taken from."""
 T = TypeVar("T")
 Status = Literal["finished", "held", "unfinished", "failed"]
+CANDIDATES: Final = ("finished", "held")
+"""Rollouts that can be selected."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

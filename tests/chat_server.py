@@ -281,7 +281,11 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(200, json.dumps({"object": "list", "data": models}).encode(), {})
 
     def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        length = int(self.headers["Content-Length"])
+        sent = self.rfile.read(length)
+        if len(sent) < length:  # the client was killed while it wrote
+            return
+        body = json.loads(sent)
         headers = {name.lower(): value for name, value in self.headers.items()}
         replies = self.server.script.answer(Request(self.path, body, headers))
         if self._hangs_up_within(replies[0].delay_seconds):

@@ -11,8 +11,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from langchain.agents import create_agent
+from langchain_core.tools import StructuredTool
 
+from entcent_agents.cli.declarations import declared, external_tools
 from entcent_agents.environments import SqliteEnvironment
+from entcent_agents.errors import EffectError
+from entcent_agents.testing import ScriptedChat
 from tests.chat_server import Reply
 
 ROOT = Path(__file__).parent.parent
@@ -154,12 +159,31 @@ def test_an_agent_that_cannot_be_loaded(agent: Path, spec: str, said: str):
     refused(entcent("run", "task", "--agent", spec.format(agent=agent)), said)
 
 
-def test_an_undeclared_tool_and_a_factory_of_something_else(agent: Path, serve):
-    model = f"{serve().base_url}#m"
-    refused(entcent("run", "task", "--model", model, "--agent", f"{agent}:unsafe_agent"), "'send'", "READ")
-    refused(entcent("run", "task", "--model", model, "--agent", f"{agent}:not_a_graph"), "returned str")
-    ran = entcent("run", "task", "--model", model, "--agent", f"{agent}:unsafe_agent", "--read", "send", "-n", "1")
+def test_an_undeclared_tool_and_a_factory_of_something_else(agent: Path, serve, tmp_path: Path):
+    server = serve()
+    options = ["run", "task", "--model", f"{server.base_url}#m", "--agent"]
+    unsafe = [*options, f"{agent}:unsafe_agent"]
+    refused(entcent(*unsafe), "'send'", "--read send", "--external send")
+    refused(entcent(*unsafe, "--read", "send", "--external", "send"), "contradict")
+    refused(entcent(*unsafe, "--external", "sned"), "'sned'", "did you mean 'send'")
+    refused(entcent(*options, f"{agent}:not_a_graph"), "returned str")
+    assert not server.requests
+    ran = entcent(*unsafe, "--read", "send", "-n", "1")
     assert ran.returncode == 0, ran.stderr
+    assert "EXTERNAL" not in ran.stderr
+
+
+def test_an_undeclared_tool_is_refused_before_a_model_is_started(agent: Path, tmp_path: Path):
+    refused(entcent("run", "task", "--agent", f"{agent}:unsafe_agent", home=tmp_path / "no models here"), "'send'")
+
+
+def test_what_a_server_hints_of_its_tool_is_mentioned_and_not_believed():
+    hinted = StructuredTool.from_function(str.upper, name="shout", description="S.", metadata={"readOnlyHint": True})
+    agent = create_agent(ScriptedChat(scripts=[[]]), [hinted])
+    with pytest.raises(EffectError, match=r"'shout' .*the server of shout hints .*--read shout .*--external shout"):
+        external_tools(agent, {}, [])
+    (effect,) = external_tools(agent, declared([], ["shout"]), [])
+    assert (effect.tool, effect.source) == ("shout", "declared")
 
 
 def test_a_run_prints_every_rollout_the_winner_and_what_was_committed(agent: Path, database: Path, serve):
@@ -235,5 +259,6 @@ def test_models_list_shows_what_is_here(tmp_path: Path):
 
 def test_help_names_every_option():
     ran = entcent("run", "--help")
-    for option in ("--db", "--workspace", "--model", "--agent", "-n", "--temperature", "--seed", "--json"):
+    for option in ("--db", "--workspace", "--model", "--agent", "-n", "--seed", "--read", "--external", "--json"):
         assert option in ran.stdout
+    assert "Exit code 0" in ran.stdout

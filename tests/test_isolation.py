@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import operator
+from dataclasses import dataclass
+from typing import Annotated, Any, TypedDict
+
 import langgraph.pregel._messages as langgraph_messages
 from langchain.agents import create_agent
 from langchain_core.callbacks import AsyncCallbackManager, BaseCallbackHandler, UsageMetadataCallbackHandler
+from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.runnables import RunnableConfig, RunnableLambda
 from langchain_core.runnables.config import var_child_runnable_config
 from langchain_core.tracers.event_stream import _AstreamEventsCallbackHandler
@@ -14,8 +19,19 @@ from langgraph.cache.memory import InMemoryCache
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.store.memory import InMemoryStore
+from langgraph.types import CachePolicy
+from pydantic import BaseModel
 
-from entcent_agents.rollouts.isolation import isolated_config, isolated_graph, no_ambient_config, tools_of
+from entcent_agents.rollouts.isolation import (
+    accepted_channels,
+    isolated_config,
+    isolated_graph,
+    no_ambient_config,
+    outer_channels,
+    tools_of,
+    whole_input,
+    with_every_channel_public,
+)
 from entcent_agents.testing import ScriptedChat
 
 
@@ -90,3 +106,107 @@ def test_tools_are_found_in_tool_nodes():
 
     assert [tool.name for tool in tools_of(create_agent(ScriptedChat(scripts=[]), [look]))] == ["look"]
     assert tools_of(create_agent(ScriptedChat(scripts=[]), [])) == []
+
+
+class Outer(MessagesState):
+    topic: str
+    log: Annotated[list[str], operator.add]
+
+
+class Hidden(TypedDict):
+    secret: str
+
+
+def test_a_nodes_own_graph_tells_its_channels():
+    seen: dict[str, Any] = {}
+
+    def node(state: Outer, config: RunnableConfig) -> dict[str, Any]:
+        seen.update(outer_channels(config) or {})
+        return {}
+
+    builder = StateGraph(Outer)
+    builder.add_node("node", node)
+    builder.add_edge(START, "node")
+    builder.compile().invoke({"messages": [], "log": ["a"]})
+    assert {"messages", "topic", "log"} <= set(seen)
+    assert seen["log"].get() == ["a"] and not seen["topic"].is_available()
+    assert outer_channels(RunnableConfig()) is None
+
+
+@dataclass
+class Record:
+    messages: list[Any]
+    topic: str = "unsaid"
+
+
+class Model(BaseModel):
+    messages: list[Any] = []
+    topic: str = "unsaid"
+
+
+def test_an_input_is_a_dict_whatever_the_schema_and_its_messages_have_ids():
+    config = RunnableConfig()
+    given = [{"messages": [("user", "a")]}, Record([HumanMessage("a")]), Model(messages=[HumanMessage("a")])]
+    as_dicts = [whole_input(state, config, also="rollouts") for state in given]
+    assert [set(values) for values in as_dicts] == [{"messages"}, {"messages", "topic"}, {"messages"}]
+    assert all(values["messages"][0].id and values["messages"][0].text == "a" for values in as_dicts)
+
+
+def hiding_agent():
+    def choose(state: Outer) -> str:
+        return "second" if state.get("topic") == "second" else "first"
+
+    def first(state: Outer) -> dict[str, Any]:
+        return {"secret": "made"}
+
+    def second(state: Hidden) -> dict[str, Any]:
+        return {"log": [state.get("secret", "none")]}
+
+    builder = StateGraph(Outer, input_schema=MessagesState, output_schema=MessagesState)
+    builder.add_node("first", first)
+    builder.add_node("second", second)
+    builder.add_conditional_edges(START, choose)
+    builder.add_edge("first", "second")
+    return builder.compile()
+
+
+def test_a_public_copy_takes_and_gives_every_channel_and_leaves_the_agent_as_it_was():
+    agent = hiding_agent()
+    public = with_every_channel_public(agent)
+    given: Any = {"messages": [], "topic": "second", "secret": "given"}
+    assert set(accepted_channels(agent)) == {"messages"}
+    assert set(accepted_channels(public)) == {"messages", "topic", "log", "secret"}
+    assert public.invoke(given) == {**given, "log": ["given"]}
+    assert agent.invoke(given) == {"messages": []}
+
+
+def test_the_cache_key_turns_off_the_cache_of_a_subgraph():
+    calls: list[int] = []
+
+    def count(state: MessagesState) -> dict[str, Any]:
+        calls.append(1)
+        return {}
+
+    inner = StateGraph(MessagesState)
+    inner.add_node("count", count, cache_policy=CachePolicy(key_func=lambda state: "same"))
+    inner.add_edge(START, "count")
+    outer = StateGraph(MessagesState)
+    outer.add_node("inner", inner.compile(cache=InMemoryCache()))
+    outer.add_edge(START, "inner")
+    graph = outer.compile()
+    for _ in range(2):
+        graph.invoke({"messages": []}, isolated_config(RunnableConfig(), "t", 9, []))
+    assert len(calls) == 2
+    for _ in range(2):
+        graph.invoke({"messages": []})
+    assert len(calls) == 3
+
+
+def test_messages_are_given_the_same_ids_whenever_the_task_runs_and_none_is_dropped():
+    config = RunnableConfig(configurable={"checkpoint_ns": "rollouts:1"})
+    states = [
+        whole_input({"messages": [HumanMessage("a"), AIMessage("b", id="x"), AIMessage("c", id="x")]}, config, also="r")
+        for _ in range(2)
+    ]
+    ids = [[message.id for message in state["messages"]] for state in states]
+    assert ids[0] == ids[1] and ids[0][1:] == ["x", "x"] and ids[0][0]

@@ -15,12 +15,17 @@ from langgraph.channels.ephemeral_value import EphemeralValue
 from langgraph.channels.last_value import LastValue
 from langgraph.channels.topic import Topic
 from langgraph.channels.untracked_value import UntrackedValue
-from langgraph.graph import StateGraph
+from langgraph.graph import START, StateGraph
 from langgraph.graph.message import REMOVE_ALL_MESSAGES, add_messages
 from langgraph.types import Command, Overwrite, Send
 from typing_extensions import TypedDict
 
-from entcent_agents.rollouts.output import is_answered, pack, state_updates, unpack
+from entcent_agents.errors import RecordingError
+from entcent_agents.nodes import EntropyCentroidSelector, RolloutsState
+from entcent_agents.rollouts.output import is_answered, state_updates
+from entcent_agents.rollouts.packing import pack, unpack
+from entcent_agents.selection import First
+from entcent_agents.trajectory import Rollout
 
 Words = st.lists(st.text("ab", max_size=2), max_size=4)
 Counts = st.dictionaries(st.sampled_from("abc"), st.integers(0, 3), max_size=3)
@@ -151,3 +156,18 @@ def test_a_conversation_is_answered_when_every_call_has_its_result():
 def test_commands_and_messages_survive_packing():
     output = {"handoff": Command(goto=[Send("bob", {"x": 1})], update={"messages": [AIMessage("a", id="1")]}), "n": 1}
     assert unpack(pack(output)) == output
+
+
+@pytest.mark.parametrize("version", [1, 3])
+def test_what_another_release_packed_is_refused_by_name(version: int):
+    with pytest.raises(RecordingError, match=f"is of version {version}; this release reads 2"):
+        unpack(pack({"state": {}, "version": version}))
+
+
+async def test_a_rollout_of_another_release_is_refused_before_anything_is_committed():
+    old = Rollout(index=0, thread_id="t", status="finished", output=pack({"state": {}, "store": [], "version": 1}))
+    builder = StateGraph(RolloutsState)
+    builder.add_node("select", EntropyCentroidSelector(selector=First(), on_unscorable="fallback"))
+    builder.add_edge(START, "select")
+    with pytest.raises(RecordingError, match="let the release that began the request end it"):
+        await builder.compile().ainvoke({"rollouts": [old.to_dict()]})

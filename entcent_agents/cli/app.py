@@ -41,12 +41,23 @@ def run(
     read: Annotated[
         list[str] | None, typer.Option("--read", metavar="TOOL", help="Declare that a tool changes nothing.")
     ] = None,
+    external: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--external",
+            metavar="TOOL",
+            help="Declare that a tool touches the real world: the selected rollout's calls are made, once.",
+        ),
+    ] = None,
     record: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Append the finished rollouts to FILE, for entcent score.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
 ) -> None:
-    """Run TASK as several rollouts, select one and commit it."""
+    """Run TASK as several rollouts, select one and commit it; ask you what the agent asks.
+
+    Exit code 0: done. 2: refused, or failed. 3: the agent asks, and there is no terminal to ask at. 130: interrupted.
+    """
     from entcent_agents.cli.run import RunSettings, run_task
 
     run_task(
@@ -62,6 +73,7 @@ def run(
             max_tokens=max_tokens,
             tool_calling=tools,
             read=tuple(read or ()),
+            external=tuple(external or ()),
             record=record,
             as_json=as_json,
         )

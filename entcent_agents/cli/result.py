@@ -4,46 +4,91 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import asdict, dataclass
-from typing import Any, Final
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, Final
 
 from rich.console import Console
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from entcent_agents.cli.calls import WatchedLedger, call_of
+from entcent_agents.cli.text import printable, readable
+from entcent_agents.ledger import State
 from entcent_agents.trajectory import Rollout, Usage
+
+if TYPE_CHECKING:
+    from langgraph.types import Interrupt
 
 SHOWN_LINES: Final = 20
 """Of each change that was committed; the selection of `--json` has up to 60."""
+_CALLED: Final = {
+    State.DONE: "called",
+    State.FAILED: "called, failed",
+    State.INTENT: "called, and nobody knows what came of it",
+    State.IN_DOUBT: "in doubt whether it happened",
+    State.CLEARED: "not called",
+    State.GIVEN_UP: "given up",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Round:
+    """Rollouts up to a selection.
+
+    Attributes:
+        rollouts: All of them, the failed ones too.
+        selection: The selector's result and the changes that were committed, as plain data.
+    """
+
+    rollouts: list[Rollout]
+    selection: dict[str, Any]
+
+
+@dataclass(slots=True, kw_only=True)
 class RunResult:
-    """Everything there is to say of a run.
+    """Everything there is to say of a run, while it runs and afterwards.
 
     Attributes:
         task: What was asked.
         model: Who was asked.
-        rollouts: All of them, the failed ones too.
-        selection: The selector's result and the changes that were committed, as plain data.
+        ledger: Of its external calls.
+        rounds: Those that were committed.
+        questions: What the agent asks, and nobody has answered.
         answer: The winner's last words.
-        seconds: From the first model call to the end of the commit.
+        seconds: From the first model call to the end of the last commit, without the time that answers took.
         first_token_seconds: From the start of the command to the first generated token; None where none was seen.
     """
 
     task: str
     model: str
-    rollouts: list[Rollout]
-    selection: dict[str, Any]
-    answer: str
-    seconds: float
-    first_token_seconds: float | None
+    ledger: WatchedLedger = field(default_factory=WatchedLedger)
+    rounds: list[Round] = field(default_factory=list[Round])
+    questions: Sequence[Interrupt[Any]] = ()
+    answer: str | None = None
+    seconds: float = 0.0
+    first_token_seconds: float | None = None
 
     @property
     def usage(self) -> Usage:
-        """Tokens of all rollouts."""
-        return sum((rollout.usage for rollout in self.rollouts), Usage())
+        """Tokens of all rollouts of all rounds."""
+        return sum((rollout.usage for each in self.rounds for rollout in each.rollouts), Usage())
+
+    @property
+    def changes(self) -> list[dict[str, Any]]:
+        """What was committed to the environments."""
+        return [change for each in self.rounds for change in each.selection["changes"]]
+
+    @property
+    def changed(self) -> bool:
+        """Whether anything was committed or called."""
+        return bool(self.rounds or self.ledger.calls)
+
+    @property
+    def calls(self) -> list[dict[str, Any]]:
+        """External calls that were begun."""
+        return [call_of(record) for record in self.ledger.calls]
 
 
 def print_result(result: RunResult, *, as_json: bool) -> None:
@@ -52,16 +97,51 @@ def print_result(result: RunResult, *, as_json: bool) -> None:
         sys.stdout.write(json.dumps(_plain(result)) + "\n")
         return
     console = Console(highlight=False)
-    console.print(_table(result))
-    console.print(_reason(result.selection))
-    console.print(Panel(Text(result.answer), title="answer", title_align="left"))
-    _print_changes(console, result.selection["changes"])
+    for number, each in enumerate(result.rounds, 1):
+        title = "rollouts" if len(result.rounds) == 1 else f"round {number} of {len(result.rounds)}"
+        console.print(_table(each, title))
+        console.print(_reason(each.selection))
+    console.print(Panel(Text(result.answer or ""), title="answer", title_align="left"))
+    _print_committed(console, result)
     usage = result.usage
     first = f", first token after {result.first_token_seconds:.1f} s" if result.first_token_seconds else ""
     console.print(
         f"tokens: {usage.prompt_tokens:,} prompt, {usage.generated_tokens:,} generated, in {usage.model_calls} model "
         f"calls; {result.seconds:.1f} s{first}"
     )
+
+
+def print_questions(result: RunResult, *, as_json: bool) -> None:
+    """Print to standard error what the agent asks where nobody is there to answer, and what was done up to there."""
+    if as_json:
+        questions = [
+            {"id": asked.id, "value": asked.value, "response_schema": asked.response_schema}
+            for asked in result.questions
+        ]
+        sys.stderr.write(json.dumps({"questions": questions, **_plain(result)}, default=str) + "\n")
+        return
+    console = Console(stderr=True, highlight=False)
+    for asked in result.questions:
+        console.print(Text.assemble(("the agent asks: ", "bold"), readable(asked.value)), soft_wrap=True)
+    console.print("[bold]not answered:[/] run it in a terminal to answer. What was done up to here stays:")
+    _print_committed(console, result)
+
+
+def print_so_far(result: RunResult, why: str, *, committing: bool = False) -> None:
+    """Print to standard error what a run that did not come to its end leaves behind.
+
+    Args:
+        result: The run.
+        why: What stopped it.
+        committing: Whether it waited for the end of a commit.
+    """
+    console = Console(stderr=True, highlight=False)
+    said = [] if committing or result.changed else ["nothing was changed"]
+    said += ["the commit had begun and was carried through"] if committing else []
+    said += ["what was done before stays"] if result.changed else []
+    console.print(f"[bold]{why}:[/] {'; '.join(said)}")
+    if result.changed:
+        _print_committed(console, result)
 
 
 def _measures(rollout: Rollout) -> dict[str, Any]:
@@ -86,8 +166,9 @@ def _plain(result: RunResult) -> dict[str, Any]:
     return {
         "task": result.task,
         "model": result.model,
-        "rollouts": [_measures(rollout) for rollout in result.rollouts],
-        "selection": result.selection,
+        **_plain_round(result.rounds[-1]),
+        "rounds": [_plain_round(each) for each in result.rounds],
+        "committed": {"changes": result.changes, "calls": result.calls},
         "answer": result.answer,
         "usage": asdict(result.usage),
         "seconds": result.seconds,
@@ -95,14 +176,18 @@ def _plain(result: RunResult) -> dict[str, Any]:
     }
 
 
-def _table(result: RunResult) -> Table:
-    table = Table(box=None, pad_edge=False, title_justify="left", title="rollouts")
+def _plain_round(each: Round) -> dict[str, Any]:
+    return {"rollouts": [_measures(rollout) for rollout in each.rollouts], "selection": each.selection}
+
+
+def _table(each: Round, title: str) -> Table:
+    table = Table(box=None, pad_edge=False, title_justify="left", title=title)
     names = ("#", "status", "turns", "tokens", "coverage", "scored", "phases", "centroid", "mean H", "s")
     for name in names:
         table.add_column(name, justify="left" if name == "status" else "right")
-    for rollout in result.rollouts:
+    for rollout in each.rollouts:
         seen = _measures(rollout)
-        won = rollout.index == result.selection["winner"]
+        won = rollout.index == each.selection["winner"]
         table.add_row(
             f"{'→ ' if won else ''}{rollout.index}",
             rollout.status,
@@ -114,9 +199,9 @@ def _table(result: RunResult) -> Table:
             _number(seen["centroid"]),
             _number(seen["mean_entropy"]),
             f"{rollout.seconds:.0f}",
-            style="bold green" if won else "dim" if rollout.status != "finished" else "",
+            style="bold green" if won else "" if rollout.status in ("finished", "held") else "dim",
         )
-    errors = [f"{rollout.index}: {rollout.error}" for rollout in result.rollouts if rollout.error]
+    errors = [f"{rollout.index}: {rollout.error}" for rollout in each.rollouts if rollout.error]
     if errors:
         table.caption, table.caption_justify = Text("\n".join(errors)), "left"
     return table
@@ -134,9 +219,20 @@ def _reason(selection: dict[str, Any]) -> Text:
     return text
 
 
-def _print_changes(console: Console, changes: list[dict[str, Any]]) -> None:
-    if not changes:
+def _print_committed(console: Console, result: RunResult) -> None:
+    changes, calls = result.changes, result.calls
+    if not changes and not calls:
         console.print("committed: nothing; the rollout changed nothing")
+    _print_changes(console, changes)
+    for call in calls:
+        told = call["error"] or call["reason"] or (readable(call["result"]) if call["state"] == "done" else "")
+        by = f" (says {call['answered_by']})" if call["answered_by"] else ""
+        arguments = json.dumps(call["arguments"], ensure_ascii=False)
+        line = f"{_CALLED[State(call['state'])]}: {call['tool']} {arguments}{f': {told}' if told else ''}{by}"
+        console.print(Text(printable(" ".join(line.split()))))
+
+
+def _print_changes(console: Console, changes: list[dict[str, Any]]) -> None:
     for change in changes:
         what = f"committed: {change['kind']} {change['subject']} in {change['target']} {change['what']}"
         console.print(Text(what))

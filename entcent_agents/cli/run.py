@@ -4,21 +4,34 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from entcent_agents.cli import STARTED
 from entcent_agents.cli.agents import agent_factory, build_agent
-from entcent_agents.cli.result import RunResult, print_result
-from entcent_agents.cli.serving import address_of, serve
+from entcent_agents.cli.result import Round, RunResult, print_questions, print_result, print_so_far
+from entcent_agents.cli.serving import Served, address_of, serve
 from entcent_agents.cli.view import RolloutView
 from entcent_agents.environments import DirectoryEnvironment, Environment, SqliteEnvironment
 from entcent_agents.errors import ConfigurationError
+from entcent_agents.ledger import LedgerSettings
 from entcent_agents.trajectory import Rollout
+
+if TYPE_CHECKING:  # LangGraph takes seconds to import, and a refusal should not
+    from langgraph.types import Interrupt
+
+    from entcent_agents.chat.model import ChatLogprobs
+    from entcent_agents.effects import ToolEffect
+
+QUESTIONS_LEFT: Final = 3
+"""Exit code where the agent asks and nobody is there."""
+_NOT_STARTED: Final = Served("http://127.0.0.1:9/v1", "not started", None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,12 +49,48 @@ class RunSettings:
     max_tokens: int
     tool_calling: Literal["text", "native"]
     read: tuple[str, ...]
+    external: tuple[str, ...]
     record: Path | None
     as_json: bool
 
 
 def run_task(settings: RunSettings) -> None:
     """Run it and print the result; what can be seen to be wrong is refused before the model is started."""
+    _require_sensible(settings)
+    environments = _environments(settings)
+    factory = agent_factory(settings.agent)
+    if settings.agent is None and not environments:
+        raise ConfigurationError("the agent has no tools: pass --db FILE or --workspace DIR")
+    from entcent_agents.cli.declarations import declared, external_tools
+
+    names = [environment.name for environment in environments]
+    # A model of this computer has no address yet; an agent that is only looked at asks it nothing.
+    agent = build_agent(factory, _model(settings, address_of(settings.model) or _NOT_STARTED), names)
+    _announce(external_tools(agent, declared(settings.read, settings.external), names))
+
+    def agent_on(served: Served) -> Any:
+        return build_agent(factory, _model(settings, served), names) if address_of(settings.model) is None else agent
+
+    result = RunResult(task=settings.task, model=settings.model)
+    view = RolloutView(settings.n, settings.model)
+    try:
+        asyncio.run(_run(settings, environments, agent_on, view, result))
+    except KeyboardInterrupt:
+        print_so_far(result, "interrupted", committing=view.committing)
+        raise typer.Exit(130) from None
+    except BaseException:
+        if result.changed:
+            print_so_far(result, "failed")
+        raise
+    if result.questions:
+        print_questions(result, as_json=settings.as_json)
+        raise typer.Exit(QUESTIONS_LEFT)
+    print_result(result, as_json=settings.as_json)
+    if settings.record is not None:
+        _record(settings.record, result)
+
+
+def _require_sensible(settings: RunSettings) -> None:
     if settings.n < 1:
         raise ConfigurationError(f"-n {settings.n}: at least one rollout is needed")
     if not 0.0 <= settings.temperature <= 2.0:
@@ -51,27 +100,23 @@ def run_task(settings: RunSettings) -> None:
     if settings.record is not None:
         _require_writable(settings.record)
     address_of(settings.model)
-    environments = _environments(settings)
-    factory = agent_factory(settings.agent)
-    if settings.agent is None and not environments:
-        raise ConfigurationError("the agent has no tools: pass --db FILE or --workspace DIR")
-    view = RolloutView(settings.n, settings.model)
-    try:
-        result = asyncio.run(_run(settings, environments, factory, view))
-    except KeyboardInterrupt:
-        what = "the commit had begun and was carried through" if view.committing else "nothing was changed"
-        Console(stderr=True).print(f"[bold]interrupted:[/] {what}")
-        raise typer.Exit(130) from None
-    print_result(result, as_json=settings.as_json)
-    if settings.record is not None:
-        _record(settings.record, result)
+
+
+def _announce(external: list[ToolEffect]) -> None:
+    """Say what will be made real beside the environments, before anything is."""
+    if external:
+        said = {"declared": "--external", "metadata": "by its author"}
+        tools = ", ".join(f"{effect.tool} ({said[effect.source]})" for effect in external)
+        text = f"{tools}: rollouts stop before such calls; those of the selected rollout are made for real, once"
+        Console(stderr=True).print(Text.assemble(("EXTERNAL ", "bold yellow"), text), soft_wrap=True)
 
 
 def _record(path: Path, result: RunResult) -> None:
     """Append the rollouts that finished, for `entcent score`."""
     from entcent_agents.recordings import recorded_line
 
-    lines = [recorded_line(result.task, rollout) for rollout in result.rollouts if rollout.status == "finished"]
+    rollouts = [rollout for each in result.rounds for rollout in each.rollouts if rollout.status == "finished"]
+    lines = [recorded_line(result.task, rollout) for rollout in rollouts]
     try:
         with path.open("a", encoding="utf-8") as file:
             file.writelines(f"{line}\n" for line in lines)
@@ -87,63 +132,90 @@ def _require_writable(path: Path) -> None:
         raise ConfigurationError(f"--record {path} cannot be written ({error.strerror}): name a file") from None
 
 
-async def _run(settings: RunSettings, environments: list[Environment], factory: Any, view: RolloutView) -> RunResult:
+async def _run(
+    settings: RunSettings,
+    environments: list[Environment],
+    agent_on: Callable[[Served], Any],
+    view: RolloutView,
+    result: RunResult,
+) -> None:
     with view:
         async with serve(settings.model, settings.n) as served:
             view.say("checking the model")
-            model = await _model(settings, served)
-            graph = _graph(settings, environments, factory, model)
+            await _model(settings, served).acheck()
+            graph = _graph(settings, environments, agent_on(served), result)
             view.say("running")
-            return await _stream(graph, settings, view)
+            await _converse(graph, settings.task, view, result)
 
 
-async def _model(settings: RunSettings, served: Any) -> Any:
+def _model(settings: RunSettings, served: Served) -> ChatLogprobs:
     from entcent_agents.chat.model import ChatLogprobs
 
-    model = ChatLogprobs(
+    return ChatLogprobs(
         model=served.name,
         base_url=served.base_url,
-        api_key=served.api_key,
+        api_key=served.api_key,  # pyright: ignore[reportArgumentType]  pydantic makes a secret of it
         tool_calling=settings.tool_calling,
         temperature=settings.temperature,
         max_tokens=settings.max_tokens,
     )
-    await model.acheck()
-    return model
 
 
-def _graph(settings: RunSettings, environments: list[Environment], factory: Any, model: Any) -> Any:
+def _graph(settings: RunSettings, environments: list[Environment], agent: Any, result: RunResult) -> Any:
+    from langgraph.checkpoint.memory import InMemorySaver
+
+    from entcent_agents.cli.declarations import declared
     from entcent_agents.prebuilt import entropy_centroid_graph
 
     return entropy_centroid_graph(
-        build_agent(factory, model, [environment.name for environment in environments]),
+        agent,
         n=settings.n,
         seed=settings.seed,
         environments=environments,
-        effects=dict.fromkeys(settings.read, "READ"),
+        effects=declared(settings.read, settings.external),
+        ledger=result.ledger,
+        ledger_settings=LedgerSettings(keep_arguments=True),  # it is in memory, and the user is to see them
+        checkpointer=InMemorySaver(),  # a question stops the graph, and its answer goes on with it
     )
 
 
-async def _stream(graph: Any, settings: RunSettings, view: RolloutView) -> RunResult:
-    started = time.perf_counter()
+async def _converse(graph: Any, task: str, view: RolloutView, result: RunResult) -> None:
+    """Run the graph to its end, or to a question that nobody is there to answer."""
+    from langgraph.types import Command
+
+    from entcent_agents.cli.questions import answers_to, person_is_there
+
+    config = {"configurable": {"thread_id": "run"}}
+    given: Any = {"messages": [("user", task)]}
+    while given is not None:
+        started = time.perf_counter()
+        result.questions = await _stream(graph, given, config, view, result)
+        result.seconds += time.perf_counter() - started
+        given = None
+        if result.questions and person_is_there():
+            with view.set_aside() as console:
+                given = Command(resume=answers_to(result.questions, console))
+    result.first_token_seconds = None if view.first_token is None else view.first_token - STARTED
+    if not result.questions:
+        state = await graph.aget_state(config)
+        result.answer = str(state.values["messages"][-1].text)
+
+
+async def _stream(graph: Any, given: Any, config: Any, view: RolloutView, result: RunResult) -> list[Interrupt[Any]]:
+    """Run the graph until it ends or asks, and gather its rounds; the questions are returned."""
     rollouts: list[Rollout] = []
-    update: dict[str, Any] = {}
-    async for mode, event in graph.astream({"messages": [("user", settings.task)]}, stream_mode=["custom", "updates"]):
+    questions: list[Interrupt[Any]] = []
+    async for mode, event in graph.astream(given, config, stream_mode=["custom", "updates"]):
         if mode == "custom":
             view.show(event)
-        elif "rollouts" in event:
+        elif event.get("rollouts"):  # a node that goes on after an answer is announced with None
             rollouts = [Rollout.from_dict(record) for record in event["rollouts"]["rollouts"]]
-        else:
-            update = event.get("select", update)
-    return RunResult(
-        task=settings.task,
-        model=settings.model,
-        rollouts=rollouts,
-        selection=update["selection"],
-        answer=str(update["messages"][-1].text),
-        seconds=time.perf_counter() - started,
-        first_token_seconds=None if view.first_token is None else view.first_token - STARTED,
-    )
+        elif "select" in event:
+            result.rounds.append(Round(rollouts=rollouts, selection=event["select"]["selection"]))
+            view.end_round(result.rounds[-1].selection)
+        elif "__interrupt__" in event:
+            questions += event["__interrupt__"]
+    return questions
 
 
 def _environments(settings: RunSettings) -> list[Environment]:

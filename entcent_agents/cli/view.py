@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Generator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
 
@@ -13,7 +15,7 @@ from rich.text import Text
 
 from entcent_agents.rollouts.events import COMMIT_EVENT
 
-_STYLES = {"finished": "green", "failed": "red", "unfinished": "yellow", "tool": "cyan"}
+_STYLES = {"finished": "green", "held": "magenta", "failed": "red", "unfinished": "yellow", "tool": "cyan"}
 
 
 class RolloutView:
@@ -25,8 +27,10 @@ class RolloutView:
     """
 
     def __init__(self, n: int, model: str) -> None:
+        self._n = n
         self._events: dict[int, dict[str, Any]] = {index: {} for index in range(n)}
         self._model = model
+        self._round = 1
         self._stage = f"starting {model}"
         self._started = time.perf_counter()
         self._console = Console(stderr=True)
@@ -68,7 +72,26 @@ class RolloutView:
         if event["state"] in _STYLES and event["state"] != before.get("state"):
             detail = f" {event['tool']}" if event["tool"] else ""
             where = f"(turn {event['turns']}, {event['tokens']} tokens)"
-            self._log(f"rollout {event['rollout']}: {event['state']}{detail} {where}")
+            which = f"round {self._round}, " if self._round > 1 else ""
+            self._log(f"{which}rollout {event['rollout']}: {event['state']}{detail} {where}")
+
+    def end_round(self, selection: dict[str, Any]) -> None:
+        """The selected rollout is committed; where it is held, other rollouts go on from it."""
+        self.committing = False
+        if selection["status"] == "held":
+            self._log(f"rollout {selection['winner']} selected, held: rollouts go on from there")
+            self._round += 1
+            self._events = {index: {} for index in range(self._n)}
+            self._stage = "running"
+
+    @contextmanager
+    def set_aside(self) -> Generator[Console]:
+        """The console, for whatever else has to be shown there and asked."""
+        live = self._live.is_started
+        self._live.stop()
+        yield self._console
+        if live:  # whoever leaves instead of answering needs no table any more
+            self._live.start()
 
     def _log(self, line: str) -> None:
         if not self._console.is_terminal:
@@ -78,7 +101,9 @@ class RolloutView:
         return time.perf_counter() - self._started
 
     def _table(self) -> Table:
-        table = Table(title=f"{self._model} · {self._stage} · {self._seconds():.0f} s", title_justify="left")
+        which = f"round {self._round} · " if self._round > 1 else ""
+        title = f"{self._model} · {which}{self._stage} · {self._seconds():.0f} s"
+        table = Table(title=title, title_justify="left")
         for column in ("rollout", "turn", "tokens"):
             table.add_column(column, justify="right")
         table.add_column("tool", min_width=12)

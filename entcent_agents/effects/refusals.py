@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Final, Literal
 
-from entcent_agents.effects.effect import EXTERNAL, ToolEffect
+from entcent_agents.effects.effect import EXTERNAL, READ, ToolEffect
 
 _DURABLE: Final = {
     "rollout_checkpointer": "rollout_checkpointer=AsyncSqliteSaver(…) or AsyncPostgresSaver(…)",
@@ -16,13 +16,32 @@ _DURABLE: Final = {
 def committing_selector_needed(effects: Mapping[str, ToolEffect], environments: Collection[str]) -> str | None:
     """The message of the error if no selector was given the rollouts; None if they can do without."""
     external = _external(effects)
-    what = [_named(external)] if external else []
+    what = _to_be_committed(external, environments)
+    return what and (
+        f"rollouts with {what} need a selector that commits one rollout and discards the others: "
+        f"add EntropyCentroidSelector(rollouts) after this node{_ways_out(external)}"
+    )
+
+
+def rollouts_in_rollouts_refused(effects: Mapping[str, ToolEffect], environments: Collection[str]) -> str | None:
+    """The message of the error if rollouts run inside a rollout; None if they only read there."""
+    changing = [effect.tool for effect in effects.values() if effect.effect is not READ]
+    what = [f"tools that change something ({', '.join(changing)})"] if changing else []
     what += ["environments"] if environments else []
     if not what:
         return None
     return (
-        f"rollouts with {' and '.join(what)} need a selector that commits one rollout and discards the others: "
-        f"add EntropyCentroidSelector(rollouts) after this node{_ways_out(external)}"
+        f"rollouts with {' and '.join(what)} run inside a rollout, and would commit there whether that one is selected "
+        "or not: put the agent itself there in the place of its rollouts, or call it in a tool that is EXTERNAL"
+    )
+
+
+def records_on_the_way_needed(effects: Mapping[str, ToolEffect], environments: Collection[str]) -> str | None:
+    """The message of the error if the graph writes its checkpoints at its end only; None if it may."""
+    what = _to_be_committed(_external(effects), environments)
+    return what and (
+        f"rollouts with {what} run in a graph with durability='exit', which after a crash would not know what was made "
+        "real, and would do it again: run it with durability='sync' or 'async'"
     )
 
 
@@ -42,6 +61,12 @@ def durable_store_needed(
 
 def _external(effects: Mapping[str, ToolEffect]) -> list[ToolEffect]:
     return [effect for effect in effects.values() if effect.effect is EXTERNAL]
+
+
+def _to_be_committed(external: Collection[ToolEffect], environments: Collection[str]) -> str | None:
+    what = [_named(external)] if external else []
+    what += ["environments"] if environments else []
+    return " and ".join(what) or None
 
 
 def _named(external: Collection[ToolEffect]) -> str:

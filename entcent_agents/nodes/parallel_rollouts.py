@@ -9,13 +9,21 @@ from dataclasses import replace
 from typing import Any, Final, Literal, cast
 from uuid import uuid4
 
+from langchain_core.messages import BaseMessage
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.runtime import Runtime, get_runtime
 
 from entcent_agents.chat.sampling import SamplingPool, current_pool, plain_sampling, use_pool
-from entcent_agents.effects import Effect, committing_selector_needed, durable_store_needed, effects_of
+from entcent_agents.effects import (
+    Effect,
+    committing_selector_needed,
+    durable_store_needed,
+    effects_of,
+    records_on_the_way_needed,
+    rollouts_in_rollouts_refused,
+)
 from entcent_agents.environments import Environment, Fork
 from entcent_agents.errors import (
     ConfigurationError,
@@ -26,13 +34,15 @@ from entcent_agents.errors import (
 )
 from entcent_agents.ledger import EffectLedger, LedgerSettings, MemoryLedger
 from entcent_agents.nodes.questions import ask, settle_doubts
+from entcent_agents.nodes.recorded import until_recorded
 from entcent_agents.nodes.state import Node, RolloutsState
 from entcent_agents.rollouts.cleanup import discard, to_the_end
-from entcent_agents.rollouts.guard import Rules
+from entcent_agents.rollouts.guard import Rules, inside_a_rollout
 from entcent_agents.rollouts.hooks import hook
 from entcent_agents.rollouts.isolation import (
     Graph,
     accepted_channels,
+    durable_parent_saver,
     outer_channels,
     parent_saver,
     require_rollouts_possible,
@@ -40,17 +50,16 @@ from entcent_agents.rollouts.isolation import (
     tool_nodes_of,
     tools_of,
     whole_input,
+    written_at_the_end,
 )
 from entcent_agents.rollouts.request import Base, RolloutRequest
 from entcent_agents.rollouts.retries import Retries
 from entcent_agents.rollouts.rollout import run_rollout
 from entcent_agents.rollouts.store import RolloutStore
-from entcent_agents.trajectory import Rollout
+from entcent_agents.trajectory import CANDIDATES, Rollout
 
 RECURSION_LIMIT: Final = 50
 """Most supersteps of a rollout, where nothing else is said: LangGraph's own default is about 10,000."""
-CANDIDATES: Final = ("finished", "held")
-"""Rollouts that can be selected."""
 
 
 class ParallelRollouts(Node):
@@ -164,6 +173,10 @@ class ParallelRollouts(Node):
             if not self.environments[name].committed(reference)
         ]
 
+    def is_committed(self, rollout: Rollout) -> bool:
+        """Whether a process committed its forks, and died before the graph knew."""
+        return any(self.environments[name].committed(reference) for name, reference in rollout.forks.items())
+
     async def forget(self, rollouts: Sequence[Rollout]) -> None:
         """Discard what rollouts left: their forks and their threads."""
         for rollout in rollouts:
@@ -171,24 +184,14 @@ class ParallelRollouts(Node):
                 await discard(await asyncio.to_thread(self.forks_of, rollout))
             await self.store.forget(rollout.thread_id)
 
-    async def sweep(self, older_than_seconds: float = 7 * 24 * 3600) -> list[str]:
-        """Remove the threads that dead runs left, and what the ledger keeps that is settled and as old.
-
-        Args:
-            older_than_seconds: No request may be resumed, and no question answered, after so long.
-
-        Returns:
-            The threads.
-        """
-        swept = await self.store.sweep(older_than_seconds)
-        await self.ledger.sweep(older_than_seconds)
-        return swept
-
     def _require_safety(self, config: RunnableConfig) -> None:
         """Refuse what could lose or repeat an effect, before any model call."""
-        saver = parent_saver(config)
-        durable = saver is not None and not isinstance(saver, InMemorySaver)
+        durable = durable_parent_saver(config) is not None
         refusal = None if self.has_selector else committing_selector_needed(self.effects, self.environments)
+        if inside_a_rollout():
+            refusal = refusal or rollouts_in_rollouts_refused(self.effects, self.environments)
+        if durable and written_at_the_end(config):
+            refusal = refusal or records_on_the_way_needed(self.effects, self.environments)
         if durable and not self.store.durable:
             refusal = refusal or durable_store_needed(self.effects, "rollout_checkpointer")
         if durable and isinstance(self.ledger, MemoryLedger):
@@ -198,22 +201,30 @@ class ParallelRollouts(Node):
 
     async def _require_answerable(self, request: RolloutRequest, rollouts: Sequence[Rollout]) -> None:
         """A question to a person may take days: refuse to put one whose rollout would not be there any more."""
-        saver = parent_saver(request.config)
-        if self.store.durable or saver is None or isinstance(saver, InMemorySaver):
-            return
-        if any(rollout.status == "held" for rollout in rollouts):
-            await self.forget(rollouts)
-            raise ConfigurationError(
+        if inside_a_rollout():
+            refusal = (
+                "rollouts inside a rollout stopped to ask a person, and all copies of that one would go on with them: "
+                "put the agent itself there in the place of its rollouts"
+            )
+        elif not self.store.durable and durable_parent_saver(request.config) is not None:
+            refusal = (
                 "the agent stopped to ask a person, in a graph whose own checkpointer outlives the process, and its "
                 "rollouts are kept in memory: pass rollout_checkpointer=AsyncSqliteSaver(…) or another durable one to "
                 "ParallelRollouts"
             )
+        else:
+            return
+        if any(rollout.status == "held" for rollout in rollouts):
+            await self.forget(rollouts)
+            raise ConfigurationError(refusal)
 
     async def _request(self, state: Mapping[str, Any], config: RunnableConfig, runtime: Runtime[Any]) -> RolloutRequest:
         base = await self._base(state)
         answers = ask(base) if base else {}
         if base:
             await settle_doubts(base, self.ledger, self.ledger_settings)
+        if base or self.store.durable:
+            await until_recorded(config)  # or a crash would begin the round anew, and sample its turns again
         thread = config.get("configurable", {}).get("thread_id") or uuid4().hex
         task = runtime.execution_info.task_id if runtime.execution_info else uuid4().hex
         prefix = f"{thread}:{task}"
@@ -249,7 +260,7 @@ class ParallelRollouts(Node):
         """The held rollout to go on from; one that the conversation has left behind is forgotten.
 
         Raises:
-            RolloutError: Its thread is gone.
+            RolloutError: Its thread is gone, or what it is held before was changed in the state.
         """
         held = [Rollout.from_dict(record) for record in state.get("rollouts") or ()]
         if len(held) != 1 or held[0].status != "held" or held[0].forks:
@@ -257,7 +268,6 @@ class ParallelRollouts(Node):
         base = Base.of(held[0])
         if not _goes_on(state, base):
             await self.forget(held)
-            await self.ledger.forget(base.request)
             return None
         if not await self.store.has(base.thread_id):
             raise RolloutError(
@@ -316,15 +326,33 @@ class ParallelRollouts(Node):
         await self.forget(rollouts)
         errors = "; ".join(dict.fromkeys(rollout.error or rollout.status for rollout in rollouts if rollout.error))
         changed = "nothing was changed since the last commit" if request.base else "nothing was changed"
+        if called := ", ".join(sorted({*request.rules.called})):
+            changed = f"nothing else was changed since the last commit, but {called} was called, which stays on record"
         raise RolloutsFailedError(
             f"{len(found)} of {len(rollouts)} rollouts finished, {self.min_finished} needed, {changed}: {errors}"
         )
 
 
 def _goes_on(state: Mapping[str, Any], base: Base) -> bool:
-    """Whether the conversation still ends where the rollout is held; what is before may have been trimmed or added."""
-    messages = state.get("messages")
-    return messages is None or (messages[-1].id if messages else None) == base.last_message
+    """Whether the conversation still ends where the rollout is held; what is before may have been trimmed or added.
+
+    Raises:
+        RolloutError: It does, and what is said there was changed: the rollout would go on with what stood there before.
+    """
+    messages, then = state.get("messages"), base.last_message
+    if messages is None or not (messages and then):
+        return messages is None or not (messages or then)
+    now: BaseMessage = messages[-1]
+    if now.id == then.id and (now.content, _calls(now)) != (then.content, _calls(then)):
+        raise RolloutError(
+            f"the message {now.id} was changed while the rollout that ends with it is held: change a call in the "
+            "answer to a question about it (HumanInTheLoopMiddleware takes edits), or send a new message"
+        )
+    return now.id == then.id
+
+
+def _calls(message: BaseMessage) -> Any:
+    return getattr(message, "tool_calls", None)
 
 
 def _candidates(rollouts: Sequence[Rollout]) -> list[Rollout]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import asdict, replace
 from typing import Any, Final, Literal
 
@@ -14,15 +14,16 @@ from langgraph.types import Command
 
 from entcent_agents.environments import commit
 from entcent_agents.errors import ConfigurationError
+from entcent_agents.ledger import MemoryLedger
 from entcent_agents.nodes.parallel_rollouts import ParallelRollouts
+from entcent_agents.nodes.recorded import until_recorded
 from entcent_agents.nodes.state import Node, RolloutsState
-from entcent_agents.rollouts.calls import HeldCall
 from entcent_agents.rollouts.cleanup import to_the_end
 from entcent_agents.rollouts.events import COMMIT_EVENT
-from entcent_agents.rollouts.output import unpack
 from entcent_agents.rollouts.overlay import apply_writes
+from entcent_agents.rollouts.packing import unpack
 from entcent_agents.selection import Selection, Selector, default_selector, require_scorable
-from entcent_agents.trajectory import Rollout
+from entcent_agents.trajectory import CANDIDATES, Rollout
 
 _LOGGER: Final = logging.getLogger(__name__)
 
@@ -73,12 +74,19 @@ class EntropyCentroidSelector(Node):
         rollouts = [Rollout.from_dict(record) for record in input.get("rollouts") or ()]
         candidates = [rollout for rollout in rollouts if rollout.status in self._selectable]
         if not candidates:
-            raise ConfigurationError("no finished rollout to select from: put ParallelRollouts before this node")
+            raise ConfigurationError(
+                "rollouts wait for a person or before an external call, and none has finished: pass the node that ran "
+                "them, EntropyCentroidSelector(rollouts), so that the selected one can go on"
+                if rollouts
+                else "no rollout to select from: put ParallelRollouts before this node"
+            )
         try:
-            selection = self._select(candidates)
+            selection = self._select(await self._open_candidates(candidates))
             winner = next(rollout for rollout in candidates if rollout.index == selection.winner)
             output = unpack(winner.output or "")
-            get_runtime().stream_writer({"type": COMMIT_EVENT})
+            if self.rollouts is not None:
+                await until_recorded(config or RunnableConfig())
+            get_runtime().stream_writer({"type": COMMIT_EVENT, "round": output["round"]})
             changes = await to_the_end(self._commit(winner, output["store"]))
         except BaseException as stop:
             resumable = self.rollouts is not None and self.rollouts.store.durable
@@ -95,7 +103,7 @@ class EntropyCentroidSelector(Node):
             "selection": {
                 **selection.to_dict(),
                 "status": winner.status,
-                "held": [{"tool": held.call.tool, "arguments": held.call.arguments} for held in _held(output)],
+                "held": [{key: held["call"][key] for key in ("tool", "arguments")} for held in output["held"]],
                 "changes": changes,
             },
         }
@@ -104,7 +112,15 @@ class EntropyCentroidSelector(Node):
 
     @property
     def _selectable(self) -> tuple[str, ...]:
-        return ("finished",) if self.rollouts is None else ("finished", "held")
+        return ("finished",) if self.rollouts is None else CANDIDATES
+
+    async def _open_candidates(self, candidates: Sequence[Rollout]) -> Sequence[Rollout]:
+        """The one that a process which died had committed already, alone; else all."""
+        if self.rollouts is None or not self.rollouts.store.durable:
+            return candidates
+        is_committed = self.rollouts.is_committed
+        done = await asyncio.to_thread(lambda: [rollout for rollout in candidates if is_committed(rollout)])
+        return done or candidates
 
     def _select(self, candidates: Sequence[Rollout]) -> Selection:
         if self.on_unscorable == "error" and not any(rollout.plain for rollout in candidates):
@@ -153,15 +169,12 @@ class EntropyCentroidSelector(Node):
             await self._tried(self.rollouts.forget([rollout]), f"rollout {rollout.index}")
         if output["base"] is not None:
             await self._tried(self.rollouts.store.forget(output["base"]), f"thread {output['base']}")
-        if winner.status == "finished":
+        # A process that was taken for dead may still come to a call of this request: other ledgers keep it on record.
+        if winner.status == "finished" and isinstance(self.rollouts.ledger, MemoryLedger):
             await self._tried(self.rollouts.ledger.forget(output["request"]), "the effect ledger")
 
-    async def _tried(self, cleaning: Any, what: str) -> None:
+    async def _tried(self, cleaning: Awaitable[object], what: str) -> None:
         try:
             await cleaning
         except Exception:
             _LOGGER.exception("%s was not cleaned up after the commit", what)
-
-
-def _held(output: dict[str, Any]) -> list[HeldCall]:
-    return [HeldCall.from_dict(held) for held in output["held"]]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any, Final, Self, cast
@@ -18,6 +18,8 @@ from entcent_agents.outcomes import canonical_calls
 _SERIALIZER: Final = JsonPlusSerializer()
 Key = tuple[str, str, str]
 """Namespace, id and digest of a call: the same when its task runs again, in whatever process."""
+Run = Callable[[], Awaitable[Any]]
+"""Makes a call."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, Final, TypeVar
 
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_fixed
@@ -16,6 +18,7 @@ T = TypeVar("T")
 
 _LOGGER: Final = logging.getLogger(__name__)
 _PAUSE_SECONDS: Final = 0.1
+_THREADS: Final = ThreadPoolExecutor(8, "entcent-forks")
 
 
 async def to_the_end(coroutine: Coroutine[Any, Any, T]) -> T:
@@ -28,6 +31,29 @@ async def to_the_end(coroutine: Coroutine[Any, Any, T]) -> T:
         except asyncio.CancelledError:
             cancelled = True
     if cancelled:
+        raise asyncio.CancelledError
+    return task.result()
+
+
+async def in_a_thread(function: Callable[..., T], *arguments: Any) -> T:
+    """Run what blocks in a thread of our own: those of the loop may all wait for a call that needs this first."""
+    return await asyncio.get_running_loop().run_in_executor(_THREADS, partial(function, *arguments))
+
+
+async def soon_to_the_end(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Await what should not stop half-way: a cancellation, however often it comes, leaves it some seconds to end."""
+    task = asyncio.ensure_future(coroutine)
+    clock = asyncio.get_running_loop().time
+    deadline: float | None = None
+    while not task.done():
+        try:
+            await asyncio.wait([task], timeout=None if deadline is None else max(deadline - clock(), 0))
+        except asyncio.CancelledError:
+            deadline = deadline or clock() + CLEAN_UP_SECONDS
+        if deadline is not None and clock() >= deadline:
+            task.cancel()
+            deadline = clock() + CLEAN_UP_SECONDS
+    if deadline is not None:
         raise asyncio.CancelledError
     return task.result()
 
@@ -50,6 +76,6 @@ async def _discard(fork: Fork) -> None:
         reraise=True,
     )
     try:
-        await patiently(asyncio.to_thread, fork.discard)
+        await patiently(in_a_thread, fork.discard)
     except OSError:
         _LOGGER.warning("the fork %s is still written to and was not removed", fork.reference, exc_info=True)

@@ -15,7 +15,8 @@ from entcent_agents.outcomes import outcome_key
 from entcent_agents.rollouts.calls import HeldCall
 from entcent_agents.rollouts.guard import HELD, Guard
 from entcent_agents.rollouts.isolation import Graph
-from entcent_agents.rollouts.output import is_answered, pack, state_updates
+from entcent_agents.rollouts.output import is_answered, state_updates
+from entcent_agents.rollouts.packing import pack
 from entcent_agents.rollouts.request import Question, RolloutRequest
 from entcent_agents.trajectory import Status, Trajectory
 
@@ -35,6 +36,7 @@ class Ending:
         questions: Interrupts that it was stopped at.
         handoff: The command that it ended with, to a node of the graph around it.
         changes: What it changed in its environments.
+        values: The state that it left.
     """
 
     status: Status = "failed"
@@ -46,10 +48,9 @@ class Ending:
     changes: tuple[Change, ...] = ()
     values: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
-    def at(self, rollout: str, turn: int) -> Ending:
-        """The same, with the ledger's positions of what it is held before."""
+    def number(self, rollout: str, turn: int) -> None:
+        """Give what it is held before its positions in the ledger."""
         self.held = tuple(held.at(rollout, turn, ordinal) for ordinal, held in enumerate(self.held))
-        return self
 
     @property
     def vote_key(self) -> str | None:
@@ -85,6 +86,12 @@ def read_ending(snapshot: StateSnapshot, request: RolloutRequest, guard: Guard, 
             "a node or middleware caught the interrupt that held an external call: "
             "let langgraph.errors.GraphBubbleUp pass"
         )
+    elif guard.lost:
+        ending.status = "unfinished"
+        ending.error = (
+            "a call that was approved is another when its node runs again, and could be held for ever: make it in a "
+            "node, or a tool node, that gets its arguments from the state"
+        )
     elif held or questions:
         ending.status, ending.questions = "held", questions
         ending.held = tuple(sorted({**guard.asking, **guard.held}.values(), key=lambda each: each.call.key))
@@ -115,8 +122,9 @@ def packed(
         "handoff": ending.handoff,
         "store": store,
         "request": guard.request,
+        "round": request.round,
         "base": request.base.thread_id if request.base else None,
-        "last_message": next((message.id for message in reversed(ending.values.get("messages", ()))), None),
+        "last_message": next(iter(reversed(ending.values.get("messages", ()))), None),
         "held": [held.to_dict() for held in ending.held],
         "questions": [asdict(question) for question in ending.questions],
         "results": [[list(key), value] for key, value in guard.results.items()] if ending.status == "held" else [],

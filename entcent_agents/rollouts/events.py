@@ -18,13 +18,15 @@ class Progress:
 
     Attributes:
         rollout: Its index.
+        round: The number of its round, from 1.
         state: What it is doing.
-        turns: Model generations begun.
-        tokens: Generated so far.
+        turns: Model generations begun in this round.
+        tokens: Generated in this round so far.
         tool: The tool that runs, if one does.
     """
 
     rollout: int
+    round: int
     state: State = "waiting"
     turns: int = 0
     tokens: int = 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import Counter
-from collections.abc import Awaitable, Callable, Generator, Mapping
+from collections.abc import Callable, Coroutine, Generator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
@@ -30,15 +30,15 @@ from entcent_agents.ledger import (
     perform,
 )
 from entcent_agents.ledger.decision import Change
-from entcent_agents.rollouts.calls import Call, HeldCall, Key, addressed, refused, restored, stored
+from entcent_agents.rollouts.calls import Call, HeldCall, Key, Run, addressed, refused, restored, stored
+from entcent_agents.rollouts.cleanup import soon_to_the_end
+from entcent_agents.rollouts.sharing import SharedCalls
 
 HELD: Final = "entcent.held"
 """What the interrupt of a held call says; the call itself is in the rollout's record."""
 NUMBERED: Final = "entcent call "
 """How ids begin that we give to calls without one."""
 _LONGEST_WAIT_SECONDS: Final = 5.0
-
-Run = Callable[[], Awaitable[Any]]
 
 
 class WriteJournal(Protocol):
@@ -51,42 +51,6 @@ class WriteJournal(Protocol):
     async def after(self, call: Call, result: Mapping[str, Any] | None) -> None:
         """It ran, and this came of it; None where it raised."""
         ...
-
-
-class SharedCalls:
-    """Calls that rollouts of one round make at the same time, and that are made once. For one event loop."""
-
-    def __init__(self) -> None:
-        self._running: dict[Key, asyncio.Future[Any]] = {}
-
-    async def once(self, key: Key, run: Run, *, share_errors: bool) -> Any:
-        """What `run` gives, to all who ask for it while it runs.
-
-        Where it fails and errors are not shared, or whoever ran it was cancelled, the next one runs it.
-        """
-        while (running := self._running.get(key)) is not None:
-            await asyncio.wait([running])
-            if running.cancelled():
-                continue
-            if (error := running.exception()) is None:
-                return running.result()
-            if share_errors:
-                raise error
-        mine = self._running[key] = asyncio.get_running_loop().create_future()
-        try:
-            result = await run()
-        except Exception as error:
-            mine.set_exception(error)
-            mine.exception()  # asked for once, so that nobody is warned where nobody else waits
-            raise
-        except BaseException:
-            mine.cancel()
-            raise
-        else:
-            mine.set_result(result)
-            return result
-        finally:
-            del self._running[key]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,6 +67,7 @@ class Rules:
         shares: Whether equal READ calls may be one: not where tools see a store, of which each rollout has its own
             view.
         shared: Calls that are made once for all.
+        called: Tools whose external calls were made, or have been in an earlier attempt at this round.
     """
 
     effects: Mapping[str, ToolEffect]
@@ -113,6 +78,7 @@ class Rules:
     results: Mapping[Key, Mapping[str, Any]] = field(default_factory=dict[Key, Mapping[str, Any]])
     shares: bool = True
     shared: SharedCalls = field(default_factory=SharedCalls)
+    called: list[str] = field(default_factory=list[str])
 
     def knowing(self, results: Mapping[Key, Mapping[str, Any]]) -> Rules:
         """The same rules for a rollout that has results of its own."""
@@ -123,9 +89,18 @@ class _Task:
     """Calls of one task of the graph that are under way, and those among them that wait to be held."""
 
     def __init__(self) -> None:
-        self.running = 0
+        self.running: list[tuple[Effect, asyncio.Task[Any] | None]] = []
         self.holding = 0
-        self.changed = asyncio.Condition()
+        self._changed = asyncio.Event()
+
+    def change(self) -> None:
+        """Wake up who waits for a change. Nothing is awaited here: it has to work under every cancellation."""
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        while not condition():
+            await self._changed.wait()
 
 
 class Guard:
@@ -136,6 +111,11 @@ class Guard:
     Args:
         rules: What it shares with the other rollouts.
         journal: Told of WRITE calls; None where nothing outlives the process anyway.
+
+    Attributes:
+        held: External calls that the rollout was stopped before.
+        asking: Approved calls whose tool asks a person before it acts: they stay approved.
+        results: What came of the calls that were made.
     """
 
     def __init__(self, rules: Rules, journal: WriteJournal | None = None) -> None:
@@ -151,6 +131,7 @@ class Guard:
         self._assigned: dict[Key, HeldCall] = {}
         self._write = asyncio.Lock()
         self._numbers: dict[int, tuple[object, Counter[Key]]] = {}
+        self._came_by = False
         self._closed = False
 
     @property
@@ -189,7 +170,8 @@ class Guard:
         if Effect.EXTERNAL in enclosing_effects():  # whoever approved that call approved what it does
             return await run()
         task = self._tasks.setdefault(call.namespace, _Task())
-        task.running += 1
+        mine = (self.effect_of(call.tool).effect, asyncio.current_task())
+        task.running.append(mine)
         try:
             return await self._decided(call, run, shareable)
         except _Hold as hold:
@@ -197,9 +179,8 @@ class Guard:
             await self._until_the_others_are_done(task, call.namespace)
             raise GraphInterrupt((_interrupt(),)) from None
         finally:
-            task.running -= 1
-            async with task.changed:
-                task.changed.notify_all()
+            task.running.remove(mine)
+            task.change()
 
     def numbered(self, call: Call, execution: object) -> Call:
         """A call without an id, told from equal ones by its number.
@@ -212,12 +193,27 @@ class Guard:
         numbers[call.key] += 1
         return replace(call, id=f"{NUMBERED}{numbers[call.key]}")
 
-    async def close(self) -> None:
-        """Wait for calls that a task left behind, and let none begin any more."""
+    @property
+    def lost(self) -> bool:
+        """Whether a task that was held is so again, and made none of the approved calls: it would go on for ever.
+
+        A later task may be held all the same: another process may have lived to make the approved calls.
+        """
+        again = {held.call.namespace for held in self._rules.approved}
+        return not self._came_by and any(held.call.namespace in again for held in self.held.values())
+
+    async def close(self, *, failed: bool = False) -> None:
+        """Let no call begin any more, and wait for those that a task left behind.
+
+        Args:
+            failed: Nobody will ask what came of them: they are cancelled, but for external ones, whose result counts.
+        """
         self._closed = True
         for task in self._tasks.values():
-            async with task.changed:
-                await task.changed.wait_for(lambda task=task: not task.running)
+            for effect, call in task.running:
+                if failed and call is not None and effect is not Effect.EXTERNAL:
+                    call.cancel()
+            await task.until(lambda task=task: not task.running)
 
     async def _decided(self, call: Call, run: Run, shareable: bool) -> Any:
         if call.key in self._seen:
@@ -265,6 +261,7 @@ class Guard:
         external = approved.external(self._rules.request, call.arguments)
         if external.digest != approved.call.digest and not await self._on_record(external):
             raise _Hold(HeldCall(call=call, idempotent=known.idempotent))
+        self._came_by = True
         shared = self._rules.shared.once(
             ("external", str(external.position), call.digest), lambda: self._performed(external, run), share_errors=True
         )
@@ -292,11 +289,16 @@ class Guard:
         async def kept() -> Any:
             return stored(await run(), self._rules.settings.max_result_characters)
 
-        while True:
-            outcome = await perform(
+        def made() -> Coroutine[Any, Any, Outcome]:
+            return perform(
                 self._rules.ledger, external, kept, settings=self._rules.settings, control_flow=(GraphBubbleUp,)
             )
+
+        while True:
+            outcome = await soon_to_the_end(made())
             if not isinstance(outcome, Pending):
+                if not isinstance(outcome, GivenUp):
+                    self._rules.called.append(external.tool)
                 return outcome
             await asyncio.sleep(min(max(outcome.retry_after_seconds, 0.05), _LONGEST_WAIT_SECONDS))
 
@@ -323,9 +325,8 @@ class Guard:
         task.holding += waiting
         try:
             await asyncio.sleep(0)  # all calls of a task begin at once
-            async with task.changed:
-                task.changed.notify_all()
-                await task.changed.wait_for(lambda: task.running <= task.holding)
+            task.change()
+            await task.until(lambda: len(task.running) <= task.holding)
         finally:
             task.holding -= waiting
 
@@ -342,6 +343,11 @@ _enclosing: ContextVar[tuple[tuple[str, Effect], ...]] = ContextVar("entcent_age
 
 current_guard: ContextVar[Guard | None] = ContextVar("entcent_agents_guard", default=None)
 """The guard of the rollout in which this code runs."""
+
+
+def inside_a_rollout() -> bool:
+    """Whether what this code does happens in a rollout, which may be lost; what an external call does is real."""
+    return current_guard.get() is not None and Effect.EXTERNAL not in enclosing_effects()
 
 
 def enclosing_effects() -> tuple[Effect, ...]:
@@ -362,12 +368,13 @@ def _enclosed(run: Run, call: Call, effect: Effect) -> Run:
 
 @contextmanager
 def use_guard(guard: Guard) -> Generator[None]:
-    """Make this the guard of what runs in this context."""
-    token = current_guard.set(guard)
+    """Make this the guard of what runs in this context, whatever call of another rollout this is inside."""
+    guarded, calls = current_guard.set(guard), _enclosing.set(())
     try:
         yield
     finally:
-        current_guard.reset(token)
+        _enclosing.reset(calls)
+        current_guard.reset(guarded)
 
 
 def _unknown(tool: str) -> ToolEffect:

@@ -9,8 +9,11 @@ This file alone leans on names that LangGraph does not promise: `_execute_tool_a
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextvars import Context, copy_context
+from queue import SimpleQueue
 from typing import Any, Final, cast
 from uuid import UUID
 
@@ -25,10 +28,11 @@ from pydantic import ConfigDict
 
 from entcent_agents.effects import Effect
 from entcent_agents.errors import EffectError
-from entcent_agents.rollouts.calls import Call
-from entcent_agents.rollouts.guard import NUMBERED, Guard, Run, current_guard, enclosing_effects
+from entcent_agents.rollouts.calls import Call, Run
+from entcent_agents.rollouts.guard import NUMBERED, Guard, current_guard, enclosing_effects
 
 _HOOKED: Final = "_entcent_hooked"
+_LONGEST_BLOCK_SECONDS: Final = 5.0
 
 
 def hook(nodes: Iterable[ToolNode]) -> None:
@@ -82,7 +86,7 @@ class _Guarded:
         self._bare = bare
         call = request.tool_call
         self._call = Call(
-            namespace=_namespace(config), id=call["id"] or "", tool=call["name"], arguments=dict(call["args"])
+            namespace=_namespace(config), id=call["id"] or "", tool=tool.name, arguments=dict(call["args"])
         )
 
     def __getattr__(self, name: str) -> Any:
@@ -170,18 +174,53 @@ async def _on_its_loop(guard: Guard, call: Call, run: Run, bare: bool) -> Any:
 
 def _from_a_thread(guard: Guard, call: Call, run: Any, bare: bool) -> Any:
     """Through the guard, from a thread that may wait."""
-    if threading.get_ident() == guard.thread:
+    if threading.get_ident() == guard.thread or not _runs(guard.loop):
         if guard.effect_of(call.tool).effect is Effect.READ:
             return run()
         raise EffectError(
-            f"the tool {call.tool!r} is called synchronously on the event loop, where it cannot be held: give its tool "
+            f"the tool {call.tool!r} is called synchronously while the event loop waits for it, where it cannot be "
+            "held: await the graph or the tool node that makes the call, ainvoke instead of invoke, and give a tool "
             "node an asynchronous awrap_tool_call beside wrap_tool_call"
         )
+    return _Waiting(run).for_what_comes_of(guard, call, bare)
 
-    async def in_a_thread() -> Any:
-        return await asyncio.to_thread(run)
 
-    return asyncio.run_coroutine_threadsafe(guard.call(call, in_a_thread, shareable=bare), guard.loop).result()
+def _runs(loop: asyncio.AbstractEventLoop) -> bool:
+    """Whether a loop does anything within a while: synchronous code in a coroutine keeps it from its work."""
+    alive = threading.Event()
+    loop.call_soon_threadsafe(alive.set)
+    return alive.wait(_LONGEST_BLOCK_SECONDS)
+
+
+class _Waiting:
+    """A thread that waits for a call to be decided on, and makes it itself where it is to be made.
+
+    Another thread for it might never come free: all of them may wait like this one.
+
+    Args:
+        run: Makes the call.
+    """
+
+    def __init__(self, run: Callable[[], Any]) -> None:
+        self._run = run
+        self._work: SimpleQueue[tuple[Context, concurrent.futures.Future[Any]] | None] = SimpleQueue()
+
+    def for_what_comes_of(self, guard: Guard, call: Call, bare: bool) -> Any:
+        deciding = asyncio.run_coroutine_threadsafe(guard.call(call, self._made, shareable=bare), guard.loop)
+        deciding.add_done_callback(lambda _: self._work.put(None))
+        while (asked := self._work.get()) is not None:
+            context, made = asked
+            if made.set_running_or_notify_cancel():
+                try:
+                    made.set_result(context.run(self._run))
+                except BaseException as error:
+                    made.set_exception(error)
+        return deciding.result()
+
+    async def _made(self) -> Any:
+        made: concurrent.futures.Future[Any] = concurrent.futures.Future()
+        self._work.put((copy_context(), made))
+        return await asyncio.wrap_future(made)
 
 
 def _direct_call(guard: Guard, tool: str, given: Any, config: RunnableConfig | None) -> Call:

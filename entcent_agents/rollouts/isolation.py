@@ -2,8 +2,8 @@
 
 This file alone leans on names that LangGraph and LangChain do not promise: the module prefix of LangGraph's stream
 handlers, the `tap_output_aiter` method of streaming handlers, the `__pregel_` and `checkpoint_` keys (of which
-`__pregel_read` and `__pregel_cache` are used), how a builder keeps its schemas, and `var_child_runnable_config`.
-`tests/test_isolation.py` fails where they change.
+`__pregel_read`, `__pregel_cache` and `__pregel_durability` are used), how a builder keeps its schemas, and
+`var_child_runnable_config`. `tests/test_isolation.py` fails where they change.
 """
 
 from __future__ import annotations
@@ -12,17 +12,19 @@ from collections.abc import Collection, Generator, Iterable, Mapping
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import fields, is_dataclass
-from typing import Any, Final, TypedDict, cast
+from typing import Any, Final, Literal, TypedDict, cast
+from uuid import NAMESPACE_OID, uuid5
 
 from langchain_core.callbacks import BaseCallbackHandler, BaseCallbackManager, UsageMetadataCallbackHandler
+from langchain_core.messages import convert_to_messages
 from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import var_child_runnable_config
 from langchain_core.tools import BaseTool
 from langchain_core.tracers.base import AsyncBaseTracer, BaseTracer
 from langgraph.channels.base import BaseChannel
 from langgraph.checkpoint.base import BaseCheckpointSaver
+from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import START, StateGraph
-from langgraph.graph.message import add_messages
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.prebuilt import ToolNode
 from langgraph.pregel import Pregel
@@ -36,6 +38,7 @@ NO_STREAM: Final = "nostream"
 
 _READ_KEY: Final = "__pregel_read"
 _CACHE_KEY: Final = "__pregel_cache"
+_DURABILITY_KEY: Final = "__pregel_durability"
 _INTERNAL_KEYS: Final = ("__pregel_", "checkpoint_", "langgraph_")
 _THREAD_KEYS: Final = ("thread_id", "thread_ts")
 
@@ -46,6 +49,17 @@ Channel = BaseChannel[Any, Any, Any]
 def isolated_graph(agent: Graph, saver: BaseCheckpointSaver[Any], store: BaseStore | None) -> Graph:
     """The agent on its own checkpointer and store, without the cache that rollouts would share."""
     return agent.copy({"checkpointer": saver, "store": store, "cache": None})
+
+
+def durability_of(agent: Graph) -> Literal["sync", "async"]:
+    """How a rollout writes its checkpoints: each before the next step.
+
+    Where a subgraph was compiled to keep none, LangGraph 1.2.22 would wait for one of it that nobody writes, and fail.
+    """
+    bound: list[Any] = [node.bound for node in agent.nodes.values()]
+    subgraphs: list[Graph] = [found for found in bound if isinstance(found, CompiledStateGraph)]
+    forgetful = any(graph.checkpointer is False or durability_of(graph) == "async" for graph in subgraphs)
+    return "async" if forgetful else "sync"
 
 
 def isolated_config(
@@ -88,7 +102,8 @@ def outer_channels(config: RunnableConfig) -> Mapping[str, Channel] | None:
 def whole_input(state: Any, config: RunnableConfig, also: str) -> dict[str, Any]:
     """A node's input as a dict, whatever kind of schema the graph has, and a channel that the schema may leave out.
 
-    Messages without an id are given one here, once for all rollouts: what they add is told from it by ids.
+    Messages without an id are given one here, for all rollouts and for all processes that run them: what rollouts add
+    is told from them by ids.
 
     Args:
         state: What LangGraph gave the node.
@@ -101,8 +116,11 @@ def whole_input(state: Any, config: RunnableConfig, also: str) -> dict[str, Any]
         values = {field.name: getattr(state, field.name) for field in fields(state)}
     else:
         values = dict(cast("Mapping[str, Any]", state))
-    if "messages" in values:
-        values["messages"] = add_messages([], values["messages"])
+    if values.get("messages"):
+        values["messages"] = convert_to_messages(values["messages"])
+        task = config.get("configurable", {}).get("checkpoint_ns", "")
+        for number, message in enumerate(values["messages"]):
+            message.id = message.id or str(uuid5(NAMESPACE_OID, f"{task}:{number}"))
     channel = (outer_channels(config) or {}).get(also)
     if channel is not None and channel.is_available():
         values.setdefault(also, channel.get())
@@ -184,8 +202,19 @@ def parent_saver(config: RunnableConfig) -> BaseCheckpointSaver[Any] | None:
     return cast("BaseCheckpointSaver[Any]", saver) if isinstance(saver, BaseCheckpointSaver) else None
 
 
+def durable_parent_saver(config: RunnableConfig) -> BaseCheckpointSaver[Any] | None:
+    """The same, if what it keeps outlives the process."""
+    saver = parent_saver(config)
+    return None if isinstance(saver, InMemorySaver) else saver
+
+
 def _subgraphs(graph: Any) -> Iterable[tuple[str, Any]]:
     return graph.get_subgraphs(recurse=True)
+
+
+def written_at_the_end(config: RunnableConfig) -> bool:
+    """Whether the graph that runs this node was told to write nothing before it ends or is interrupted."""
+    return config.get("configurable", {}).get(_DURABILITY_KEY) == "exit"
 
 
 def _forwarded(callbacks: Any, handlers: list[BaseCallbackHandler]) -> Any:

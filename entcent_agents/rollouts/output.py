@@ -1,13 +1,7 @@
-"""What a rollout adds to the agent's state, packed for the state of the parent graph.
-
-The text of a losing rollout may reach no stream, and state updates are streamed; so a rollout's output travels as one
-opaque string, which only a commit opens. Only plain data and LangChain messages are unpacked.
-"""
+"""What a rollout adds to the agent's state, as updates of the channels of the graph around it."""
 
 from __future__ import annotations
 
-import base64
-import zlib
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import suppress
 from copy import copy
@@ -15,29 +9,15 @@ from typing import Any, Final, cast
 
 from langchain_core.messages import AIMessage, BaseMessage, RemoveMessage, ToolMessage
 from langgraph.channels.last_value import LastValue
-from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph.graph.message import REMOVE_ALL_MESSAGES
 from langgraph.types import Overwrite
 
 from entcent_agents.capture.messages import strip_logprobs
 from entcent_agents.rollouts.isolation import Channel
 
-_SERIALIZER: Final = JsonPlusSerializer()
 _NOTHING: Final[Any] = cast(Any, LastValue(object).checkpoint())
 """What LangGraph's channels call the value of an empty channel."""
 Messages = Sequence[BaseMessage]
-
-
-def pack(output: Mapping[str, Any]) -> str:
-    """An opaque string of it."""
-    kind, data = _SERIALIZER.dumps_typed(dict(output))
-    return f"{kind}:{base64.b64encode(zlib.compress(data)).decode()}"
-
-
-def unpack(packed: str) -> dict[str, Any]:
-    """What was packed."""
-    kind, _, data = packed.partition(":")
-    return _SERIALIZER.loads_typed((kind, zlib.decompress(base64.b64decode(data))))
 
 
 def state_updates(

@@ -18,13 +18,14 @@ class ProgressReporter(BaseCallbackHandler):
 
     Args:
         rollout: Its index.
+        round: The number of its round.
         write: Takes an event; LangGraph's stream writer, as a rule.
     """
 
     run_inline = True
 
-    def __init__(self, rollout: int, write: Callable[[Any], None]) -> None:
-        self._now = Progress(rollout=rollout)
+    def __init__(self, rollout: int, round: int, write: Callable[[Any], None]) -> None:
+        self._now = Progress(rollout=rollout, round=round)
         self._finished_turns = 0  # tokens of the turns that are over
         self._write = write
 

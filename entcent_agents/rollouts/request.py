@@ -14,7 +14,7 @@ from entcent_agents.environments import Environment
 from entcent_agents.rollouts.calls import HeldCall, Key
 from entcent_agents.rollouts.guard import Rules
 from entcent_agents.rollouts.isolation import Channel, Graph
-from entcent_agents.rollouts.output import unpack
+from entcent_agents.rollouts.packing import unpack
 from entcent_agents.rollouts.retries import Retries
 from entcent_agents.rollouts.store import RolloutStore
 from entcent_agents.trajectory import Rollout, Trajectory
@@ -42,20 +42,22 @@ class Base:
     Attributes:
         thread_id: Its thread, which stays as it is: rollouts go on with copies.
         request: What the ledger keeps the whole request by.
+        round: The number of its round, from 1.
         trajectory: Its turns; those of the rollouts begin with them.
         held: The external calls that it stopped before. To go on from it is to approve them.
         questions: The interrupts that it stopped at.
         results: Of calls that ran in tasks which have to run again.
-        last_message: Id of the conversation's last message when this had been committed; None where there was none.
+        last_message: The conversation's last message when this had been committed; None where there was none.
     """
 
     thread_id: str
     request: str
+    round: int
     trajectory: Trajectory
     held: tuple[HeldCall, ...]
     questions: tuple[Question, ...]
     results: Mapping[Key, Mapping[str, Any]]
-    last_message: str | None
+    last_message: BaseMessage | None
 
     @classmethod
     def of(cls, rollout: Rollout) -> Self:
@@ -64,6 +66,7 @@ class Base:
         return cls(
             thread_id=rollout.thread_id,
             request=output["request"],
+            round=output["round"],
             trajectory=rollout.trajectory,
             held=tuple(HeldCall.from_dict(held) for held in output["held"]),
             questions=tuple(Question(**question) for question in output["questions"]),
@@ -113,6 +116,11 @@ class RolloutRequest:
     def thread_id(self, index: int) -> str:
         """The thread of one rollout."""
         return f"{self.thread_prefix}:{index}"
+
+    @property
+    def round(self) -> int:
+        """The number of this round of the request."""
+        return self.base.round + 1 if self.base else 1
 
     @property
     def messages(self) -> Sequence[BaseMessage]:

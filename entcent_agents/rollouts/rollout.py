@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from typing import Any
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.errors import GraphBubbleUp, ParentCommand
-from langgraph.types import Command
+from langgraph.types import Command, StateSnapshot
 
 from entcent_agents.capture.recorder import TurnRecorder
 from entcent_agents.chat.sampling import token_listener
 from entcent_agents.environments import Environment, Fork, use_environments
 from entcent_agents.errors import ConfigurationError
+from entcent_agents.rollouts.breakpoints import is_at, stopped_at_breakpoint
 from entcent_agents.rollouts.calls import Key
 from entcent_agents.rollouts.cleanup import discard, to_the_end
 from entcent_agents.rollouts.ending import Ending, packed, read_ending, trajectory_of
@@ -24,6 +25,7 @@ from entcent_agents.rollouts.guard import Guard, use_guard
 from entcent_agents.rollouts.hooks import ToolWatch
 from entcent_agents.rollouts.isolation import (
     Graph,
+    durability_of,
     isolated_config,
     isolated_graph,
     no_ambient_config,
@@ -36,13 +38,13 @@ from entcent_agents.rollouts.request import RolloutRequest
 from entcent_agents.rollouts.retries import with_retries
 from entcent_agents.rollouts.store import Journal
 from entcent_agents.rollouts.writing import Writing, ended, resumed
-from entcent_agents.trajectory import Rollout, Trajectory
+from entcent_agents.trajectory import CANDIDATES, Rollout, Trajectory
 
 PROGRAMMING_ERRORS = (ConfigurationError, NotImplementedError, NameError, ImportError)
 """What no other rollout would do better: these end all of them instead of being recorded."""
 
 
-async def run_rollout(request: RolloutRequest, index: int, write: Any) -> Rollout:
+async def run_rollout(request: RolloutRequest, index: int, write: Callable[[Any], None]) -> Rollout:
     """Run one rollout to its end; what goes wrong in it becomes part of the record.
 
     One that another process began goes on from its last step, and one that had ended is read from its journal. Its
@@ -53,7 +55,7 @@ async def run_rollout(request: RolloutRequest, index: int, write: Any) -> Rollou
     """
     journal = await request.store.read(request.thread_id(index)) if request.store.durable else None
     if (known := ended(journal)) is not None:
-        ProgressReporter(index, write).end(known.status)
+        ProgressReporter(index, request.round, write).end(known.status)
         return known
     attempt = _Attempt(request, index, write)
     started = time.perf_counter()
@@ -65,7 +67,7 @@ async def run_rollout(request: RolloutRequest, index: int, write: Any) -> Rollou
         raise
     except Exception as error:  # a bad rollout is data
         attempt.ending = Ending(error=_one_line(error))
-    if attempt.ending.status not in ("finished", "held"):
+    if attempt.ending.status not in CANDIDATES:
         await discard(attempt.writing.forks.values())
         attempt.writing.forks.clear()
     rollout = attempt.record(time.perf_counter() - started)
@@ -77,11 +79,11 @@ async def run_rollout(request: RolloutRequest, index: int, write: Any) -> Rollou
 class _Attempt:
     """A rollout under way."""
 
-    def __init__(self, request: RolloutRequest, index: int, write: Any) -> None:
+    def __init__(self, request: RolloutRequest, index: int, write: Callable[[Any], None]) -> None:
         self.request = request
         self.index = index
         self.ending = Ending()
-        self.reporter = ProgressReporter(index, write)
+        self.reporter = ProgressReporter(index, request.round, write)
         self.recorder = TurnRecorder(on_turn=self.reporter.on_turn)
         self.overlay = OverlayStore(request.memory) if request.memory else None
         self.writing = Writing(
@@ -113,12 +115,15 @@ class _Attempt:
                     self.reporter.pause,
                 )
                 snapshot = await graph.aget_state(config, subgraphs=True)
+        except BaseException:
+            await to_the_end(guard.close(failed=True))
+            raise
         finally:
             token_listener.reset(listening)
-            await to_the_end(guard.close())
+        await to_the_end(guard.close())
         self.ending = read_ending(snapshot, request, guard, self._handoff)
-        self.ending.at(f"{writing.thread_id}#{writing.name}", self.turns)
-        if self.ending.status in ("finished", "held"):
+        self.ending.number(f"{writing.thread_id}#{writing.name}", self.turns)
+        if self.ending.status in CANDIDATES:
             for fork in writing.forks.values():
                 self.ending.changes += await asyncio.to_thread(fork.diff)
             before, writes = await self._committed(graph), self.overlay.writes if self.overlay else []
@@ -174,17 +179,34 @@ class _Attempt:
             given: Any = state_updates(state_channels(graph), {}, deepcopy(dict(self.request.state)))
         elif not snapshot.tasks:  # `next` leaves out tasks that are done and whose writes no step has taken up yet
             return  # it had ended, and its process did not live to say so
+        elif await self._waits(graph, snapshot, config):
+            return  # it had stopped, likewise
         else:
-            given = Command(resume=dict(self.request.answers)) if self.request.answers else None
+            # Given for a question that is not open any more, an answer would be taken for the next one of its task.
+            open_now = {interrupt.id for interrupt in snapshot.interrupts}
+            answers = {question: answer for question, answer in self.request.answers.items() if question in open_now}
+            given = Command(resume=answers) if answers else None
         await self._invoke(graph, given, config)
+
+    async def _waits(self, graph: Graph, snapshot: StateSnapshot, config: RunnableConfig) -> bool:
+        """Whether it is at a breakpoint that nobody has let it pass: what it went on from was let pass its own."""
+        if not await stopped_at_breakpoint(graph, snapshot):
+            return False
+        base = self.request.base
+        if base is None:
+            return True
+        keys = {**config.get("configurable", {}), "thread_id": base.thread_id}
+        return not is_at(snapshot, await graph.aget_state(RunnableConfig(configurable=keys)))
 
     async def _go_on(self, graph: Graph, config: RunnableConfig, guard: Guard) -> None:
         guard.held.clear()
+        guard.asking.clear()
         await self._invoke(graph, None, config)
 
     async def _invoke(self, graph: Graph, given: Any, config: RunnableConfig) -> None:
         try:
-            await graph.ainvoke(given, config, context=self.request.context, durability="sync")
+            durability = durability_of(self.request.agent)
+            await graph.ainvoke(given, config, context=self.request.context, durability=durability)
         except ParentCommand as handoff:  # for the graph around the agent, if this rollout is selected
             self._handoff = handoff.args[0]
 

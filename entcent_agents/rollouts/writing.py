@@ -13,7 +13,7 @@ from entcent_agents.capture.recorder import TurnRecorder
 from entcent_agents.environments import Environment, Fork
 from entcent_agents.errors import EnvironmentFault, EnvironmentUnusableError
 from entcent_agents.rollouts.calls import Call, Key
-from entcent_agents.rollouts.cleanup import discard, to_the_end
+from entcent_agents.rollouts.cleanup import discard, in_a_thread, to_the_end
 from entcent_agents.rollouts.journal import Entry, Journal
 from entcent_agents.rollouts.overlay import OverlayStore, apply_writes
 from entcent_agents.rollouts.store import RolloutStore
@@ -43,6 +43,7 @@ class Writing:
     _usage: Usage = field(default_factory=Usage)
     _writes: Sequence[Any] = ()
     _copies: dict[str, Fork] = field(default_factory=dict[str, Fork])
+    _flushing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def begin(self, base: str | None) -> None:
         """Write down that the rollout begins, with which forks, and copy the thread that it goes on from.
@@ -56,8 +57,11 @@ class Writing:
 
     async def flush(self) -> None:
         """Write down the turns and store writes since the last time."""
-        if not self.store.durable:
-            return
+        if self.store.durable:
+            async with self._flushing:  # what another flush writes must be written before this one's caller goes on
+                await self._flush()
+
+    async def _flush(self) -> None:
         turns = [turn for key, turn in self.recorder.turns.items() if key not in self._turns]
         if turns or self.recorder.usage != self._usage:
             self._turns.update(turn.message_id for turn in turns)
@@ -81,7 +85,7 @@ class Writing:
         """Put copies of the forks aside: a call that a crash cuts off is undone by them."""
         copies: dict[str, Fork] = {}
         for name, fork in self.forks.items():
-            copies[name] = await to_the_end(asyncio.to_thread(fork.fork))
+            copies[name] = await to_the_end(in_a_thread(fork.fork))
         await self.store.append(self.thread_id, "write", {"key": list(call.key), "copies": _references(copies)})
         await _keep(copies)
         self._copies = copies
@@ -123,18 +127,18 @@ async def resumed(journal: Journal, writing: Writing, environments: Sequence[Env
     writing.taken_up()
     by_name = {environment.name: environment for environment in environments}
     if left.cut_off is not None:
-        if await asyncio.to_thread(_all_there, by_name, left.cut_off):
+        if await in_a_thread(_all_there, by_name, left.cut_off):
             left.turn_back()
             await writing.store.append(writing.thread_id, "forks", dict(left.references))
         else:  # they were not kept yet, and so the call had not begun
             left.put_aside += [left.cut_off]
-    if not journal.entries and not await asyncio.to_thread(_all_there, by_name, left.references):
-        await asyncio.to_thread(_discard_references, by_name, left.references)
+    if not journal.entries and not await in_a_thread(_all_there, by_name, left.references):
+        await in_a_thread(_discard_references, by_name, left.references)
         return None
     for name, reference in left.references.items():
-        writing.forks[name] = await asyncio.to_thread(_reopened, by_name[name], reference)
+        writing.forks[name] = await in_a_thread(_reopened, by_name[name], reference)
     for old in left.put_aside:
-        await asyncio.to_thread(_discard_references, by_name, old)
+        await in_a_thread(_discard_references, by_name, old)
     return left.results
 
 
@@ -188,7 +192,7 @@ def _remember(recorder: TurnRecorder, value: Mapping[str, Any]) -> None:
 
 async def _keep(forks: Mapping[str, Fork]) -> None:
     for fork in forks.values():
-        await to_the_end(asyncio.to_thread(fork.keep))
+        await to_the_end(in_a_thread(fork.keep))
 
 
 def _all_there(environments: Mapping[str, Environment], references: Mapping[str, str]) -> bool:

@@ -19,6 +19,7 @@ from entcent_agents.chat.model import aclose_clients
 from entcent_agents.environments import SqliteEnvironment
 from entcent_agents.errors import RolloutsFailedError
 from entcent_agents.ledger import MemoryLedger
+from entcent_agents.nodes import sweep
 from entcent_agents.prebuilt import entropy_centroid_graph
 from tests.rollouts.accounts import Account, Effect, audit_effects, audit_requests, audit_rows
 from tests.rollouts.agent import Fate, Tools, agent_of, done, make_database, rows_of
@@ -106,6 +107,7 @@ class Ran:
     account: Account = field(default_factory=Account)
     committed: list[Call] = field(default_factory=list[Call])
     rows: list[tuple[str, int]] = field(default_factory=list[tuple[str, int]])
+    waiting: list[str] = field(default_factory=list[str])
 
     async def request(self, number: int) -> None:
         """One request, under a watchdog."""
@@ -174,8 +176,9 @@ class Ran:
         self.account.violations.extend(
             f"leftover fork: {fork}" for fork in app.parent.glob(f".entcent-{app.name}/forks/*")
         )
-        if state.next:
-            return  # it ended in an error, or hangs
+        if state.next:  # it ended in an error, and may be tried again from the rollout that it holds
+            self.waiting += [record["thread_id"] for record in state.values.get("rollouts") or ()]
+            return
         answered = messages and isinstance(messages[-1], AIMessage) and not messages[-1].tool_calls
         if not answered or any(call.result is None for call in calls):
             self.account.violations.append(f"half committed: {config['configurable']['thread_id']}")
@@ -220,5 +223,7 @@ async def _leftovers(ran: Ran, before: set[asyncio.Task[Any]]) -> list[str]:
     for _ in range(10):
         await asyncio.sleep(0)  # what was cancelled ends
     found = [f"leftover task: {task!r}" for task in asyncio.all_tasks() - before]
-    found += [f"leftover thread: {thread}" for thread in ran.rollouts.storage]
+    found += [f"leftover thread: {thread}" for thread in ran.rollouts.storage if thread not in ran.waiting]
+    await sweep(ran.rollouts, ran.ledger, older_than_seconds=0)
+    found += [f"not swept: {thread}" for thread in ran.rollouts.storage]
     return found + [f"leftover call: {record.position}, {record.state}" for record in await ran.ledger.unsettled()]

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from tests.rollouts.accounts import Account, Effect, audit_effects, audit_reques
 from tests.rollouts.agent import make_database, rows_of
 from tests.rollouts.lives import Place, live, thread_of
 from tests.rollouts.script import PLANS, Call, Script, calls_of, model_server, read_log, without_outside
+from tests.rollouts.steps import Steps
 
 PRELOADED = [
     "tests.rollouts.lives",
@@ -53,14 +55,16 @@ class Killing:
     place: Place
     outside: World
     log: Path
-    told: Any = field(default_factory=lambda: FORKS.Value("i", 0))
+    told: Any = field(default_factory=lambda: FORKS.Value("i", 0, lock=False))
+    taken: Any = field(default_factory=lambda: FORKS.Value("i", 0, lock=False))
     life: int = 0
     durable: dict[int, set[str]] = field(default_factory=dict[int, set[str]])
 
-    def start(self, until: int = sys.maxsize) -> Any:
+    def start(self, until: int = sys.maxsize, last_step: int = 0) -> Any:
         """Another process that goes on."""
         self.life += 1
-        return child(live, self.place, self.life, until, self.told)
+        self.taken.value = 0
+        return child(live, self.place, self.life, until, self.told, Steps(self.taken, last_step))
 
     def finish(self, until: int) -> float:
         """Let a process go on undisturbed until so many requests are done; how long it took."""
@@ -70,12 +74,20 @@ class Killing:
         return time.monotonic() - begun
 
     def kill(self, after_seconds: float) -> None:
-        """Start a process and kill it; note which turns are on record then."""
-        number, process = self.told.value, self.start()
+        """Start a process and kill it."""
+        process = self.start()
         time.sleep(after_seconds)
         process.kill()
-        process.join()
-        assert process.exitcode == -9, f"the agent ended by itself at request {number}, with {process.exitcode}"
+        self._ended(process)
+
+    def kill_after_step(self, step: int) -> None:
+        """Start a process that is killed as soon as it has made so many things durable."""
+        self._ended(self.start(last_step=step))
+
+    def _ended(self, process: Any) -> None:
+        process.join(LONGEST_SECONDS)
+        number, code = self.told.value, process.exitcode
+        assert code == -9, f"the agent ended by itself at request {number}, or hangs: exit code {code}"
         self.durable[self.life] = marks_on_record(self.place)
 
 
@@ -99,16 +111,27 @@ async def _set_up(place: Place) -> None:
         await saver.setup()  # type: ignore[attr-defined]
 
 
-def kill_at_random(run: Killing, kills: int, seed: int) -> Account:
-    """Kill `kills` processes at moments drawn evenly from the time that a whole request takes; then settle up."""
+def kill_at_random(run: Killing, kills: int, seed: int, *, at_steps: int = 0) -> Account:
+    """Kill processes at random moments, and others at random steps, and settle up.
+
+    Args:
+        run: What is killed.
+        kills: How many at moments, drawn evenly from the time that a whole request takes.
+        seed: Of what is drawn.
+        at_steps: How many right after a step that made something durable, drawn evenly from those of a request.
+    """
     dice = random.Random(seed)
     run.finish(1)  # the first process waits for modules to be loaded
-    seconds = min(run.finish(run.told.value + 1) for _ in range(3))
-    for part in dice.sample(range(kills), kills):  # one from each part, so that few kills spread too
-        run.kill((part + dice.random()) / kills * seconds)
+    seconds, steps = min((run.finish(run.told.value + 1), run.taken.value) for _ in range(3))
+    # One from each part, so that few kills spread too.
+    moments = [partial(run.kill, (part + dice.random()) / kills * seconds) for part in range(kills)]
+    after = [1 + int((part + dice.random()) / at_steps * steps) for part in range(at_steps)]
+    ends = [*moments, *(partial(run.kill_after_step, step) for step in after)]
+    for kill in dice.sample(ends, len(ends)):
+        kill()
     run.finish(run.told.value + 1)
     account = settled(run)
-    account.counts["kills"] = kills
+    account.counts.update({"kills at moments": kills, "kills after steps": at_steps, "steps of a request": steps})
     account.counts["requests"] = run.told.value
     return account
 
@@ -175,10 +198,8 @@ def marks_on_record(place: Place) -> set[str]:
     return {
         mark.decode()
         for table, column in tables.items()
-        for thread, blob in _rows(
-            place, f"SELECT thread_id, {column} FROM {table} WHERE checkpoint_ns NOT LIKE 'entcent%'"
-        )
-        if not re.fullmatch(r"request-\d+", thread)
+        for thread, namespace, blob in _rows(place, f"SELECT thread_id, checkpoint_ns, {column} FROM {table}")
+        if not namespace.startswith("entcent") and not re.fullmatch(r"request-\d+", thread)
         for mark in MARK.findall(bytes(blob or b""))
     }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -17,11 +18,13 @@ from langgraph.types import Command
 
 from entcent_agents.chat.model import aclose_clients
 from entcent_agents.environments import SqliteEnvironment
+from entcent_agents.environments.sqlite import SqliteFork
 from entcent_agents.ledger import LedgerSettings
 from entcent_agents.prebuilt import entropy_centroid_graph
 from tests.ledger.outside_world import QUESTION, open_ledger, touch
 from tests.rollouts.agent import Tools, agent_of, done, slow
 from tests.rollouts.script import EFFECTS, OUTSIDE
+from tests.rollouts.steps import Steps
 
 SETTINGS = LedgerSettings(lease_seconds=0.3, max_attempts=1000)
 
@@ -38,6 +41,8 @@ class Place:
         n: Rollouts of a request.
         external: Whether the agent's tools may reach outside.
         seconds: How long tools take at most.
+        lag_seconds: How long the graph's own checkpointer takes at most, longer than it would: with LangGraph's default
+            durability, nodes run on meanwhile.
     """
 
     folder: Path
@@ -47,6 +52,7 @@ class Place:
     n: int = 3
     external: bool = True
     seconds: float = 0.02
+    lag_seconds: float = 0.0
 
     @property
     def app(self) -> Path:
@@ -80,15 +86,23 @@ def thread_of(number: int) -> str:
     return f"request-{number}"
 
 
-def live(place: Place, life: int, until: int, told: Any) -> None:
+def live(place: Place, life: int, until: int, told: Any, steps: Steps) -> None:
     """Go from request to request until so many are done; `told` is how many are."""
-    asyncio.run(_live(place, life, until, told))
+    steps.count(SqliteEnvironment, ["fork", "reopen"])
+    steps.count(SqliteFork, ["fork", "keep", "seal", "discard"])
+    asyncio.run(_live(place, life, until, told, steps))
 
 
-async def _live(place: Place, life: int, until: int, told: Any) -> None:
+async def _live(place: Place, life: int, until: int, told: Any, steps: Steps) -> None:
     async with AsyncExitStack() as open_until_the_end:
         ledger = open_ledger(place.ledger)
         open_until_the_end.push_async_callback(ledger.aclose)
+        threads = await open_until_the_end.enter_async_context(place.saver("threads"))
+        rollouts = await open_until_the_end.enter_async_context(place.saver("rollouts"))
+        _lagging(threads, place.lag_seconds)
+        for saver in (threads, rollouts):
+            steps.count(saver, ["aput", "aput_writes", "adelete_thread"])
+        steps.count(ledger, ["transact", "forget"])
         tools = Tools(slow(place.seconds), lambda tool, mark, key: touch(place.world, f"{tool} {mark} {key}"))
         outside: dict[str, Any] = {"ledger": ledger, "ledger_settings": SETTINGS} if place.external else {}
         graph = entropy_centroid_graph(
@@ -96,14 +110,24 @@ async def _live(place: Place, life: int, until: int, told: Any) -> None:
             n=place.n,
             effects=EFFECTS if place.external else {name: "READ" for name in OUTSIDE} | _inside(),
             environments=[SqliteEnvironment(place.app)],
-            checkpointer=await open_until_the_end.enter_async_context(place.saver("threads")),
-            rollout_checkpointer=await open_until_the_end.enter_async_context(place.saver("rollouts")),
+            checkpointer=threads,
+            rollout_checkpointer=rollouts,
             **outside,
         )
         open_until_the_end.push_async_callback(aclose_clients)
         while told.value < until:
             await _serve(graph, place, told.value)
             told.value += 1
+
+
+def _lagging(saver: Any, seconds: float) -> None:
+    aput = saver.aput
+
+    async def late(*args: Any, **kwargs: Any) -> Any:
+        await asyncio.sleep(random.uniform(0.0, seconds))
+        return await aput(*args, **kwargs)
+
+    saver.aput = late
 
 
 def _inside() -> dict[str, str]:

@@ -8,7 +8,7 @@ import pytest
 
 from tests.rollouts.killing import kill_at_random, killing
 
-KILLS = 10
+KILLS = 4
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -22,8 +22,8 @@ def where(request: pytest.FixtureRequest) -> str | None:
 
 @pytest.mark.timeout(300)
 def test_a_request_that_is_killed_and_resumed_samples_no_turn_again_and_repeats_no_effect(where: str | None):
-    with killing(seed=5, database=where) as run:
-        account = kill_at_random(run, KILLS, seed=5)
+    with killing(seed=5, database=where, lag_seconds=0.1) as run:
+        account = kill_at_random(run, KILLS, seed=5, at_steps=KILLS)
     sys.stdout.write(f"{dict(account.counts)}\n")
     assert account.violations == []
     assert account.counts["pay: calls"]

@@ -6,12 +6,14 @@ import asyncio
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from langchain.agents import create_agent
-from langchain_core.messages import AIMessage, HumanMessage
+from langchain.agents.middleware import wrap_tool_call
+from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langchain_core.tools import tool
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
@@ -23,8 +25,9 @@ from entcent_agents.effects import READ, WRITE
 from entcent_agents.environments import SqliteEnvironment, current_environment
 from entcent_agents.errors import ConfigurationError, EffectError, RolloutError, RolloutsFailedError
 from entcent_agents.ledger import LedgerSettings, SqliteLedger
-from entcent_agents.nodes import guarded
+from entcent_agents.nodes import EntropyCentroidSelector, guarded
 from entcent_agents.prebuilt import entropy_centroid_graph
+from entcent_agents.selection import First, Selection
 from entcent_agents.testing import ScriptedChat, ScriptedTurn
 from tests.rollouts.worlds import ASK, World, turn
 
@@ -112,6 +115,62 @@ async def test_a_cancelled_request_goes_on_without_sampling_a_turn_again(tmp_pat
     assert rows(database) == [1, 2]
     assert len(model.asked) == 8  # the two turns that were under way were asked for again
     assert left == []
+
+
+async def test_what_a_failed_write_had_written_is_not_undone_at_resumption(tmp_path: Path, database: Path):
+    @tool
+    async def add_and_fail(x: int) -> str:
+        """Add a row, and fail."""
+        raise ValueError(await add.ainvoke({"x": x}))
+
+    @wrap_tool_call
+    async def told(request: Any, handler: Any):
+        try:
+            return await handler(request)
+        except ValueError as error:
+            return ToolMessage(f"failed: {error}", tool_call_id=request.tool_call["id"])
+
+    slow = [turn("", ("add_and_fail", {"x": 1})), ScriptedTurn(text="done", entropy=[0.1] * 30, delay_seconds=0.6)]
+    model = Counted(scripts=[slow])
+    agent = create_agent(model, [add_and_fail], middleware=[told])
+    for attempt in range(2):
+        async with durable(tmp_path) as settings:
+            graph = entropy_centroid_graph(
+                agent, n=1, effects={"add_and_fail": WRITE}, environments=[SqliteEnvironment(database)], **settings
+            )
+            if attempt == 0:
+                run = asyncio.create_task(graph.ainvoke(ASK, CONFIG))
+                while len(model.asked) < 2:  # noqa: ASYNC110  nothing tells
+                    await asyncio.sleep(0.02)
+                run.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await run
+            else:
+                state = await graph.ainvoke(None, CONFIG)
+    assert state["messages"][2].content == "failed: added 1"
+    assert rows(database) == [1]
+
+
+async def test_a_held_winner_with_forks_is_committed_goes_on_and_leaves_no_thread(
+    tmp_path: Path, database: Path, world: World
+):
+    async def seen(to: str) -> str:
+        sent_at.append((to, rows(database)))
+        return await world.tools[0].ainvoke({"to": to})
+
+    sent_at: list[tuple[str, list[int]]] = []
+    send = tool("send", description="Send a mail.")(seen)
+    script = [turn("", ("add", {"x": 1})), turn("", ("send", {"to": "a"})), turn("", ("add", {"x": 2})), turn("done")]
+    agent = create_agent(ScriptedChat(scripts=[script]), [add, send])
+    async with durable(tmp_path) as settings:
+        graph = entropy_centroid_graph(
+            agent, n=2, effects={"add": WRITE}, environments=[SqliteEnvironment(database)], **settings
+        )
+        result = await graph.ainvoke(ASK, CONFIG)
+        assert [found async for found in settings["rollout_checkpointer"].alist(None)] == []
+    assert sent_at == [("a", [1])]  # what led to the call was real before it
+    assert rows(database) == [1, 2]
+    assert result["messages"][-1].text == "done"
 
 
 async def test_a_held_winner_stays_held_while_the_process_is_away(tmp_path: Path, world: World):
@@ -227,7 +286,7 @@ async def test_other_arguments_in_the_place_of_a_call_that_was_made_are_in_doubt
     builder.add_node("act", act)
     builder.add_edge(START, "act")
     graph = entropy_centroid_graph(builder.compile(), n=1, checkpointer=InMemorySaver())
-    with pytest.raises(RolloutsFailedError, match="nothing was changed since the last commit: RuntimeError: after"):
+    with pytest.raises(RolloutsFailedError, match="but send was called, which stays on record: RuntimeError: after"):
         await graph.ainvoke(ASK, CONFIG)
     asked = await graph.ainvoke(None, CONFIG)
     (question,) = asked["__interrupt__"][0].value["questions"]
@@ -237,3 +296,36 @@ async def test_other_arguments_in_the_place_of_a_call_that_was_made_are_in_doubt
     result = await graph.ainvoke(Command(resume={"doubt_id": question["doubt_id"], "decision": "give up"}), CONFIG)
     assert world.sent == ["a"]
     assert result["messages"][-1].text == "wrote to b: This call was not made: a person decided against it"
+
+
+async def test_what_was_committed_stays_selected_whatever_the_selector_says_the_second_time(
+    tmp_path: Path, database: Path, monkeypatch: pytest.MonkeyPatch
+):
+    class Fickle:
+        name = "fickle"
+        chosen = iter([1, 0])
+
+        def select(self, rollouts: Any) -> Selection:
+            return replace(First().select(rollouts), winner=rollouts[min(next(self.chosen), len(rollouts) - 1)].index)
+
+    scripts = [[turn("", ("add", {"x": i})), turn(f"done {i}")] for i in range(2)]
+    async with durable(tmp_path) as settings:
+        graph = entropy_centroid_graph(
+            create_agent(ScriptedChat(scripts=scripts), [add]),
+            n=2,
+            effects={"add": WRITE},
+            environments=[SqliteEnvironment(database)],
+            selector=Fickle(),
+            **settings,
+        )
+
+        async def dies(self: Any, *args: Any) -> None:
+            raise RuntimeError("died")
+
+        with monkeypatch.context() as patched, pytest.raises(RuntimeError, match="died"):
+            patched.setattr(EntropyCentroidSelector, "_clean_up", dies)
+            await graph.ainvoke(ASK, CONFIG)
+        assert rows(database) == [1]
+        result = await graph.ainvoke(None, CONFIG)
+    assert rows(database) == [1]
+    assert result["messages"][-1].text == "done 1"

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 from langchain_core.load import dumpd
-from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.types import Command
 
 from entcent_agents.effects import EXTERNAL, READ
 from entcent_agents.prebuilt import entropy_centroid_graph
@@ -109,3 +110,27 @@ async def assert_same_as_alone(
         states = [await graph.aget_state(where) for graph, where in ((alone, there), (ours, here))]
         assert plain(states[1].values) == plain(states[0].values)
     return given
+
+
+async def assert_asks_the_same(
+    agent: Graph, answers: list[Any], n: int, turns: int = 2, **settings: Any
+) -> tuple[dict[str, Any], list[list[Any]]]:
+    """Ask and answer alone and as rollouts: the same questions in the same order, and the same state each time."""
+    winner = winner_of(n)
+    alone = agent.copy({"checkpointer": InMemorySaver()})
+    ours = entropy_centroid_graph(agent, n=n, selector=Chosen(winner), checkpointer=InMemorySaver(), **settings)
+    there: Any = {"configurable": {"thread_id": f"alone:{winner}"}}
+    here: Any = {"configurable": {"thread_id": "ours"}}
+    asked: list[list[Any]] = []
+    given: dict[str, Any] = {}
+    for _ in range(turns):
+        for answer in (None, *answers):
+            step = [Command(resume=answer) if answer else {"messages": [HumanMessage("go")]} for _ in range(2)]
+            expected = await alone.ainvoke(step[0], there)
+            given = await ours.ainvoke(step[1], here)
+            questions = [[each.value for each in state.pop("__interrupt__", [])] for state in (expected, given)]
+            assert questions[1] == questions[0]
+            assert plain(given) == plain(expected)
+            asked.append(questions[1])
+        assert not (await ours.aget_state(here)).next
+    return given, asked

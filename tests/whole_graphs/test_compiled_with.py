@@ -46,7 +46,9 @@ def around(node: Any) -> Graph:
 async def test_a_cache_of_the_agent_or_of_a_subgraph_gives_no_rollout_what_another_made(n: int, nested: bool):
     cache = InMemoryCache()
     agent = answering(cache=cache)
-    graph = entropy_centroid_graph(around(agent) if nested else agent, n=n, selector=Chosen(winner_of(n)))
+    graph = entropy_centroid_graph(
+        around(agent) if nested else agent, n=n, selector=Chosen(winner_of(n)), max_concurrency=1
+    )
     state = await graph.ainvoke(ASK)
     assert state["messages"][-1].text == f"answer {winner_of(n)}"
 

@@ -10,8 +10,7 @@ from langchain_core.tools import tool
 
 from entcent_agents.effects import EXTERNAL, READ
 from entcent_agents.testing import ScriptedChat
-from tests.whole_graphs.comparing import ROLLOUTS, says, scripts, since_human, winner_of
-from tests.whole_graphs.test_interrupts import assert_asks_the_same
+from tests.whole_graphs.comparing import ROLLOUTS, assert_asks_the_same, says, scripts, since_human, winner_of
 
 
 def decided(*decisions: dict[str, Any]) -> dict[str, Any]:

@@ -13,44 +13,19 @@ from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.types import Command, interrupt
 
 from entcent_agents.effects import EXTERNAL, READ
+from entcent_agents.errors import RolloutError
 from entcent_agents.prebuilt import entropy_centroid_graph
 from entcent_agents.rollouts.isolation import Graph
 from entcent_agents.testing import ScriptedChat
 from tests.whole_graphs.comparing import (
     ROLLOUTS,
     Chosen,
-    plain,
+    assert_asks_the_same,
     says,
     scripts,
     since_human,
     winner_of,
 )
-
-Asked = list[Any]
-
-
-async def assert_asks_the_same(
-    agent: Graph, answers: list[Any], n: int, turns: int = 2, **settings: Any
-) -> tuple[dict[str, Any], list[Asked]]:
-    """Ask and answer alone and as rollouts: the same questions in the same order, and the same state each time."""
-    winner = winner_of(n)
-    alone = agent.copy({"checkpointer": InMemorySaver()})
-    ours = entropy_centroid_graph(agent, n=n, selector=Chosen(winner), checkpointer=InMemorySaver(), **settings)
-    there: Any = {"configurable": {"thread_id": f"alone:{winner}"}}
-    here: Any = {"configurable": {"thread_id": "ours"}}
-    asked: list[Asked] = []
-    given: dict[str, Any] = {}
-    for _ in range(turns):
-        for answer in (None, *answers):
-            step = [Command(resume=answer) if answer else {"messages": [HumanMessage("go")]} for _ in range(2)]
-            expected = await alone.ainvoke(step[0], there)
-            given = await ours.ainvoke(step[1], here)
-            questions = [[each.value for each in state.pop("__interrupt__", [])] for state in (expected, given)]
-            assert questions[1] == questions[0]
-            assert plain(given) == plain(expected)
-            asked.append(questions[1])
-        assert not (await ours.aget_state(here)).next
-    return given, asked
 
 
 def asking_graph() -> Graph:
@@ -202,3 +177,29 @@ async def test_a_new_message_in_the_place_of_an_answer_leaves_the_question_behin
     assert [each.value for each in state["__interrupt__"]] == [{"draft": f"draft {winner}, 3"}]
     state = await graph.ainvoke(Command(resume="good"), config)
     assert [message.text for message in state["messages"]][-2:] == [f"draft {winner}, 3", "approved"]
+
+
+@ROLLOUTS
+async def test_a_call_that_is_edited_in_the_state_while_it_is_held_is_not_made_as_it_was(n: int):
+    sent: list[str] = []
+
+    @tool
+    def send_mail(to: str) -> str:
+        """Send a mail."""
+        sent.append(to)
+        return f"sent to {to}"
+
+    def mails(index: int):
+        turns = [says("hm", ("send_mail", {"to": f"ann{index}"})), says("done")]
+        return lambda messages: turns[since_human(messages)]
+
+    agent = create_agent(ScriptedChat(scripts=scripts(mails)), [send_mail], interrupt_before=["tools"])
+    graph = entropy_centroid_graph(agent, n=n, selector=Chosen(winner_of(n)), checkpointer=InMemorySaver())
+    config: Any = {"configurable": {"thread_id": "one"}}
+    state = await graph.ainvoke({"messages": [HumanMessage("go")]}, config)
+    held = state["messages"][-1]
+    edited = held.model_copy(update={"tool_calls": [{**held.tool_calls[0], "args": {"to": "carl"}}]})
+    await graph.aupdate_state(config, {"messages": [edited]}, as_node="select")
+    with pytest.raises(RolloutError, match="was changed while the rollout that ends with it is held"):
+        await graph.ainvoke(Command(resume=True), config)
+    assert sent == []

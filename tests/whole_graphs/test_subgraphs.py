@@ -20,6 +20,7 @@ from pydantic import BaseModel
 from typing_extensions import TypedDict
 
 from entcent_agents.effects import READ
+from entcent_agents.prebuilt import entropy_centroid_graph
 from entcent_agents.testing import ScriptedChat
 from tests.whole_graphs.comparing import ROLLOUTS, assert_same_as_alone, says, scripts, since_human, winner_of
 
@@ -215,3 +216,11 @@ async def test_a_pydantic_state(n: int):
     builder.add_edge(START, "think")
     state = await assert_same_as_alone(builder.compile(), [{"messages": [HumanMessage("first")]}], n)
     assert state["level"] == 1 and state["messages"][-1].text == f"answer {winner_of(n)}"
+
+
+def test_schemas_can_be_shown_and_are_those_of_the_agent():
+    agent = nested_graph()
+    graph = entropy_centroid_graph(agent)
+    assert graph.get_input_jsonschema()["properties"].keys() == agent.get_input_jsonschema()["properties"].keys()
+    shown = graph.get_output_jsonschema()["properties"].keys() - agent.get_output_jsonschema()["properties"].keys()
+    assert shown == {"selection"}
