@@ -59,7 +59,7 @@ def file_difference(path: str, before: Content | None, after: Content | None) ->
 
 def value_difference(before: str | None, after: str | None) -> str:
     """Unified difference of two values, written out as texts; None where there is none."""
-    old, new = ((text or "").splitlines() for text in (before, after))
+    old, new = ((text or "").encode("utf-8", "backslashreplace").decode().splitlines() for text in (before, after))
     return truncated(list(difflib.unified_diff(old, new, lineterm=""))[2:])  # without the names of files
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from entcent_agents.environments import commit_record, pages
-from entcent_agents.environments.diff import value_difference
+from entcent_agents.environments.diff import printable, value_difference
 from entcent_agents.environments.durable import sync_path
 from entcent_agents.environments.forks import StagedEnvironment, StagedFork, new_folder, reopened_folder, write_base
 from entcent_agents.environments.overlay import make_overlay, open_overlay
@@ -194,5 +194,10 @@ def _change(target: str, key: str, before: Any, after: Any) -> Change:
         for side in (before, after)
     ]
     return Change(
-        target=target, kind="entry", subject=key, what=what, text=value_difference(*texts), digest=_digest(after)
+        target=target,
+        kind="entry",
+        subject=printable(key),
+        what=what,
+        text=value_difference(*texts),
+        digest=_digest(after),
     )

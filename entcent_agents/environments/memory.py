@@ -10,7 +10,7 @@ from hashlib import blake2b
 from pprint import pformat
 from typing import TYPE_CHECKING, Any, Final, NoReturn, cast
 
-from entcent_agents.environments.diff import value_difference
+from entcent_agents.environments.diff import printable, value_difference
 from entcent_agents.environments.protocol import Change
 from entcent_agents.errors import ConfigurationError, EnvironmentConflictError, EnvironmentUnusableError
 
@@ -215,7 +215,7 @@ def _change(target: str, subject: str, old: Any, new: Any) -> Change:
     return Change(
         target=target,
         kind="entry",
-        subject=subject,
+        subject=printable(subject),
         what=what,
         text=value_difference(before, after),
         digest=blake2b(repr(after).encode("utf-8", "backslashreplace"), digest_size=16).hexdigest(),

@@ -110,6 +110,15 @@ def test_differences_are_by_key_and_ask_nobody(tmp_path: Path) -> None:
     assert fork.diff()[1].text == '@@ -0,0 +1,3 @@\n+[\n+ "é"\n+]'
 
 
+def test_differences_are_valid_text_whatever_keys_and_values_are(tmp_path: Path) -> None:
+    fork = opened(tmp_path).fork()
+    fork.write("two\nlines", "half a sign: \ud800")
+    (change,) = fork.diff()
+    assert change.subject == "two\\nlines"
+    assert change.text.encode().decode().endswith('+"half a sign: \\ud800"')
+    commit([fork])
+
+
 def test_writes_that_come_to_nothing_are_not_replayed(tmp_path: Path) -> None:
     environment = opened(tmp_path)
     fork = environment.fork()

@@ -54,6 +54,14 @@ def test_a_difference_names_the_keys_of_a_mapping() -> None:
     assert changes["c"].text.endswith("+None")
 
 
+def test_differences_are_valid_text_whatever_keys_and_values_are() -> None:
+    fork = MemoryEnvironment({}, "state").fork()
+    fork.value["two\nlines"] = "half a sign: \ud800"
+    (change,) = fork.diff()
+    assert change.subject == "two\\nlines"
+    assert change.text.encode().decode().endswith("+'half a sign: \\ud800'")
+
+
 def test_what_is_no_mapping_is_replaced_as_a_whole() -> None:
     environment = MemoryEnvironment((1, 2), "pair")
     fork = environment.fork()
