@@ -186,9 +186,9 @@ def _finish(pointer: Pointer, mechanisms: Mechanisms) -> None:
 
 def _by_hand(item: Sealed) -> str:
     """What a person would do to have a commit its way."""
-    if item.kind in _MECHANISMS:
-        return f"copy {item.staged} over it"
-    return f"put it back to what the first open write in {item.staged} expects (sqlite3, tables writes and applied)"
+    if item.kind == "journal":
+        return f"put it back to what the first open write in {item.staged} expects (sqlite3, tables writes and applied)"
+    return f"copy {item.staged} over it"
 
 
 def _clean_up(

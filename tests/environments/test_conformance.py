@@ -18,6 +18,7 @@ from entcent_agents.environments import (
     SqliteFork,
 )
 from entcent_agents.testing.conformance import EnvironmentConformance
+from tests.environments.own_environment import TextEnvironment, TextFork
 from tests.environments.shelves import PlainShelf, Shelf
 
 
@@ -128,3 +129,27 @@ class TestJournal(EnvironmentConformance):
 class TestJournalOfWhatCountsNoVersions(TestJournal):
     shelf = PlainShelf
     races = 50
+
+
+class TestAnEnvironmentOfOnesOwn(EnvironmentConformance):
+    races = 50
+
+    def make(self, folder: Path) -> None:
+        (folder / "words.txt").touch()
+
+    def open(self, folder: Path) -> TextEnvironment:
+        return TextEnvironment(folder / "words.txt")
+
+    def add(self, fork: TextFork, word: str) -> None:
+        with fork.path.open("a") as file:
+            file.write(f"{word}\n")
+
+    def words(self, fork: TextFork) -> list[str]:
+        return fork.path.read_text().split()
+
+    def add_for_real(self, environment: Any, word: str) -> None:
+        with environment.path.open("a") as file:
+            file.write(f"{word}\n")
+
+    def real_words(self, environment: Any) -> list[str]:
+        return environment.path.read_text().split()
