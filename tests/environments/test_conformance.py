@@ -7,6 +7,8 @@ import sqlite3
 from pathlib import Path
 from typing import Any, ClassVar
 
+import pytest
+
 from entcent_agents.environments import (
     DirectoryEnvironment,
     DirectoryFork,
@@ -20,6 +22,8 @@ from entcent_agents.environments import (
 from entcent_agents.testing.conformance import EnvironmentConformance
 from tests.environments.own_environment import TextEnvironment, TextFork
 from tests.environments.shelves import PlainShelf, Shelf
+
+pytestmark = pytest.mark.timeout(600)  # two hundred races flush the disk a few thousand times
 
 
 class TestSqlite(EnvironmentConformance):
