@@ -95,6 +95,7 @@ class RolloutRequest:
         resumable: Whether another process may go on with them.
         base: What the rollouts go on from; None at the beginning.
         answers: What a person answered to the base's questions, by their ids.
+        errors: What rollouts failed with in this process, by their indices.
     """
 
     agent: Graph
@@ -112,6 +113,7 @@ class RolloutRequest:
     resumable: bool = False
     base: Base | None = None
     answers: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    errors: dict[int, Exception] = field(default_factory=dict[int, Exception])
 
     def thread_id(self, index: int) -> str:
         """The thread of one rollout."""
