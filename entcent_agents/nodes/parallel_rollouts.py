@@ -289,10 +289,9 @@ class ParallelRollouts(Node):
 
         async def one(index: int) -> Rollout:
             async with room:
-                if self.shadowed and index == 0:
-                    return await run_rollout(as_alone(request), index, write)
-                run = run_beside if self.shadowed and index < self.n else run_rollout
-                return await run(request, index, write)
+                if self.shadowed and 0 < index < self.n:
+                    return await run_beside(request, index, write)
+                return await run_rollout(as_alone(request) if self.shadowed else request, index, write)
 
         tasks = [asyncio.create_task(one(index)) for index in indices]
         try:

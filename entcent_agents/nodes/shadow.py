@@ -19,8 +19,8 @@ LOGGER: Final = logging.getLogger("entcent_agents.shadow")
 
 
 def as_alone(request: RolloutRequest) -> RolloutRequest:
-    """The request as the first rollout gets it: with the caller's limit of supersteps, as the agent alone has it."""
-    return replace(request, recursion_limit=request.config.get("recursion_limit", request.recursion_limit))
+    """The request as the rollout gets it that is to be committed: with as many supersteps as the agent alone has."""
+    return replace(request, recursion_limit=request.config.get("recursion_limit"))
 
 
 def alone(rollouts: Sequence[Rollout], candidates: Sequence[Rollout]) -> Selection:

@@ -89,7 +89,7 @@ class RolloutRequest:
         memory: The real LangGraph store, or None.
         environments: What every rollout gets forks of.
         thread_prefix: Thread ids are this and the rollout's index.
-        recursion_limit: Most supersteps of a rollout.
+        recursion_limit: Most supersteps of a rollout; None: as many as the agent has by itself.
         retries: Of model calls that fail for a passing reason.
         rules: What tools may do.
         resumable: Whether another process may go on with them.
@@ -107,7 +107,7 @@ class RolloutRequest:
     memory: BaseStore | None
     environments: Sequence[Environment]
     thread_prefix: str
-    recursion_limit: int
+    recursion_limit: int | None
     retries: Retries
     rules: Rules
     resumable: bool = False
