@@ -39,6 +39,7 @@ _Slot = tuple[asyncio.AbstractEventLoop, str, str]
 @dataclass(frozen=True, slots=True)
 class _Call:
     index: int
+    own_seed: int | None
     waiter: asyncio.Future[Completion]
     listener: TokenListener
 
@@ -46,7 +47,6 @@ class _Call:
 @dataclass(slots=True)
 class _Group:
     send: Send
-    own_seed: int | None
     calls: list[_Call] = field(default_factory=list[_Call])
     timer: asyncio.TimerHandle | None = None
     task: asyncio.Task[None] | None = None
@@ -110,12 +110,9 @@ class SamplingPool:
         """
         loop = asyncio.get_running_loop()
         slot = (loop, caller, prompt)
-        group = self._open.setdefault(slot, _Group(send, own_seed))
+        group = self._open.setdefault(slot, _Group(send))
         waiter: asyncio.Future[Completion] = loop.create_future()
-        index = rollout_index.get()
-        if index == 0:
-            group.own_seed = own_seed
-        group.calls.append(_Call(index, waiter, token_listener.get() or _deaf))
+        group.calls.append(_Call(rollout_index.get(), own_seed, waiter, token_listener.get() or _deaf))
         if group.timer:
             group.timer.cancel()
         group.timer = loop.call_later(QUIET_SECONDS, self._flush, slot)
@@ -154,7 +151,8 @@ class SamplingPool:
         waiting = [call for call in group.calls if not call.waiter.done()]  # the rest gave up meanwhile
         group.calls = sorted(waiting, key=lambda call: call.index)
         loop, _, prompt = slot
-        seed = self._seed_for(prompt, group.calls[0].index, group.own_seed)
+        first = group.calls[0]
+        seed = self._seed_for(prompt, first.index, first.own_seed)
         group.task = loop.create_task(self._run(group, seed))
 
     @staticmethod

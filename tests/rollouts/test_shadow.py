@@ -166,7 +166,7 @@ async def test_choices_go_to_rollouts_in_their_order_whoever_asks_first():
 
     async def ask(index: int) -> Any:
         rollout_index.set(index)
-        return await pool.sample("caller", "prompt", send, own_seed=7)
+        return await pool.sample("caller", "prompt", send, own_seed=7 + index)
 
     for plain_first, indices in ((True, (2, 0, 1)), (True, (2, 1)), (False, (2, 0, 1))):
         sent: list[Any] = []
