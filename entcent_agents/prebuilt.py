@@ -29,6 +29,7 @@ def entropy_centroid_graph(
     n: int = 4,
     selector: Selector | None = None,
     on_unscorable: Literal["error", "fallback"] = "error",
+    shadow: bool = False,
     checkpointer: BaseCheckpointSaver[Any] | bool | None = None,
     store: BaseStore | None = None,
     name: str = "entropy_centroid_graph",
@@ -43,6 +44,7 @@ def entropy_centroid_graph(
         n: How many rollouts.
         selector: How to choose; see `EntropyCentroidSelector`.
         on_unscorable: What to do where no rollout carries log-probabilities; see `EntropyCentroidSelector`.
+        shadow: Whether the first rollout is committed, whatever the selector says; see `EntropyCentroidSelector`.
         checkpointer: The checkpointer of the graph that is returned.
         store: The store of the graph that is returned.
         name: Its name.
@@ -52,7 +54,7 @@ def entropy_centroid_graph(
         ConfigurationError: On settings that cannot work, effects included; before any model call.
     """
     rollouts = ParallelRollouts(with_every_channel_public(agent), n=n, **settings)
-    select = _StandIn(rollouts, selector=selector, on_unscorable=on_unscorable)
+    select = _StandIn(rollouts, selector=selector, on_unscorable=on_unscorable, shadow=shadow)
     schema = cast(Any, agent.builder)
     every_channel = _joined("RolloutsInput", *schema.schemas, RolloutsState)
     builder: StateGraph[Any, Any, Any, Any] = StateGraph(

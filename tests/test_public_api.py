@@ -8,11 +8,11 @@ import sys
 import pytest
 
 import entcent_agents
-from entcent_agents import capture, environments, ledger
+from entcent_agents import capture, environments, ledger, testing
 
 
 def test_public_names_are_sorted_and_there():
-    for module in (entcent_agents, capture, environments, ledger):
+    for module in (entcent_agents, capture, environments, ledger, testing):
         assert module.__all__ == sorted(module.__all__)
         assert [name for name in module.__all__ if not hasattr(module, name)] == []
 
@@ -30,6 +30,13 @@ def test_reading_a_provider_shape_loads_no_langchain():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
 
 
-def test_capture_has_no_name_that_it_does_not_say():
+def test_environments_are_tested_without_langchain():
+    code = "import sys, entcent_agents.testing.conformance; print('langchain_core' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
+
+
+def test_lazy_packages_have_no_name_that_they_do_not_say():
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = capture.nothing
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = testing.nothing

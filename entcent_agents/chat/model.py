@@ -271,7 +271,8 @@ class ChatLogprobs(BaseChatModel):
         payload = chat_payload(self, self._convert_input(messages).to_messages(), stop, kwargs)
         method = method or await self._continuation_method()
         pool = current_pool()
-        seed = kwargs.get("seed", self.seed) if pool is None else pool.next_seed(prompt_digest(payload, start.text))
+        own_seed = kwargs.get("seed", self.seed)
+        seed = own_seed if pool is None else pool.seed_of(prompt_digest(payload, start.text), own_seed)
         found = await continued(self.client(), payload if seed is None else {**payload, "seed": seed}, start, method)
         whole = replace(found.completion, text=found.text)
         tool_names = _names(kwargs) or [tool["function"]["name"] for tool in kwargs.get("tools") or ()]
@@ -367,8 +368,8 @@ class ChatLogprobs(BaseChatModel):
         prompt = prompt_digest(payload)
         with pool.known():
             if self.coalesce and n == 1:
-                return [await pool.sample(self._caller(), prompt, partial(self._send, payload))]
-            return await self._sampled_alone(payload, n, pool.next_seed(prompt))
+                return [await pool.sample(self._caller(), prompt, partial(self._send, payload), seed)]
+            return await self._sampled_alone(payload, n, pool.seed_of(prompt, seed))
 
     async def _sampled_alone(self, payload: Mapping[str, Any], n: int, seed: int | None) -> list[Completion]:
         listener = token_listener.get()

@@ -29,16 +29,25 @@ QUIET_SECONDS: Final = 0.02
 """A group is sent when no further call has joined it for this long."""
 
 token_listener: ContextVar[TokenListener | None] = ContextVar("token_listener", default=None)
+rollout_index: ContextVar[int] = ContextVar("rollout_index", default=0)
+"""Which rollout asks: choices of a shared request go to their rollouts in this order."""
 
 
 _Slot = tuple[asyncio.AbstractEventLoop, str, str]
 
 
+@dataclass(frozen=True, slots=True)
+class _Call:
+    index: int
+    own_seed: int | None
+    waiter: asyncio.Future[Completion]
+    listener: TokenListener
+
+
 @dataclass(slots=True)
 class _Group:
     send: Send
-    waiters: list[asyncio.Future[Completion]] = field(default_factory=list["asyncio.Future[Completion]"])
-    listeners: list[TokenListener] = field(default_factory=list[TokenListener])
+    calls: list[_Call] = field(default_factory=list[_Call])
     timer: asyncio.TimerHandle | None = None
     task: asyncio.Task[None] | None = None
 
@@ -48,10 +57,13 @@ class SamplingPool:
 
     Args:
         seed: The user's seed; None leaves sampling to the server.
+        plain_first: Whether what the first rollout asks, others beside it or not, has the model's own seed, as a call
+            outside rollouts has.
     """
 
-    def __init__(self, seed: int | None = None) -> None:
+    def __init__(self, seed: int | None = None, *, plain_first: bool = False) -> None:
         self._seed = seed
+        self._plain_first = plain_first
         # By loop too: synchronous nodes call from the background loop, and futures do not cross loops.
         self._open: dict[_Slot, _Group] = {}
         self._occurrences: Counter[str] = Counter()
@@ -84,13 +96,14 @@ class SamplingPool:
             if task and not loop.is_closed():
                 loop.call_soon_threadsafe(task.cancel)
 
-    async def sample(self, caller: str, prompt: str, send: Send) -> Completion:
+    async def sample(self, caller: str, prompt: str, send: Send, own_seed: int | None = None) -> Completion:
         """One completion; equal calls that arrive together share a request.
 
         Args:
             caller: Digest of who asks whom, and how: the address, the key and the limits.
             prompt: Digest of the body; seeds follow from it, wherever it is sent.
             send: How to send it; called once for the group.
+            own_seed: The model's own, see `plain_first`.
 
         Raises:
             Exception: What became of this choice, or of the whole request, where it failed.
@@ -99,19 +112,24 @@ class SamplingPool:
         slot = (loop, caller, prompt)
         group = self._open.setdefault(slot, _Group(send))
         waiter: asyncio.Future[Completion] = loop.create_future()
-        group.waiters.append(waiter)
-        group.listeners.append(token_listener.get() or _deaf)
+        group.calls.append(_Call(rollout_index.get(), own_seed, waiter, token_listener.get() or _deaf))
         if group.timer:
             group.timer.cancel()
         group.timer = loop.call_later(QUIET_SECONDS, self._flush, slot)
         try:
             return await waiter
         finally:
-            if all(other.done() for other in group.waiters):
+            if all(other.waiter.done() for other in group.calls):
                 self._abandon(slot, group)
 
-    def next_seed(self, prompt: str) -> int | None:
-        """The seed of the next request of this prompt; None where sampling is left to the server."""
+    def seed_of(self, prompt: str, own_seed: int | None) -> int | None:
+        """The seed of a request that the current rollout makes by itself; None leaves sampling to the server."""
+        return self._seed_for(prompt, rollout_index.get(), own_seed)
+
+    def _seed_for(self, prompt: str, first: int, own_seed: int | None) -> int | None:
+        """The seed of the next request of this prompt, by the first of the rollouts that ask."""
+        if self._plain_first and first == 0:
+            return own_seed
         occurrence = self._occurrences[prompt]
         self._occurrences[prompt] += 1
         if self._seed is None:
@@ -130,23 +148,25 @@ class SamplingPool:
 
     def _flush(self, slot: _Slot) -> None:
         group = self._open.pop(slot)
-        waiting = [i for i, waiter in enumerate(group.waiters) if not waiter.done()]  # the rest gave up meanwhile
-        group.waiters = [group.waiters[i] for i in waiting]
-        group.listeners = [group.listeners[i] for i in waiting]
+        waiting = [call for call in group.calls if not call.waiter.done()]  # the rest gave up meanwhile
+        group.calls = sorted(waiting, key=lambda call: call.index)
         loop, _, prompt = slot
-        group.task = loop.create_task(self._run(group, self.next_seed(prompt)))
+        first = group.calls[0]
+        seed = self._seed_for(prompt, first.index, first.own_seed)
+        group.task = loop.create_task(self._run(group, seed))
 
     @staticmethod
     async def _run(group: _Group, seed: int | None) -> None:
+        waiters = [call.waiter for call in group.calls]
         try:
-            outcomes = await group.send(len(group.waiters), seed, group.listeners)
-            pairs = list(zip(group.waiters, outcomes, strict=True))
+            outcomes = await group.send(len(waiters), seed, [call.listener for call in group.calls])
+            pairs = list(zip(waiters, outcomes, strict=True))
         except asyncio.CancelledError:
-            for waiter in group.waiters:
+            for waiter in waiters:
                 waiter.cancel()
             raise
         except Exception as error:  # delivered to every waiter
-            pairs = [(waiter, error) for waiter in group.waiters]
+            pairs = [(waiter, error) for waiter in waiters]
         for waiter, outcome in pairs:
             if waiter.done():
                 continue

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import difflib
-from typing import TYPE_CHECKING
+import hashlib
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from pathlib import Path
 
 LINES = 60  # of one change's text
 TEXT_BYTES = 1_000_000  # files above it are named, not compared line by line
@@ -19,17 +21,46 @@ def truncated(lines: list[str], total: int | None = None) -> str:
     return "\n".join([*lines[:LINES], f"… {more} more"] if more > 0 else lines)
 
 
-def file_difference(path: str, before: bytes | None, after: bytes | None) -> str:
+def printable(text: str) -> str:
+    """A name in one line of valid Unicode, whatever its maker had in mind."""
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
+
+
+class Content(NamedTuple):
+    """What is in a file; of large ones without the bytes, which may be more than memory holds."""
+
+    size: int
+    digest: bytes
+    data: bytes | None
+
+
+def content_of(path: Path) -> Content:
+    """Read a file."""
+    with path.open("rb") as file:
+        data = file.read(TEXT_BYTES + 1)
+        file.seek(0)
+        digest = hashlib.file_digest(file, "blake2b").digest()
+        return Content(size=file.tell(), digest=digest, data=None if len(data) > TEXT_BYTES else data)
+
+
+def file_difference(path: str, before: Content | None, after: Content | None) -> str:
     """Unified diff of one file's contents; None where the file is not there."""
     sizes = f"{_size(before)} → {_size(after)}"
-    if max(len(before or b""), len(after or b"")) > TEXT_BYTES:
-        return f"(large file: {sizes})"
+    sides = [b"" if content is None else content.data for content in (before, after)]
     try:
-        old, new = ((content or b"").decode("utf-8").splitlines() for content in (before, after))
+        old, new = (None if data is None else data.decode("utf-8").splitlines() for data in sides)
     except UnicodeDecodeError:
         return f"(binary file: {sizes})"
+    if old is None or new is None:
+        return f"(large file: {sizes})"
     names = ("/dev/null" if before is None else f"a/{path}", "/dev/null" if after is None else f"b/{path}")
     return truncated(list(difflib.unified_diff(old, new, *names, lineterm="")))
+
+
+def value_difference(before: str | None, after: str | None) -> str:
+    """Unified difference of two values, written out as texts; None where there is none."""
+    old, new = ((text or "").encode("utf-8", "backslashreplace").decode().splitlines() for text in (before, after))
+    return truncated(list(difflib.unified_diff(old, new, lineterm=""))[2:])  # without the names of files
 
 
 def row_line(sign: str, values: Iterable[object]) -> str:
@@ -44,5 +75,5 @@ def _value(value: object) -> str:
     return text if len(text) <= _VALUE_CHARACTERS else text[:_VALUE_CHARACTERS] + "…"
 
 
-def _size(content: bytes | None) -> str:
-    return "none" if content is None else f"{len(content):,} bytes"
+def _size(content: Content | None) -> str:
+    return "none" if content is None else f"{content.size:,} bytes"

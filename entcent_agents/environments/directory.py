@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from entcent_agents.environments import tree
-from entcent_agents.environments.diff import file_difference
+from entcent_agents.environments.diff import Content, content_of, file_difference, printable
 from entcent_agents.environments.durable import sync_tree
 from entcent_agents.environments.forks import StagedEnvironment, StagedFork, new_folder, reopened_folder, write_base
 from entcent_agents.environments.protocol import Change, Sealed
@@ -52,7 +52,7 @@ class DirectoryFork(StagedFork["DirectoryEnvironment"]):
 
         Raises:
             EnvironmentConflictError: The directory changed since the fork, so that there is nothing to compare with.
-            EnvironmentUnusableError: The fork was discarded or committed.
+            EnvironmentUnusableError: The fork was discarded or committed, or holds what cannot be read or committed.
         """
         self._require()
         base: dict[str, str] = self._base()
@@ -62,7 +62,8 @@ class DirectoryFork(StagedFork["DirectoryEnvironment"]):
                 raise EnvironmentConflictError(
                     f"{target} changed since it was forked: take the difference before another fork is committed"
                 )
-            return tuple(self._changes(base, tree.manifest(self.path)))
+            with tree.readable():
+                return tuple(self._changes(base, tree.manifest(self.path)))
 
     def seal(self) -> Sealed | None:
         """Make the copy durable and say how to apply it; None where it changed nothing. For `commit` alone.
@@ -93,21 +94,22 @@ class DirectoryFork(StagedFork["DirectoryEnvironment"]):
 
     def _changes(self, before: Mapping[str, str], after: Mapping[str, str]) -> list[Change]:
         changes: list[Change] = []
+        filled = {path.rpartition("/")[0] for entries in (before, after) for path in entries}
         for path in sorted({*before, *after}):
             old, new = before.get(path), after.get(path)
-            if old == new or (old is None and _holds(after, path)) or (new is None and _holds(before, path)):
-                continue
+            if old == new or ((old is None or new is None) and path in filled):
+                continue  # what is inside shows that it came or went
             what: ChangeWhat = "created" if old is None else "deleted" if new is None else "changed"
             sides = (_content(self._environment.path / path, old), _content(self.path / path, new))
-            text = _difference(path, old, new, sides)
+            text = _difference(printable(path), old, new, sides)
             if text:
                 outcome = blake2b(f"{_nature(new)}\0".encode("utf-8", "surrogateescape"), digest_size=16)
-                outcome.update(sides[1] or b"")
+                outcome.update(sides[1].digest if sides[1] else b"")
                 changes.append(
                     Change(
                         target=self._environment.name,
                         kind="file",
-                        subject=path,
+                        subject=printable(path),
                         what=what,
                         text=text,
                         digest=outcome.hexdigest(),
@@ -130,6 +132,8 @@ class DirectoryEnvironment(StagedEnvironment):
         EnvironmentUnusableError: No such directory, a mount point, or its parent cannot be written.
         EnvironmentConflictError: Somebody changed a target of an interrupted commit; a person has to decide.
     """
+
+    mechanism = tree
 
     def __init__(self, path: Path | str, name: str = "workspace") -> None:
         self.name = name
@@ -169,13 +173,13 @@ class DirectoryEnvironment(StagedEnvironment):
         return DirectoryFork(self, reopened_folder(self.path, reference))
 
 
-def _difference(path: str, old: str | None, new: str | None, sides: tuple[bytes | None, bytes | None]) -> str:
+def _difference(path: str, old: str | None, new: str | None, sides: tuple[Content | None, Content | None]) -> str:
     """Text of one difference; empty where only the time of change differs."""
     lines: list[str] = []
     if _nature(old) != _nature(new) and not (old is None or new is None):
-        lines = [f"-{_nature(old)}", f"+{_nature(new)}"]
+        lines = [f"-{printable(_nature(old))}", f"+{printable(_nature(new))}"]
     elif sides == (None, None):
-        lines = [f"{sign}{_nature(entry)}" for sign, entry in (("-", old), ("+", new)) if entry]
+        lines = [f"{sign}{printable(_nature(entry))}" for sign, entry in (("-", old), ("+", new)) if entry]
     if sides[0] != sides[1]:
         lines.append(file_difference(path, *sides) or "(empty file)")
     return "\n".join(lines)
@@ -188,10 +192,5 @@ def _nature(entry: str | None) -> str:
     return " ".join(entry.split(" ")[:2]) if entry.startswith("file ") else entry
 
 
-def _content(path: Path, entry: str | None) -> bytes | None:
-    return path.read_bytes() if entry is not None and entry.startswith("file ") else None
-
-
-def _holds(entries: Mapping[str, str], path: str) -> bool:
-    """Whether there is something inside a path, which then shows that the path came or went."""
-    return any(other.startswith(f"{path}/") for other in entries)
+def _content(path: Path, entry: str | None) -> Content | None:
+    return content_of(path) if entry is not None and entry.startswith("file ") else None

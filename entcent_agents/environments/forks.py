@@ -7,7 +7,7 @@ import json
 import shutil
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
-from entcent_agents.environments import journal
+from entcent_agents.environments import commit_record
 from entcent_agents.environments.staging import BASE, Staging, is_kept
 from entcent_agents.errors import EnvironmentUnusableError
 
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Generator
     from pathlib import Path
 
-    from entcent_agents.environments.protocol import Environment
+    from entcent_agents.environments.protocol import Change, Mechanism, Sealed
 
-E = TypeVar("E", bound="Environment")
+E = TypeVar("E", bound="StagedEnvironment")
 
 
 class StagedFork(Generic[E]):
@@ -74,7 +74,19 @@ class StagedFork(Generic[E]):
 
     def discard(self) -> None:
         """Remove the copy and everything about it. Does nothing the second time."""
-        journal.discard(self._environment.path, self._folder)
+        commit_record.discard(self._environment.path, self._folder)
+
+    def diff(self) -> tuple[Change, ...]:
+        """What the rollout changed; see `Fork.diff`."""
+        raise NotImplementedError
+
+    def seal(self) -> Sealed | None:
+        """Make the copy durable and say how to apply it; None where it changed nothing. For `commit` alone.
+
+        Raises:
+            EnvironmentUnusableError: The fork was discarded or committed.
+        """
+        raise NotImplementedError
 
     def _copy(self, path: Path) -> None:
         """Copy the staged copy, in a moment when nobody writes it, to a path that is not there yet."""
@@ -98,9 +110,25 @@ class StagedFork(Generic[E]):
 
 
 class StagedEnvironment:
-    """What environments share whose forks are staged beside their target."""
+    """What environments share whose forks are staged beside their target.
 
+    Attributes:
+        name: What tools call it.
+        path: Absolute path of the target; it says where forks are staged and whose lock a commit takes.
+        mechanism: Makes sealed forks real.
+    """
+
+    name: str
     path: Path
+    mechanism: Mechanism
+
+    def fork(self) -> StagedFork[Any]:
+        """An isolated copy; see `Environment.fork`."""
+        raise NotImplementedError
+
+    def reopen(self, reference: str) -> StagedFork[Any]:
+        """A fork made earlier; see `Environment.reopen`."""
+        raise NotImplementedError
 
     def committed(self, reference: str) -> bool:
         """Whether the kept fork of this reference was committed, within the last week."""
@@ -113,7 +141,7 @@ class StagedEnvironment:
         Raises:
             EnvironmentConflictError: Somebody else changed the target after the crash; a person has to decide.
         """
-        journal.recover(self.path)
+        commit_record.recover(self.path, {self.path: self.mechanism})
 
 
 @contextlib.contextmanager
@@ -131,7 +159,7 @@ def new_folder(target: Path) -> Generator[Path, None, None]:
             yield folder
     except BaseException:
         if folder is not None:
-            journal.discard(target, folder)
+            commit_record.discard(target, folder)
         raise
 
 

@@ -1,163 +1,203 @@
-"""The commit record: several targets change together, or none does, whenever the process dies.
-
-A commit, with the locks of all its targets held: seal the forks; leave a pointer beside every target; publish one
-record (the decision); replace the targets; remove the record; clean up. Whoever opens any of the targets later and
-finds a pointer takes the same locks. If the record is there, the commit was decided and is finished; if it is not,
-it was never decided or is wholly done, and the pointer goes.
-"""
+"""What cannot be copied as an environment: writes are recorded, and the winner's are replayed on the real thing."""
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
-import secrets
-from collections.abc import Callable, Sequence
+import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
-from entcent_agents.environments import pages, tree
-from entcent_agents.environments.durable import remove_durably, write_durably
-from entcent_agents.environments.protocol import Sealed
-from entcent_agents.environments.staging import Staging, all_locks, remove_fork
-from entcent_agents.errors import EnvironmentConflictError
+from entcent_agents.environments import commit_record, pages
+from entcent_agents.environments.diff import printable, value_difference
+from entcent_agents.environments.durable import sync_path
+from entcent_agents.environments.forks import StagedEnvironment, StagedFork, new_folder, reopened_folder, write_base
+from entcent_agents.environments.overlay import make_overlay, open_overlay
+from entcent_agents.environments.protocol import Change, Sealed
+from entcent_agents.environments.replay import Replay
+from entcent_agents.errors import EnvironmentUnusableError
 
-Observer = Callable[[str], None]
-_MECHANISMS = {"sqlite": pages, "directory": tree}
+if TYPE_CHECKING:
+    from entcent_agents.environments.protocol import ChangeWhat
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Pointer:
-    """What lies beside a target while a commit is under way: the record to look for, and whose locks to take."""
+class Versioned:
+    """What is at a key of a real thing.
 
-    record: Path
-    targets: tuple[Path, ...]
-
-
-def read_pointer(target: Path) -> Pointer | None:
-    """The pointer beside a target, if any."""
-    try:
-        content = json.loads(Staging(target).pointer.read_text())
-    except FileNotFoundError:
-        return None
-    return Pointer(record=Path(content["record"]), targets=tuple(Path(path) for path in content["targets"]))
-
-
-def recover(target: Path) -> None:
-    """Finish what a crash interrupted at a target, with all the other targets of that commit, and sweep.
-
-    Waits while a living process is committing.
-
-    Raises:
-        EnvironmentConflictError: Somebody else changed a target after the crash; a person has to decide.
+    Attributes:
+        value: JSON-able; None where there is nothing.
+        version: Differs whenever the value does: a counter, an ETag, a time that never repeats, a digest.
     """
-    while Staging(target).exists():
-        pointer = read_pointer(target)
-        with all_locks([target, *(pointer.targets if pointer else ())]):
-            if read_pointer(target) != pointer:
-                continue  # another process was faster, and other locks may be needed now
-            if pointer is not None:
-                _finish(pointer)
-            Staging(target).sweep()
-            return
+
+    value: Any
+    version: str
+
+    @classmethod
+    def of(cls, value: Any) -> Self:
+        """A value with a digest of it as its version, for real things that count no versions."""
+        return cls(value=value, version=_digest(value))
 
 
-def discard(target: Path, folder: Path) -> None:
-    """Remove a fork's folder, and the staging folder with the last of them.
+class JournalTarget(Protocol):
+    """A real thing that cannot be copied, seen as values under keys. You write this one.
 
-    A fork that a half-done commit still needs stays: the next opening finishes that commit and removes it.
+    Both methods are called from threads. What they raise ends the tool call or the commit.
     """
-    if folder.exists():
-        with Staging(target).lock():
-            if read_pointer(target) is None:
-                remove_fork(folder)
+
+    def read(self, key: str) -> Versioned:
+        """What is there now, value and version taken in one look."""
+        ...
+
+    def write(self, key: str, value: Any, expected: str) -> str:
+        """Put a whole new value there, or nothing (None), and return its version.
+
+        Where the real thing can write on a condition, make it the expected version, and raise
+        `EnvironmentConflictError` if it does not hold: then nobody can come between the look and the write.
+
+        Raises:
+            EnvironmentConflictError: Another version is there; nothing was written.
+        """
+        ...
 
 
-def publish_and_apply(sealed: Sequence[Sealed], observe: Observer) -> None:
-    """Commit sealed forks together. Call it with all their targets' exclusive locks held and no pointer there.
+class JournalFork(StagedFork["JournalEnvironment"]):
+    """A rollout's own view of a real thing: what is there, with the rollout's writes on top."""
+
+    def read(self, key: str) -> Any:
+        """The value at a key as this rollout left it, or as it was when the rollout first looked; None for nothing.
+
+        Raises:
+            EnvironmentUnusableError: The fork was discarded or committed.
+        """
+        self._require()
+        with open_overlay(self.path) as overlay:
+            return overlay.value(key, self._look)
+
+    def write(self, key: str, value: Any) -> None:
+        """Put a whole new value at a key, or nothing (None). The real thing sees it at the commit.
+
+        Raises:
+            TypeError: The value is not JSON-able.
+            EnvironmentUnusableError: The fork was discarded or committed.
+        """
+        self._require()
+        with open_overlay(self.path) as overlay:
+            overlay.write(key, value, self._look)
+
+    def diff(self) -> tuple[Change, ...]:
+        """Every key whose value is to be another than the one that was seen; does not ask the real thing.
+
+        Raises:
+            EnvironmentUnusableError: The fork was discarded or committed.
+        """
+        self._require()
+        with open_overlay(self.path) as overlay:
+            return tuple(_change(self._environment.name, key, *sides) for key, sides in overlay.changes().items())
+
+    def seal(self) -> Sealed | None:
+        """Make the journal durable and say how to apply it; None where it changed nothing. For `commit` alone.
+
+        Raises:
+            EnvironmentUnusableError: The fork was discarded or committed.
+        """
+        self._require()
+        with open_overlay(self.path) as overlay:
+            changes, seen = overlay.changes(), overlay.seen()
+        if not changes:
+            return None
+        self._flush()
+        return Sealed(
+            kind="journal",
+            target=str(self._environment.path),
+            fork=str(self._folder),
+            staged=str(self.path),
+            base=_digest(seen),
+            mark=_digest(changes),
+            kept=self._kept(),
+        )
+
+    def _look(self, key: str) -> tuple[Any, str]:
+        found = self._environment.target.read(key)
+        return found.value, found.version
+
+    def _copy(self, path: Path) -> None:
+        try:
+            with contextlib.closing(pages.open_database(self.path)) as connection:
+                pages.copy_database(connection, path)
+        except sqlite3.Error as error:
+            raise EnvironmentUnusableError(f"{self.path} cannot be copied ({error}): check the disk") from error
+
+    def _flush(self) -> None:
+        sync_path(self.path)
+        sync_path(self.path.parent)
+
+
+class JournalEnvironment(StagedEnvironment):
+    """A real thing that cannot be copied. Opening it finishes an interrupted commit and sweeps stale forks.
 
     Args:
-        sealed: One or more, of different targets.
-        observe: Called with the name of each step once it is done.
+        target: The real thing.
+        path: What the files of its forks are named after, in an existing directory; nothing is made at the path
+            itself. All processes that commit to the real thing give the same path: it is what they lock.
+        name: What tools call it.
 
     Raises:
-        EnvironmentConflictError: A target changed since its fork, or is locked; nothing was done.
-        OSError: A target cannot be replaced. Nothing was done, or (if others were already replaced) the record stays,
-            and the next opening of any target finishes the commit.
+        EnvironmentUnusableError: The directory is not there.
+        EnvironmentConflictError: Somebody changed a target of an interrupted commit; a person has to decide.
+        Exception: What the target raised when an interrupted commit was to be finished.
     """
-    # Innermost first means applied first: a directory's exchange can be refused by its file system, and then the
-    # databases around it have not been written yet.
-    ordered = sorted(sealed, key=lambda item: (item.kind == "directory", item.target))
-    targets = tuple(Path(item.target) for item in ordered)
-    record = Staging(targets[0]).path / f"commit-{secrets.token_hex(8)}.json"
-    _write_pointers(Pointer(record=record, targets=targets))
-    observe("pointed")
 
-    def publish() -> None:
-        write_durably(record, json.dumps({"sealed": [item.as_dict() for item in ordered]}))
-        observe("published")
+    def __init__(self, target: JournalTarget, path: Path | str, name: str = "journal") -> None:
+        self.name = name
+        self.path = Path(path).resolve()
+        self.target = target
+        self.mechanism = Replay(target)
+        if not self.path.parent.is_dir():
+            raise EnvironmentUnusableError(f"{self.path.parent} does not exist: create it, or give another path")
+        self.recover()
 
-    try:
-        _replace_all(ordered, publish, observe)
-    except Exception:
-        if not record.exists() or all(_MECHANISMS[item.kind].state(item) == "before" for item in ordered):
-            remove_durably(record)
-            _remove_pointers(targets)
-        raise
-    _clean_up(ordered, record, observe)
+    def fork(self) -> JournalFork:
+        """A fresh journal for one rollout, once a commit that broke off is finished.
 
+        Raises:
+            EnvironmentUnusableError: The directory is gone or cannot be written.
+            EnvironmentConflictError: A commit broke off and cannot be finished; a person has to decide.
+        """
+        if commit_record.read_pointer(self.path):
+            self.recover()
+        with new_folder(self.path) as folder:
+            fork = JournalFork(self, folder)
+            make_overlay(fork.path)
+            write_base(folder, None)
+            return fork
 
-def _replace_all(ordered: Sequence[Sealed], publish: Callable[[], None], observe: Observer) -> None:
-    """Replace every target, each inside the write lock of those before it, with `publish` inside them all."""
-    if not ordered:
-        publish()
-        return
-    first, rest = ordered[0], ordered[1:]
-    _MECHANISMS[first.kind].replace(first, lambda: _replace_all(rest, publish, observe))
-    observe(f"applied {first.kind}")
+    def reopen(self, reference: str) -> JournalFork:
+        """The fork that another process (or this one) made, by its reference.
 
-
-def _finish(pointer: Pointer) -> None:
-    """Roll a commit forward, or drop its pointers where there is no record."""
-    try:
-        content = json.loads(pointer.record.read_text())
-    except FileNotFoundError:
-        _remove_pointers(pointer.targets, only=pointer)
-        return
-    sealed = [Sealed(**item) for item in content["sealed"]]
-    states = {item.target: _MECHANISMS[item.kind].state(item) for item in sealed}
-    for item in sealed:
-        if states[item.target] == "other":
-            raise EnvironmentConflictError(
-                f"{item.target} was changed by somebody else after a commit was interrupted: copy {item.staged} over "
-                f"it to finish that commit, or remove {pointer.record} to leave it as it is, and open it again"
-            )
-    for item in sealed:
-        if states[item.target] == "before":
-            _MECHANISMS[item.kind].replace(item, _nothing)
-    _clean_up(sealed, pointer.record, lambda _step: None)
+        Raises:
+            EnvironmentUnusableError: There is no such fork: it was discarded or committed.
+        """
+        return JournalFork(self, reopened_folder(self.path, reference))
 
 
-def _clean_up(sealed: Sequence[Sealed], record: Path, observe: Observer) -> None:
-    for item in sealed:
-        if item.kept:
-            Staging(Path(item.target)).write_receipt(Path(item.fork))
-    remove_durably(record)
-    observe("removed")
-    _remove_pointers([Path(item.target) for item in sealed])
-    for item in sealed:
-        remove_fork(Path(item.fork))
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-def _write_pointers(pointer: Pointer) -> None:
-    text = json.dumps({"record": str(pointer.record), "targets": [str(target) for target in pointer.targets]})
-    for target in pointer.targets:
-        write_durably(Staging(target).pointer, text)
-
-
-def _remove_pointers(targets: Sequence[Path], *, only: Pointer | None = None) -> None:
-    for target in targets:
-        if only is None or read_pointer(target) == only:
-            remove_durably(Staging(target).pointer)
-
-
-def _nothing() -> None:
-    """What happens between check and replacement when the decision was made long ago."""
+def _change(target: str, key: str, before: Any, after: Any) -> Change:
+    what: ChangeWhat = "created" if before is None else "deleted" if after is None else "changed"
+    texts = [
+        None if side is None else json.dumps(side, indent=1, sort_keys=True, ensure_ascii=False)
+        for side in (before, after)
+    ]
+    return Change(
+        target=target,
+        kind="entry",
+        subject=printable(key),
+        what=what,
+        text=value_difference(*texts),
+        digest=_digest(after),
+    )

@@ -2,7 +2,8 @@
 
 An environment is a part of the world that tools change. `Environment.fork` gives a rollout its own copy of it;
 `entcent_agents.environments.commit` makes one copy real; `Fork.discard` forgets a copy. The calls block: run them
-in a thread from asynchronous code.
+in a thread from asynchronous code. An environment of one's own extends `StagedEnvironment`, and its forks `StagedFork`:
+`commit` knows those, and has a `Mechanism` apply them.
 """
 
 from __future__ import annotations
@@ -11,12 +12,13 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
+    from collections.abc import Callable, Mapping
 
-ChangeKind = Literal["table", "view", "index", "trigger", "file"]
+ChangeKind = Literal["table", "view", "index", "trigger", "file", "entry"]
 ChangeWhat = Literal["created", "changed", "deleted"]
-TargetKind = Literal["sqlite", "directory"]
+State = Literal["before", "partly", "after", "other"]
+"""Where a real thing stands beside a fork of it: as it was forked, with some or all of the fork's changes, or changed
+by somebody else."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,8 +27,8 @@ class Change:
 
     Attributes:
         target: Name of the environment.
-        kind: What sort of thing: a file, or a table, view, index or trigger.
-        subject: Its name in the database, or its path relative to the directory.
+        kind: What sort of thing: a file; a table, view, index or trigger; or an entry, where things have keys.
+        subject: Its name in the database, its path relative to the directory, or its key.
         what: What happened to it.
         text: A text in the manner of a unified diff, cut at `diff.LINES` lines (the last line says how many more).
         digest: Of all that differs, nothing cut: equal forks' equal changes have equal digests.
@@ -45,7 +47,7 @@ class Sealed:
     """A fork made ready to be applied: all that a later process needs to finish a commit. Plain JSON-able values.
 
     Attributes:
-        kind: Which code applies it.
+        kind: What sort of target it is; says which code applies it.
         target: Absolute path of the real thing.
         fork: Absolute path of the fork's own folder.
         staged: Absolute path of the staged copy in it.
@@ -54,7 +56,7 @@ class Sealed:
         kept: Whether the fork was kept for other processes, which are then left a receipt.
     """
 
-    kind: TargetKind
+    kind: str
     target: str
     fork: str
     staged: str
@@ -67,6 +69,25 @@ class Sealed:
         return asdict(self)
 
 
+class Mechanism(Protocol):
+    """How sealed forks of one kind become real. For `commit` alone, which holds the target's lock meanwhile."""
+
+    def state(self, sealed: Sealed) -> State:
+        """Where the target stands; after a crash too, in another process."""
+        ...
+
+    def replace(self, sealed: Sealed, then: Callable[[], None]) -> None:
+        """Check the target against its base, call `then`, and bring the target to what was sealed.
+
+        Between the check and the end nobody else should be able to write, as far as that can be had. Called again
+        where an earlier attempt broke off, it does what is left.
+
+        Raises:
+            EnvironmentConflictError: The target is not what was forked; nothing was done.
+        """
+        ...
+
+
 @runtime_checkable
 class Fork(Protocol):
     """A rollout's own copy of an environment. Its methods may be called from any thread."""
@@ -74,11 +95,6 @@ class Fork(Protocol):
     @property
     def environment(self) -> Environment:
         """What this is a copy of."""
-        ...
-
-    @property
-    def path(self) -> Path:
-        """The staged copy: the file or directory that the rollout's tools act on."""
         ...
 
     @property
@@ -113,20 +129,13 @@ class Fork(Protocol):
         them survive more, and for another week.
 
         Raises:
+            ConfigurationError: Forks of this environment end with their process.
             EnvironmentUnusableError: The fork was discarded or committed, or is being written.
         """
         ...
 
     def discard(self) -> None:
         """Remove the copy and everything about it. Does nothing the second time."""
-        ...
-
-    def seal(self) -> Sealed | None:
-        """Make the copy durable and say how to apply it; None where it changed nothing. For `commit` alone.
-
-        Raises:
-            EnvironmentUnusableError: The fork was discarded or committed.
-        """
         ...
 
 
@@ -138,13 +147,8 @@ class Environment(Protocol):
         """What tools call it: the argument of `current_environment`."""
         ...
 
-    @property
-    def path(self) -> Path:
-        """Absolute path of the real thing."""
-        ...
-
     def fork(self) -> Fork:
-        """An isolated copy, staged beside the real thing, on the same file system.
+        """An isolated copy of the real thing.
 
         Raises:
             EnvironmentUnusableError: The real thing is gone or locked, or it cannot be copied.

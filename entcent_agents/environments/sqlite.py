@@ -154,6 +154,8 @@ class SqliteEnvironment(StagedEnvironment):
         EnvironmentConflictError: Somebody changed a target of an interrupted commit; a person has to decide.
     """
 
+    mechanism = pages
+
     def __init__(self, path: Path | str, name: str = "database") -> None:
         self.name = name
         self.path = Path(path).resolve()

@@ -18,7 +18,6 @@ import fcntl
 import json
 import os
 import secrets
-import shutil
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -184,14 +183,37 @@ def remove_fork(folder: Path) -> None:
 
 
 def remove_tree(folder: Path) -> None:
-    """Remove a folder with everything in it, write-protected directories included; not there is fine."""
-    for parent, folders, _ in os.walk(folder):
-        for name in folders:
-            path = Path(parent, name)
-            if not path.is_symlink() and path.stat().st_mode & 0o700 != 0o700:
-                path.chmod(0o700)
-    with contextlib.suppress(FileNotFoundError):
-        shutil.rmtree(folder)
+    """Remove a folder with everything in it; not there is fine.
+
+    What lies deep is moved up first: a tool can make trees that are too deep for a recursion, and for paths. What is
+    protected from writing is made writable.
+    """
+    if not folder.is_dir():
+        return
+    found = [folder]
+    for place in found:  # grows meanwhile
+        with contextlib.suppress(FileNotFoundError):  # a tool's thread that was not stopped removes things too
+            found += _emptied(place, folder)
+    for place in reversed(found):
+        with contextlib.suppress(FileNotFoundError):
+            place.rmdir()
+
+
+def _emptied(place: Path, top: Path) -> list[Path]:
+    """Remove the files in a folder, and move its folders to the top; returns where they are then."""
+    place.chmod(0o700)
+    folders: list[Path] = []
+    with os.scandir(place) as items:
+        for item in list(items):
+            path = Path(item.path)
+            if not item.is_dir(follow_symlinks=False):
+                path.unlink(missing_ok=True)
+            elif place == top:
+                folders.append(path)
+            else:
+                path.chmod(0o700)  # a folder that is not writable cannot be moved
+                folders.append(path.rename(top / secrets.token_hex(16)))
+    return folders
 
 
 def _entries(folder: Path) -> list[Path]:

@@ -19,28 +19,53 @@ if TYPE_CHECKING:
 
     from entcent_agents.environments.protocol import Sealed
 
+DEEPEST = 200  # directories in one another; Python copies and walks by recursion, and paths have an end
 _COPY_ATTEMPTS = 3
 _BYTES_A_CALL = 1 << 30
 _CREATED = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK  # it was a file a moment ago: follow no link, wait at no pipe
 
 
 def manifest(root: Path) -> dict[str, str]:
     """Every path below `root` (relative, itself as ".") with type, mode, size and time of change, as one text each.
 
     Raises:
-        EnvironmentUnusableError: There is something that cannot be copied (a socket, a pipe, a device).
+        EnvironmentUnusableError: There is something that cannot be copied (a socket, a pipe, a device, what is not
+            readable, directories that are too deep).
         FileNotFoundError: The tree changed under the walk, or is not there.
     """
     entries = {".": _entry(root)}
     pending = [root]
-    while pending:
-        with os.scandir(pending.pop()) as found:
-            for item in found:
-                path = Path(item.path)
-                entries[path.relative_to(root).as_posix()] = _entry(path)
-                if item.is_dir(follow_symlinks=False):
-                    pending.append(path)
+    with readable():
+        while pending:
+            with os.scandir(pending.pop()) as found:
+                for item in found:
+                    path = Path(item.path)
+                    relative = path.relative_to(root)
+                    if len(relative.parts) > DEEPEST:
+                        raise EnvironmentUnusableError(f"{root} has more than {DEEPEST} directories in one another")
+                    entries[relative.as_posix()] = _entry(path)
+                    if item.is_dir(follow_symlinks=False):
+                        pending.append(path)
     return entries
+
+
+@contextlib.contextmanager
+def readable() -> Generator[None, None, None]:
+    """Say which path cannot be read, where there is one.
+
+    Raises:
+        EnvironmentUnusableError: There is one.
+        FileNotFoundError: The tree changed meanwhile.
+    """
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except PermissionError as error:
+        raise EnvironmentUnusableError(f"{error.filename} cannot be read: make it readable") from error
+    except OSError as error:
+        raise EnvironmentUnusableError(f"{error.filename} cannot be read ({error.strerror}): move it away") from error
 
 
 def copy(source: Path, path: Path) -> dict[str, str]:
@@ -59,7 +84,7 @@ def copy(source: Path, path: Path) -> dict[str, str]:
             shutil.copytree(source, path, symlinks=True, copy_function=_copy_file)
             if before == manifest(source) == manifest(path):
                 return before
-        except PermissionError as error:
+        except PermissionError as error:  # copytree's own, of a directory
             raise EnvironmentUnusableError(f"{error.filename} cannot be read: make it readable") from error
         except (FileNotFoundError, shutil.Error) as error:
             if not source.is_dir():
@@ -124,12 +149,12 @@ def _previous(sealed: Sealed) -> Path:
 def _copy_file(source: str, target: str) -> None:
     """Copy a file with its mode and times; the copy shares its blocks until one side writes, where that is possible."""
     try:
-        with _descriptor(source, os.O_RDONLY) as original, _descriptor(target, _CREATED) as copied:
+        with _descriptor(source, _READ) as original, _descriptor(target, _CREATED) as copied:
             while os.copy_file_range(original, copied, _BYTES_A_CALL):
                 pass
         shutil.copystat(source, target)
     except (AttributeError, OSError):  # neither every system nor every file system can, and the plain copy says why
-        shutil.copy2(source, target)
+        shutil.copy2(source, target, follow_symlinks=False)
 
 
 @contextlib.contextmanager

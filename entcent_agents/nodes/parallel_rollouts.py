@@ -35,6 +35,7 @@ from entcent_agents.errors import (
 from entcent_agents.ledger import EffectLedger, LedgerSettings, MemoryLedger
 from entcent_agents.nodes.questions import ask, settle_doubts
 from entcent_agents.nodes.recorded import until_recorded
+from entcent_agents.nodes.shadow import as_alone
 from entcent_agents.nodes.state import Node, RolloutsState
 from entcent_agents.rollouts.cleanup import discard, to_the_end
 from entcent_agents.rollouts.guard import Rules, inside_a_rollout
@@ -54,7 +55,7 @@ from entcent_agents.rollouts.isolation import (
 )
 from entcent_agents.rollouts.request import Base, RolloutRequest
 from entcent_agents.rollouts.retries import Retries
-from entcent_agents.rollouts.rollout import run_rollout
+from entcent_agents.rollouts.rollout import run_beside, run_rollout
 from entcent_agents.rollouts.store import RolloutStore
 from entcent_agents.rollouts.writing import abandon
 from entcent_agents.trajectory import CANDIDATES, Rollout
@@ -140,6 +141,7 @@ class ParallelRollouts(Node):
         self.ledger_settings = ledger_settings or LedgerSettings()
         self.name = "ParallelRollouts"
         self.has_selector = False
+        self.shadowed = False
         hook(tool_nodes_of(agent))
 
     def __call__(self, state: Mapping[str, Any], config: RunnableConfig) -> dict[str, Any]:
@@ -154,9 +156,10 @@ class ParallelRollouts(Node):
         self._require_safety(config)
         request = await self._request(whole_input(input, config, also="rollouts"), config, get_runtime())
         write = get_runtime().stream_writer
-        with use_pool(SamplingPool(self.seed)):
+        with use_pool(SamplingPool(self.seed, plain_first=self.shadowed)):
             rollouts = await self._run(request, range(self.n), write)
-            if self.on_unavailable == "single" and len(_candidates(rollouts)) < self.min_finished:
+            single = self.shadowed or self.on_unavailable == "single"
+            if single and len(_candidates(rollouts)) < self._needed:
                 rollouts = await self._single(request, rollouts, write)
         await self._require_quorum(request, rollouts)
         await self._require_answerable(request, rollouts)
@@ -184,6 +187,11 @@ class ParallelRollouts(Node):
             with suppress(EnvironmentUnusableError):  # committed: there is nothing left to discard
                 await discard(await asyncio.to_thread(self.forks_of, rollout))
             await self.store.forget(rollout.thread_id)
+
+    @property
+    def _needed(self) -> int:
+        """How many rollouts must be finished or held; in shadow mode, the one that is committed."""
+        return 1 if self.shadowed else self.min_finished
 
     def _require_safety(self, config: RunnableConfig) -> None:
         """Refuse what could lose or repeat an effect, before any model call."""
@@ -215,7 +223,8 @@ class ParallelRollouts(Node):
             )
         else:
             return
-        if any(rollout.status == "held" for rollout in rollouts):
+        committable = _candidates(rollouts)[:1] if self.shadowed else rollouts
+        if any(rollout.status == "held" for rollout in committable):
             await self.forget(rollouts)
             raise ConfigurationError(refusal)
 
@@ -285,7 +294,9 @@ class ParallelRollouts(Node):
 
         async def one(index: int) -> Rollout:
             async with room:
-                return await run_rollout(request, index, write)
+                if self.shadowed and 0 < index < self.n:
+                    return await run_beside(request, index, write)
+                return await run_rollout(as_alone(request) if self.shadowed else request, index, write)
 
         tasks = [asyncio.create_task(one(index)) for index in indices]
         try:
@@ -325,15 +336,17 @@ class ParallelRollouts(Node):
 
     async def _require_quorum(self, request: RolloutRequest, rollouts: Sequence[Rollout]) -> None:
         found = _candidates(rollouts)
-        if len(found) >= self.min_finished or any(rollout.plain for rollout in found):
+        if len(found) >= self._needed or any(rollout.plain for rollout in found):
             return
         await self.forget(rollouts)
+        if self.shadowed and (error := request.errors.get(self.n)):
+            raise error  # of the plain run, as the agent alone would have raised it
         errors = "; ".join(dict.fromkeys(rollout.error or rollout.status for rollout in rollouts if rollout.error))
         changed = "nothing was changed since the last commit" if request.base else "nothing was changed"
         if called := ", ".join(sorted({*request.rules.called})):
             changed = f"nothing else was changed since the last commit, but {called} was called, which stays on record"
         raise RolloutsFailedError(
-            f"{len(found)} of {len(rollouts)} rollouts finished, {self.min_finished} needed, {changed}: {errors}"
+            f"{len(found)} of {len(rollouts)} rollouts finished, {self._needed} needed, {changed}: {errors}"
         )
 
 

@@ -17,6 +17,7 @@ from entcent_agents.errors import ConfigurationError
 from entcent_agents.ledger import MemoryLedger
 from entcent_agents.nodes.parallel_rollouts import ParallelRollouts
 from entcent_agents.nodes.recorded import until_recorded
+from entcent_agents.nodes.shadow import alone, log_shadow, would_have_been
 from entcent_agents.nodes.state import Node, RolloutsState
 from entcent_agents.rollouts.cleanup import to_the_end
 from entcent_agents.rollouts.events import COMMIT_EVENT
@@ -40,6 +41,8 @@ class EntropyCentroidSelector(Node):
             lowest mean entropy, else first.
         on_unscorable: What to do where no rollout carries log-probabilities: `error`, or let the selector decide
             all the same (`fallback`).
+        shadow: Whether to commit the first rollout whatever the selector says, as if the agent ran alone, and to
+            record and log what it would have chosen.
 
     Raises:
         LogprobsMissingError: At a call, see `on_unscorable`.
@@ -55,6 +58,7 @@ class EntropyCentroidSelector(Node):
         *,
         selector: Selector | None = None,
         on_unscorable: Literal["error", "fallback"] = "error",
+        shadow: bool = False,
     ) -> None:
         self.rollouts = rollouts
         self.selector = default_selector() if selector is None else selector
@@ -62,10 +66,14 @@ class EntropyCentroidSelector(Node):
             raise ConfigurationError(
                 f"selector={selector!r} is no selector: pass an object with a `name` and a `select`"
             )
+        if shadow and rollouts is None:
+            raise ConfigurationError("shadow=True needs the node of the rollouts: EntropyCentroidSelector(rollouts, …)")
         self.on_unscorable = on_unscorable
+        self.shadow = shadow
         self.name = "EntropyCentroidSelector"
         if rollouts is not None:
             rollouts.has_selector = True
+            rollouts.shadowed = shadow
 
     async def ainvoke(
         self, input: RolloutsState, config: RunnableConfig | None = None, **kwargs: Any
@@ -81,9 +89,13 @@ class EntropyCentroidSelector(Node):
                 else "no rollout to select from: put ParallelRollouts before this node"
             )
         try:
-            selection = self._select(await self._open_candidates(candidates))
+            candidates = await self._open_candidates(candidates)
+            selection = alone(rollouts, candidates) if self.shadow else self._select(candidates)
+            result = selection.to_dict()
             winner = next(rollout for rollout in candidates if rollout.index == selection.winner)
             output = unpack(winner.output or "")
+            if self.shadow:
+                result["shadow"] = self._shadow(rollouts, winner)
             if self.rollouts is not None:
                 await until_recorded(config or RunnableConfig())
             get_runtime().stream_writer({"type": COMMIT_EVENT, "round": output["round"]})
@@ -93,6 +105,8 @@ class EntropyCentroidSelector(Node):
             if self.rollouts is not None and not (resumable and isinstance(stop, asyncio.CancelledError)):
                 await to_the_end(self.rollouts.forget(rollouts))
             raise
+        if self.shadow:
+            log_shadow(result, request=output["request"], round=output["round"], candidates=len(candidates))
         held = winner.status == "held"
         committed = replace(winner, forks={})
         if self.rollouts is not None:
@@ -101,7 +115,7 @@ class EntropyCentroidSelector(Node):
             **output["state"],
             "rollouts": [committed.to_dict()] if held else [],
             "selection": {
-                **selection.to_dict(),
+                **result,
                 "status": winner.status,
                 "held": [{key: held["call"][key] for key in ("tool", "arguments")} for held in output["held"]],
                 "changes": changes,
@@ -122,7 +136,20 @@ class EntropyCentroidSelector(Node):
         done = await asyncio.to_thread(lambda: [rollout for rollout in candidates if is_committed(rollout)])
         return done or candidates
 
+    def _shadow(self, rollouts: Sequence[Rollout], winner: Rollout) -> dict[str, Any]:
+        assert self.rollouts is not None
+        return would_have_been(self._asked, rollouts, winner, quorum=self.rollouts.min_finished)
+
     def _select(self, candidates: Sequence[Rollout]) -> Selection:
+        selection = self._asked(candidates)
+        if selection.winner is None:
+            raise ConfigurationError(
+                f"the selector {selection.selector!r} abstained ({selection.reason}) and nothing comes after it: "
+                "end the chain with First()"
+            )
+        return selection
+
+    def _asked(self, candidates: Sequence[Rollout]) -> Selection:
         if self.on_unscorable == "error" and not any(rollout.plain for rollout in candidates):
             require_scorable(candidates)
         selection = self.selector.select(candidates)
@@ -134,11 +161,6 @@ class EntropyCentroidSelector(Node):
             raise ConfigurationError(
                 f"the selector {selection.selector!r} chose rollout {selection.winner}, which is not among the "
                 f"{len(candidates)} that finished: return the `index` of one of them"
-            )
-        if selection.winner is None:
-            raise ConfigurationError(
-                f"the selector {selection.selector!r} abstained ({selection.reason}) and nothing comes after it: "
-                "end the chain with First()"
             )
         return selection
 

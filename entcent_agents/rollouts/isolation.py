@@ -64,24 +64,24 @@ def durability_of(agent: Graph) -> Literal["sync", "async"]:
 
 
 def isolated_config(
-    parent: RunnableConfig, thread_id: str, recursion_limit: int, handlers: list[BaseCallbackHandler]
+    parent: RunnableConfig, thread_id: str, recursion_limit: int | None, handlers: list[BaseCallbackHandler]
 ) -> RunnableConfig:
     """The configuration of a rollout: the user's own keys, metadata and tracers, on a thread of its own.
 
     Args:
         parent: Configuration of the node that runs the rollouts.
         thread_id: The rollout's thread.
-        recursion_limit: Most supersteps of the rollout.
+        recursion_limit: Most supersteps of the rollout; None: as many as the agent has by itself.
         handlers: Callback handlers of ours to add.
     """
-    return RunnableConfig(
+    config = RunnableConfig(
         callbacks=_forwarded(parent.get("callbacks"), handlers),
         configurable=_own_keys(parent.get("configurable", {}), drop=_THREAD_KEYS)
         | {"thread_id": thread_id, _CACHE_KEY: None},  # subgraphs have caches of their own
         metadata=_own_keys(parent.get("metadata", {}), drop=_THREAD_KEYS),
         tags=[*(parent.get("tags") or ()), NO_STREAM],
-        recursion_limit=recursion_limit,
     )
+    return config if recursion_limit is None else {**config, "recursion_limit": recursion_limit}
 
 
 @contextmanager

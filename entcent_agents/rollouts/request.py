@@ -89,12 +89,13 @@ class RolloutRequest:
         memory: The real LangGraph store, or None.
         environments: What every rollout gets forks of.
         thread_prefix: Thread ids are this and the rollout's index.
-        recursion_limit: Most supersteps of a rollout.
+        recursion_limit: Most supersteps of a rollout; None: as many as the agent has by itself.
         retries: Of model calls that fail for a passing reason.
         rules: What tools may do.
         resumable: Whether another process may go on with them.
         base: What the rollouts go on from; None at the beginning.
         answers: What a person answered to the base's questions, by their ids.
+        errors: What rollouts failed with in this process, by their indices.
     """
 
     agent: Graph
@@ -106,12 +107,13 @@ class RolloutRequest:
     memory: BaseStore | None
     environments: Sequence[Environment]
     thread_prefix: str
-    recursion_limit: int
+    recursion_limit: int | None
     retries: Retries
     rules: Rules
     resumable: bool = False
     base: Base | None = None
     answers: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    errors: dict[int, Exception] = field(default_factory=dict[int, Exception])
 
     def thread_id(self, index: int) -> str:
         """The thread of one rollout."""

@@ -14,7 +14,7 @@ from langgraph.errors import GraphBubbleUp, ParentCommand
 from langgraph.types import Command, StateSnapshot
 
 from entcent_agents.capture.recorder import TurnRecorder
-from entcent_agents.chat.sampling import token_listener
+from entcent_agents.chat.sampling import rollout_index, token_listener
 from entcent_agents.environments import Environment, Fork, use_environments
 from entcent_agents.errors import ConfigurationError
 from entcent_agents.rollouts.breakpoints import is_at, stopped_at_breakpoint
@@ -66,6 +66,7 @@ async def run_rollout(request: RolloutRequest, index: int, write: Callable[[Any]
             await discard(attempt.writing.forks.values())
         raise
     except Exception as error:  # a bad rollout is data
+        request.errors[index] = error
         attempt.ending = Ending(error=_one_line(error))
     if attempt.ending.status not in CANDIDATES:
         await discard(attempt.writing.forks.values())
@@ -74,6 +75,15 @@ async def run_rollout(request: RolloutRequest, index: int, write: Callable[[Any]
     await attempt.writing.end(rollout)
     attempt.reporter.end(rollout.status)
     return rollout
+
+
+async def run_beside(request: RolloutRequest, index: int, write: Callable[[Any], None]) -> Rollout:
+    """As `run_rollout`, where another one is committed whatever becomes of this: all its errors are data."""
+    try:
+        return await run_rollout(request, index, write)
+    except Exception as error:
+        ProgressReporter(index, request.round, write).end("failed")
+        return Rollout(index=index, thread_id=request.thread_id(index), status="failed", error=_one_line(error))
 
 
 class _Attempt:
@@ -105,6 +115,7 @@ class _Attempt:
             [self.recorder, self.reporter, ToolWatch(guard)],
         )
         listening = token_listener.set(self.reporter.on_tokens)
+        asking = rollout_index.set(self.index)
         try:
             with no_ambient_config(), use_environments(writing.forks), use_guard(guard):
                 await with_retries(
@@ -120,6 +131,7 @@ class _Attempt:
             raise
         finally:
             token_listener.reset(listening)
+            rollout_index.reset(asking)
         await to_the_end(guard.close())
         self.ending = read_ending(snapshot, request, guard, self._handoff)
         self.ending.number(f"{writing.thread_id}#{writing.name}", self.turns)

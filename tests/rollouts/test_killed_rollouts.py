@@ -8,7 +8,7 @@ import pytest
 
 from tests.rollouts.killing import kill_at_random, killing
 
-KILLS = 4
+KILLS = 3
 
 
 @pytest.fixture(params=["sqlite", "postgres"])

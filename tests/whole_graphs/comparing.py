@@ -42,6 +42,10 @@ def winner_of(n: int) -> int:
     return min(BEST, n - 1)
 
 
+def committed_of(n: int, settings: dict[str, Any]) -> int:
+    return 0 if settings.get("shadow") else winner_of(n)
+
+
 def scripts(script: Callable[[int], Any]) -> list[Any]:
     """One script a rollout."""
     return [script(index) for index in range(4)]
@@ -93,10 +97,10 @@ async def assert_same_as_alone(
     **settings: Any,
 ) -> dict[str, Any]:
     """Ask both the same, one request after the other in one conversation; returns what the rollouts gave at last."""
-    winner = winner_of(n)
+    winner = committed_of(n, settings)
     alone = agent.copy({"checkpointer": InMemorySaver(), "store": stores[0]})
     ours = entropy_centroid_graph(
-        agent, n=n, selector=Chosen(winner), checkpointer=InMemorySaver(), store=stores[1], **settings
+        agent, n=n, selector=Chosen(winner_of(n)), checkpointer=InMemorySaver(), store=stores[1], **settings
     )
     configurable = (config or {}).get("configurable", {})
     there = {**(config or {}), "configurable": {**configurable, "thread_id": f"alone:{winner}"}}
@@ -116,9 +120,9 @@ async def assert_asks_the_same(
     agent: Graph, answers: list[Any], n: int, turns: int = 2, **settings: Any
 ) -> tuple[dict[str, Any], list[list[Any]]]:
     """Ask and answer alone and as rollouts: the same questions in the same order, and the same state each time."""
-    winner = winner_of(n)
+    winner = committed_of(n, settings)
     alone = agent.copy({"checkpointer": InMemorySaver()})
-    ours = entropy_centroid_graph(agent, n=n, selector=Chosen(winner), checkpointer=InMemorySaver(), **settings)
+    ours = entropy_centroid_graph(agent, n=n, selector=Chosen(winner_of(n)), checkpointer=InMemorySaver(), **settings)
     there: Any = {"configurable": {"thread_id": f"alone:{winner}"}}
     here: Any = {"configurable": {"thread_id": "ours"}}
     asked: list[list[Any]] = []

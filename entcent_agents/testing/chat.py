@@ -1,4 +1,4 @@
-"""For the tests of those who build on this library: a scripted chat model with log-probabilities. No mocks needed."""
+"""A scripted chat model with log-probabilities. No mocks needed."""
 
 from __future__ import annotations
 
