@@ -15,6 +15,7 @@ from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.runtime import Runtime, get_runtime
 
+from entcent_agents.budget import Budget
 from entcent_agents.chat.sampling import SamplingPool, current_pool, plain_sampling, use_pool
 from entcent_agents.effects import (
     Effect,
@@ -79,6 +80,7 @@ class ParallelRollouts(Node):
         on_unavailable: What to do where the quorum is missed: `error`, or one plain run (`single`), without
             log-probabilities if need be, under the same rules for effects.
         retries: Of model calls that fail for a passing reason.
+        budget: What a request may use: tokens, cost, rollouts, seconds.
         seed: Makes sampling repeatable where the server is deterministic (with `ChatLogprobs`).
         recursion_limit: Most supersteps of a rollout.
         rollout_checkpointer: Where rollouts keep their threads, apart from the graph's own; default in memory. With a
@@ -104,6 +106,7 @@ class ParallelRollouts(Node):
         min_finished: int = 1,
         on_unavailable: Literal["error", "single"] = "error",
         retries: Retries | None = None,
+        budget: Budget | None = None,
         seed: int | None = None,
         recursion_limit: int = RECURSION_LIMIT,
         rollout_checkpointer: BaseCheckpointSaver[Any] | None = None,
@@ -134,6 +137,7 @@ class ParallelRollouts(Node):
         self.min_finished = min_finished
         self.on_unavailable = on_unavailable
         self.retries = retries or Retries()
+        self.budget = budget or Budget()
         self.seed = seed
         self.recursion_limit = recursion_limit
         self.store = RolloutStore(rollout_checkpointer or InMemorySaver())
@@ -261,6 +265,7 @@ class ParallelRollouts(Node):
                 results=base.results if base else {},
                 shares=memory is None,
             ),
+            budget=self.budget,
             resumable=self.store.durable and parent_saver(config) is not None,
             base=base,
             answers=answers,

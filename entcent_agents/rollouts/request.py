@@ -10,6 +10,7 @@ from langchain_core.messages import BaseMessage
 from langchain_core.runnables import RunnableConfig
 from langgraph.store.base import BaseStore
 
+from entcent_agents.budget import Budget
 from entcent_agents.environments import Environment
 from entcent_agents.rollouts.calls import HeldCall, Key
 from entcent_agents.rollouts.guard import Rules
@@ -92,6 +93,7 @@ class RolloutRequest:
         recursion_limit: Most supersteps of a rollout; None: as many as the agent has by itself.
         retries: Of model calls that fail for a passing reason.
         rules: What tools may do.
+        budget: What all rounds together may use.
         resumable: Whether another process may go on with them.
         base: What the rollouts go on from; None at the beginning.
         answers: What a person answered to the base's questions, by their ids.
@@ -110,6 +112,7 @@ class RolloutRequest:
     recursion_limit: int | None
     retries: Retries
     rules: Rules
+    budget: Budget = field(default_factory=Budget)
     resumable: bool = False
     base: Base | None = None
     answers: Mapping[str, Any] = field(default_factory=dict[str, Any])
