@@ -17,7 +17,7 @@ demo: $(VENV)/.local
 	$(BIN)/python -m evals.penguins check $(DEMO)/penguins.db
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
 standard: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow tests/standard
