@@ -84,7 +84,8 @@ class ChatLogprobs(BaseChatModel):
     max_retries: int = 2
     """How often a failed request is repeated (with backoff, Retry-After honoured)."""
     max_connections: int = Field(default=MAX_CONNECTIONS, ge=1)
-    """Most requests at once, from one event loop to one server; further ones wait, however long."""
+    """Most requests at once, from the whole process to one server with one key; further ones wait, however long. Fewer
+    while the server shows that it takes fewer."""
     extra_body: dict[str, Any] = Field(default_factory=dict[str, Any], repr=False)
     """Further fields of the body, for what only this server has."""
 
