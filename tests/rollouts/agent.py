@@ -102,9 +102,8 @@ class Tools:
         time.sleep(fate.before_seconds)
         if fate.error_before:
             raise fate.error_before
-        return fate.says or json.dumps(
-            sorted(file.name for file in current_environment("workspace").resolve(".").iterdir())
-        )
+        files = current_environment("workspace").resolve(".").iterdir()
+        return fate.says or json.dumps(sorted(file.name for file in files))
 
     def save(self, request: int, mark: str) -> str:
         """Write a file, slowly: first a half of it."""

@@ -348,8 +348,9 @@ async def _run(ran: Ran, server: ModelServer) -> Ran:
 
 async def _comes_to(state: Callable[[], bool], seconds: float = 5.0) -> None:
     """Wait until it is so, for a while."""
-    until = time.monotonic() + seconds
-    while not state() and time.monotonic() < until:
+    for _ in range(int(seconds / 0.01)):
+        if state():
+            return
         await asyncio.sleep(0.01)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import os
 import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from pathlib import Path
 import psutil
 
 STAY = ("entcent-forks",)
-"""Threads that stay for as long as the process, eight at most: they remove forks, and a pool costs less than its end."""
+"""How threads are named that stay as long as the process: eight at most, which remove forks."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +67,7 @@ class Memory:
 def _open_files() -> Iterable[str]:
     for entry in Path("/dev/fd").iterdir():
         try:
-            target = os.readlink(entry)
+            target = str(entry.readlink())
         except OSError:  # the descriptor of the listing itself, or a system without links here
             continue
         if not target.startswith("/proc"):  # likewise

@@ -68,8 +68,8 @@ class Asked:
     """One request to the model, as the server notes it.
 
     `shared` says that all rollouts of a round ask this; else only one does. `marks` are those of the turns that were
-    answered with, `used` those of the turns in the conversation, `fault` is what went wrong, `retry` how often the client
-    had sent the very request before.
+    answered with, `used` those of the turns in the conversation, `fault` is what went wrong, `retry` how often the
+    client had sent the very request before.
     """
 
     number: int
@@ -198,17 +198,10 @@ def calls_in_text(messages: Sequence[Mapping[str, Any]]) -> list[Call]:
     for message in messages:
         if message["role"] == "assistant":
             turn += 1
-            mark = re.search(r" (m[0-9a-f]{12})\n```json\n(.*)\n```", message["content"])
-            block = json.loads(mark[2]) if mark else []
-            calls += [
-                Call(
-                    tool=call["name"],
-                    mark=call["arguments"].get("mark", f"{mark and mark[1]}.{i}"),
-                    turn=turn,
-                    result=None,
-                )
-                for i, call in enumerate(block)
-            ]
+            for mark, block in re.findall(r" (m[0-9a-f]{12})\n```json\n(.*)\n```", message["content"]):
+                for i, call in enumerate(json.loads(block)):
+                    own = call["arguments"].get("mark", f"{mark}.{i}")
+                    calls.append(Call(tool=call["name"], mark=own, turn=turn, result=None))
         elif turn >= 0:
             results = iter(re.findall(r"<tool_response>\n(.*?)\n</tool_response>", message["content"], re.DOTALL))
             calls = [call if call.turn < turn else replace(call, result=next(results, None)) for call in calls]
