@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+import psutil
 from langchain_core.messages import AIMessage, HumanMessage, convert_to_openai_messages
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.types import Command
@@ -63,7 +64,8 @@ class Chaos:
     """What is run.
 
     Attributes:
-        requests: How many, in all.
+        requests: How many.
+        first: The number of the first: other processes may run others.
         n: Rollouts of each.
         at_once: Requests under way at the same time.
         failing: Share of the calls of each tool that go wrong; a third each raises, answers with error text, stalls.
@@ -76,6 +78,7 @@ class Chaos:
     """
 
     requests: int
+    first: int = 0
     n: int = 8
     at_once: int = 4
     failing: float = 0.1
@@ -88,6 +91,11 @@ class Chaos:
     hurry_seconds: float = 2.0
     hurried: float = 0.05
     hang_seconds: float = 120.0
+
+    @property
+    def numbers(self) -> range:
+        """Of the requests."""
+        return range(self.first, self.first + self.requests)
 
     @property
     def faults(self) -> Faults:
@@ -287,10 +295,13 @@ class Ran:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What all of it came to: counts and violations, and how much memory was held on the way."""
+    """What all of it came to: counts and violations, memory held on the way, and time, of processors too."""
 
     account: Account
     memory: Sequence[Memory]
+    seconds: float
+    cpu_seconds: float
+    server_cpu_seconds: float
 
 
 def run_chaos(chaos: Chaos, on_end: Callable[[int], None] = lambda ended: None) -> Outcome:
@@ -304,10 +315,11 @@ def run_chaos(chaos: Chaos, on_end: Callable[[int], None] = lambda ended: None) 
         folder = Path(name)
         script = Script(seed=chaos.seed, log=folder / "log", plans=PLANS_WITH_FILES, faults=chaos.faults)
         with model_server(script) as server:
-            before, begun = Holdings.now(), time.monotonic()
+            before, begun, cpu = Holdings.now(), time.monotonic(), time.process_time()
             (folder / "requests").mkdir()
             ran = asyncio.run(_run(Ran(chaos, folder / "requests", server.base_url, on_end), server))
-            ran.account.counts["seconds"] = round(time.monotonic() - begun)
+            seconds, cpu_seconds = time.monotonic() - begun, time.process_time() - cpu
+            served = psutil.Process(server.process.pid).cpu_times()
             ran.account.violations.extend(Holdings.now().left_since(before))
         log = read_log(script.log)
     account = ran.account + audit_effects(ran.committed, ran.effects)
@@ -315,7 +327,13 @@ def run_chaos(chaos: Chaos, on_end: Callable[[int], None] = lambda ended: None) 
     account += audit_requests([asked for asked in log if asked.number not in ran.again], chaos.n, {})
     account.counts.update(ran.luck.drawn)
     account.counts.update(of_the_server(log))
-    return Outcome(account=account, memory=ran.memory)
+    return Outcome(
+        account=account,
+        memory=ran.memory,
+        seconds=seconds,
+        cpu_seconds=cpu_seconds,
+        server_cpu_seconds=served.user + served.system,
+    )
 
 
 def of_the_server(log: Sequence[Asked]) -> Counter[str]:
@@ -340,7 +358,7 @@ async def _run(ran: Ran, server: ModelServer) -> Ran:
             await ran.request(number)
 
     before = asyncio.all_tasks()
-    await asyncio.gather(*(one(number) for number in range(ran.chaos.requests)))
+    await asyncio.gather(*(one(number) for number in ran.chaos.numbers))
     await aclose_clients()
     ran.account.violations.extend(await ran.leftovers(server, before))
     return ran
