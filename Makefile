@@ -8,7 +8,7 @@ MODEL ?= qwen2.5-coder-1.5b
 DEMO = build/demo
 SEED ?= 7
 
-.PHONY: demo test standard kills chaos check bench mutants clean
+.PHONY: demo test standard kills soak check bench mutants clean
 
 demo: $(VENV)/.local
 	$(BIN)/entcent models pull $(MODEL)
@@ -25,8 +25,8 @@ standard: $(VENV)/.dev
 kills: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.kills
 
-chaos: $(VENV)/.dev
-	$(BIN)/python -m benchmarks.chaos
+soak: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.soak
 
 check: $(VENV)/.dev
 	VENV=$(VENV) scripts/check

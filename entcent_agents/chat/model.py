@@ -389,13 +389,13 @@ class ChatLogprobs(BaseChatModel):
 
     async def _request(
         self, payload: Mapping[str, Any], n: int, seed: int | None, listeners: Sequence[TokenListener]
-    ) -> list[Completion]:
+    ) -> Sequence[Outcome]:
         """One request, its listeners told of each token."""
         request = CompletionRequest(self.client(), payload if seed is None else {**payload, "seed": seed}, n)
         async for delta in request.events():
             if delta.tokens and delta.index < len(listeners):
                 listeners[delta.index](delta.tokens)
-        return await request.result()
+        return await request.outcomes()
 
     def client(self) -> AsyncOpenAI:
         """The SDK's client of the running event loop, shared by all models with these settings."""

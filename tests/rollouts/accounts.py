@@ -60,12 +60,12 @@ def audit_effects(committed: Iterable[Call], effects: Sequence[Effect]) -> Accou
     return account
 
 
-def audit_rows(committed: Iterable[Call], rows: Iterable[tuple[str, int]]) -> Account:
-    """The rows of the real database are those that the committed conversations wrote, each once and whole."""
+def audit_writes(committed: Iterable[Call], tool: str, rows: Iterable[tuple[str, int]]) -> Account:
+    """The real rows or files are those that the tool wrote in committed conversations, each once and whole."""
     rows = list(rows)
     times = Counter(mark for mark, _ in rows)
-    written = {call.mark for call in committed if call.tool == "note" and call.succeeded}
-    account = Account(counts=Counter({"note: rows": len(written)}))
+    written = {call.mark for call in committed if call.tool == tool and call.succeeded}
+    account = Account(counts=Counter({f"{tool}: written": len(written)}))
     account.violations.extend(f"loser write: {mark}" for mark in times.keys() - written)
     account.violations.extend(f"lost write: {mark}" for mark in written - times.keys())
     account.violations.extend(f"double write: {mark}, {count} times" for mark, count in times.items() if count > 1)

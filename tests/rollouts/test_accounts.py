@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from tests.rollouts.accounts import Effect, audit_effects, audit_requests, audit_rows
+from tests.rollouts.accounts import Effect, audit_effects, audit_requests, audit_writes
 from tests.rollouts.script import Asked, Call, unsound_reads
 
 PAY = Call(tool="pay", mark="m1.0", turn=1, result="paid m1.0")
@@ -43,11 +43,11 @@ def test_an_effect_that_is_only_said_to_have_happened_is_found():
 
 
 def test_rows_of_losers_and_rows_that_are_lost_double_or_torn_are_found():
-    assert not audit_rows([NOTE], [("m0.0", 1)]).violations
-    assert kinds(audit_rows([NOTE], [])) == {"lost write": 1}
-    assert kinds(audit_rows([], [("m0.0", 1)])) == {"loser write": 1}
-    assert kinds(audit_rows([NOTE], [("m0.0", 1), ("m0.0", 1)])) == {"double write": 1}
-    assert kinds(audit_rows([NOTE], [("m0.0", 0)])) == {"torn write": 1}
+    assert not audit_writes([NOTE], "note", [("m0.0", 1)]).violations
+    assert kinds(audit_writes([NOTE], "note", [])) == {"lost write": 1}
+    assert kinds(audit_writes([], "note", [("m0.0", 1)])) == {"loser write": 1}
+    assert kinds(audit_writes([NOTE], "note", [("m0.0", 1), ("m0.0", 1)])) == {"double write": 1}
+    assert kinds(audit_writes([NOTE], "note", [("m0.0", 0)])) == {"torn write": 1}
 
 
 def test_a_turn_that_was_lost_is_sampled_again_without_complaint():
