@@ -20,10 +20,11 @@ from entcent_agents.nodes.recorded import until_recorded
 from entcent_agents.nodes.shadow import alone, log_shadow, would_have_been
 from entcent_agents.nodes.state import Node, RolloutsState
 from entcent_agents.rollouts.cleanup import to_the_end
-from entcent_agents.rollouts.events import COMMIT_EVENT
+from entcent_agents.rollouts.events import COMMIT_EVENT, selection_event
 from entcent_agents.rollouts.overlay import apply_writes
-from entcent_agents.rollouts.packing import unpack
+from entcent_agents.rollouts.packing import place_of, unpack
 from entcent_agents.selection import Selection, Selector, default_selector, require_scorable
+from entcent_agents.telemetry.rounds import Round
 from entcent_agents.trajectory import CANDIDATES, Rollout
 
 _LOGGER: Final = logging.getLogger(__name__)
@@ -101,6 +102,7 @@ class EntropyCentroidSelector(Node):
             get_runtime().stream_writer({"type": COMMIT_EVENT, "round": output["round"]})
             changes = await to_the_end(self._commit(winner, output["store"]))
         except BaseException as stop:
+            self._observed(rollouts, place_of(rollouts)).stopped(stop)
             resumable = self.rollouts is not None and self.rollouts.store.durable
             if self.rollouts is not None and not (resumable and isinstance(stop, asyncio.CancelledError)):
                 await to_the_end(self.rollouts.forget(rollouts))
@@ -111,15 +113,19 @@ class EntropyCentroidSelector(Node):
         committed = replace(winner, forks={})
         if self.rollouts is not None:
             await to_the_end(self._clean_up(rollouts, committed, output))
+        selected = {
+            **result,
+            "status": winner.status,
+            "held": [{key: held["call"][key] for key in ("tool", "arguments")} for held in output["held"]],
+            "changes": changes,
+        }
+        observed = self._observed(rollouts, (output["request"], output["round"]))
+        get_runtime().stream_writer(selection_event(selected, request=observed.request, round=observed.number))
+        observed.committed(winner, selected)
         update = {
             **output["state"],
             "rollouts": [committed.to_dict()] if held else [],
-            "selection": {
-                **result,
-                "status": winner.status,
-                "held": [{key: held["call"][key] for key in ("tool", "arguments")} for held in output["held"]],
-                "changes": changes,
-            },
+            "selection": selected,
         }
         handoff = output["handoff"]
         return [update, replace(handoff, graph=self.hands_over_in)] if handoff else update
@@ -135,6 +141,13 @@ class EntropyCentroidSelector(Node):
         is_committed = self.rollouts.is_committed
         done = await asyncio.to_thread(lambda: [rollout for rollout in candidates if is_committed(rollout)])
         return done or candidates
+
+    def _observed(self, rollouts: Sequence[Rollout], place: tuple[str, int] | None) -> Round:
+        """The round that this node ends, as operators see it."""
+        key = rollouts[0].thread_id.rpartition(":")[0]
+        spans = self.rollouts.spans if self.rollouts is not None else None
+        request, number = place or (key, 0)
+        return Round(request, number, spans and spans.waiting(key), rollouts)
 
     def _shadow(self, rollouts: Sequence[Rollout], winner: Rollout) -> dict[str, Any]:
         assert self.rollouts is not None

@@ -38,6 +38,7 @@ from entcent_agents.rollouts.request import RolloutRequest
 from entcent_agents.rollouts.retries import with_retries
 from entcent_agents.rollouts.store import Journal
 from entcent_agents.rollouts.writing import Writing, ended, resumed
+from entcent_agents.telemetry.rounds import observing_handlers
 from entcent_agents.trajectory import CANDIDATES, Rollout, Trajectory
 
 PROGRAMMING_ERRORS = (ConfigurationError, NotImplementedError, NameError, ImportError)
@@ -112,7 +113,8 @@ class _Attempt:
             request.config,
             writing.thread_id,
             request.recursion_limit,
-            [self.recorder, self.reporter, ToolWatch(guard)],
+            [self.recorder, self.reporter, ToolWatch(guard), *observing_handlers()],
+            identity=(request.rules.request, request.round, self.index),
         )
         listening = token_listener.set(self.reporter.on_tokens)
         asking = rollout_index.set(self.index)
