@@ -194,6 +194,11 @@ class Guard:
         return replace(call, id=f"{NUMBERED}{numbers[call.key]}")
 
     @property
+    def performs(self) -> bool:
+        """Whether an external call is being made, or waited for."""
+        return any(effect is Effect.EXTERNAL for task in self._tasks.values() for effect, _ in task.running)
+
+    @property
     def lost(self) -> bool:
         """Whether a task that was held is so again, and made none of the approved calls: it would go on for ever.
 
@@ -287,7 +292,12 @@ class Guard:
 
     async def _performed(self, external: ExternalCall, run: Run) -> Outcome:
         async def kept() -> Any:
-            return stored(await run(), self._rules.settings.max_result_characters)
+            self._rules.called.append(external.tool)  # before it is: nobody may live to see what comes of it
+            try:
+                return stored(await run(), self._rules.settings.max_result_characters)
+            except GraphBubbleUp:  # it asks first
+                self._rules.called.remove(external.tool)
+                raise
 
         def made() -> Coroutine[Any, Any, Outcome]:
             return perform(

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping
 from copy import deepcopy
+from functools import partial
 from typing import Any
 
 from langchain_core.runnables import RunnableConfig
@@ -20,6 +21,7 @@ from entcent_agents.errors import ConfigurationError
 from entcent_agents.rollouts.breakpoints import is_at, stopped_at_breakpoint
 from entcent_agents.rollouts.calls import Key
 from entcent_agents.rollouts.cleanup import discard, to_the_end
+from entcent_agents.rollouts.deadlines import OutOfTime, deadline_of, within
 from entcent_agents.rollouts.ending import Ending, packed, read_ending, trajectory_of
 from entcent_agents.rollouts.guard import Guard, use_guard
 from entcent_agents.rollouts.hooks import ToolWatch
@@ -60,7 +62,10 @@ async def run_rollout(request: RolloutRequest, index: int, write: Callable[[Any]
     attempt = _Attempt(request, index, write)
     started = time.perf_counter()
     try:
-        await attempt.run(journal)
+        await attempt.run_in_time(journal)
+        await attempt.conclude()
+    except OutOfTime as over:
+        attempt.ending = Ending(status="unfinished", error=str(over))
     except (asyncio.CancelledError, GraphBubbleUp, *PROGRAMMING_ERRORS) as stop:
         if not (request.resumable and isinstance(stop, asyncio.CancelledError)):
             await discard(attempt.writing.forks.values())
@@ -68,9 +73,8 @@ async def run_rollout(request: RolloutRequest, index: int, write: Callable[[Any]
     except Exception as error:  # a bad rollout is data
         request.errors[index] = error
         attempt.ending = Ending(error=_one_line(error))
-    if attempt.ending.status not in CANDIDATES:
+    if attempt.ending.status not in CANDIDATES and not request.lingering.knows(attempt.writing.thread_id):
         await discard(attempt.writing.forks.values())
-        attempt.writing.forks.clear()
     rollout = attempt.record(time.perf_counter() - started)
     await attempt.writing.end(rollout)
     attempt.reporter.end(rollout.status)
@@ -99,14 +103,34 @@ class _Attempt:
         self.writing = Writing(
             store=request.store, thread_id=request.thread_id(index), recorder=self.recorder, overlay=self.overlay
         )
+        self._ended: tuple[Graph, Guard, StateSnapshot] | None = None
+        self._guard: Guard | None = None
         self._handoff: Command[Any] | None = None
         self._output: str | None = None
+
+    async def run_in_time(self, journal: Journal | None) -> None:
+        """As `run`, until the time is over.
+
+        Raises:
+            OutOfTime: It is.
+        """
+        deadline = deadline_of(self.request)
+        if deadline is None:
+            await self.run(journal)
+            return
+        await within(
+            deadline,
+            self.run(journal),
+            clean_up=lambda: discard(self.writing.forks.values()),
+            patient=lambda: self._guard is not None and self._guard.performs,
+            linger=partial(self.request.lingering.keep, self.writing.thread_id),
+        )
 
     async def run(self, journal: Journal | None) -> None:
         """From the beginning, or from where its journal leaves off."""
         request, writing = self.request, self.writing
         results = await self._take_up(journal)
-        guard = Guard(request.rules.knowing(results), writing if request.store.durable else None)
+        guard = self._guard = Guard(request.rules.knowing(results), writing if request.store.durable else None)
         graph = isolated_graph(request.agent, self._saver(), self.overlay)
         config = isolated_config(
             request.config,
@@ -133,6 +157,12 @@ class _Attempt:
             token_listener.reset(listening)
             rollout_index.reset(asking)
         await to_the_end(guard.close())
+        self._ended = (graph, guard, snapshot)
+
+    async def conclude(self) -> None:
+        """Read how it ended; what this takes no deadline cuts off, as the agent is done."""
+        assert self._ended, "it has run"
+        request, writing, (graph, guard, snapshot) = self.request, self.writing, self._ended
         self.ending = read_ending(snapshot, request, guard, self._handoff)
         self.ending.number(f"{writing.thread_id}#{writing.name}", self.turns)
         if self.ending.status in CANDIDATES:
@@ -156,6 +186,7 @@ class _Attempt:
     def record(self, seconds: float) -> Rollout:
         """What is kept of it."""
         base = self.request.base
+        forks = self.writing.forks if self.ending.status in CANDIDATES else {}
         return Rollout(
             index=self.index,
             thread_id=self.writing.thread_id,
@@ -165,7 +196,7 @@ class _Attempt:
             seconds=seconds,
             error=self.ending.error,
             vote_key=self.ending.vote_key,
-            forks={name: fork.reference for name, fork in self.writing.forks.items()},
+            forks={name: fork.reference for name, fork in forks.items()},
             output=self._output,
         )
 
