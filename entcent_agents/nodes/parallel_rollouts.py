@@ -317,7 +317,7 @@ class ParallelRollouts(Node):
             for task in tasks:
                 task.cancel()
             if pool := current_pool():
-                pool.close()  # what threads still ask for would outlive the forks
+                pool.calls.close()  # what threads still ask for would outlive the forks
             await to_the_end(self._stopped(request, dict(zip(indices, tasks, strict=True)), stop))
             raise
 

@@ -104,6 +104,7 @@ class RolloutRequest:
         answers: What a person answered to the base's questions, by their ids.
         errors: What rollouts failed with in this process, by their indices.
         begun: When the round began, by `time.monotonic`.
+        late: What all model calls that took too long have as their cause.
         lingering: Where rollouts that were cut off are left to end.
     """
 
@@ -125,6 +126,7 @@ class RolloutRequest:
     answers: Mapping[str, Any] = field(default_factory=dict[str, Any])
     errors: dict[int, Exception] = field(default_factory=dict[int, Exception])
     begun: float = field(default_factory=time.monotonic)
+    late: Exception = field(default_factory=lambda: TimeoutError("a model call of this round took too long"))
     lingering: Lingering = field(default_factory=Lingering)
 
     def thread_id(self, index: int) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from copy import deepcopy
 from functools import partial
 from typing import Any
@@ -15,13 +16,13 @@ from langgraph.errors import GraphBubbleUp, ParentCommand
 from langgraph.types import Command, StateSnapshot
 
 from entcent_agents.capture.recorder import TurnRecorder
-from entcent_agents.chat.sampling import rollout_index, token_listener
+from entcent_agents.chat.sampling import own_calls, rollout_index, token_listener
 from entcent_agents.environments import Environment, Fork, use_environments
 from entcent_agents.errors import ConfigurationError
 from entcent_agents.rollouts.breakpoints import is_at, stopped_at_breakpoint
 from entcent_agents.rollouts.calls import Key
 from entcent_agents.rollouts.cleanup import discard, to_the_end
-from entcent_agents.rollouts.deadlines import OutOfTime, deadline_of, within
+from entcent_agents.rollouts.deadlines import CallLimit, OutOfTime, deadline_of, within
 from entcent_agents.rollouts.ending import Ending, packed, read_ending, trajectory_of
 from entcent_agents.rollouts.guard import Guard, use_guard
 from entcent_agents.rollouts.hooks import ToolWatch
@@ -105,6 +106,8 @@ class _Attempt:
         )
         self._ended: tuple[Graph, Guard, StateSnapshot] | None = None
         self._guard: Guard | None = None
+        most = request.budget.max_seconds_per_call
+        self._call_limit = None if most is None else CallLimit(most, self.recorder, request.late)
         self._handoff: Command[Any] | None = None
         self._output: str | None = None
 
@@ -136,7 +139,7 @@ class _Attempt:
             request.config,
             writing.thread_id,
             request.recursion_limit,
-            [self.recorder, self.reporter, ToolWatch(guard)],
+            [self.recorder, self.reporter, ToolWatch(guard), *([self._call_limit] if self._call_limit else ())],
         )
         listening = token_listener.set(self.reporter.on_tokens)
         asking = rollout_index.set(self.index)
@@ -242,14 +245,15 @@ class _Attempt:
         return not is_at(snapshot, await graph.aget_state(RunnableConfig(configurable=keys)))
 
     async def _go_on(self, graph: Graph, config: RunnableConfig, guard: Guard) -> None:
-        guard.held.clear()
-        guard.asking.clear()
+        guard.begin_again()
         await self._invoke(graph, None, config)
 
     async def _invoke(self, graph: Graph, given: Any, config: RunnableConfig) -> None:
+        durability, limit = durability_of(self.request.agent), self._call_limit
         try:
-            durability = durability_of(self.request.agent)
-            await graph.ainvoke(given, config, context=self.request.context, durability=durability)
+            with own_calls():
+                async with limit.heeded() if limit else nullcontext():
+                    await graph.ainvoke(given, config, context=self.request.context, durability=durability)
         except ParentCommand as handoff:  # for the graph around the agent, if this rollout is selected
             self._handoff = handoff.args[0]
 

@@ -7,16 +7,19 @@ import sqlite3
 import threading
 import time
 from collections.abc import Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 from langchain.agents import create_agent
+from langchain_core.language_models import BaseChatModel
 from langchain_core.tools import tool
+from langchain_openai import ChatOpenAI
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
-from langgraph.graph import START, MessagesState, StateGraph
+from langgraph.errors import GraphBubbleUp
+from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.types import Command, interrupt
 
 from entcent_agents.budget import Budget
@@ -24,10 +27,10 @@ from entcent_agents.chat.model import ChatLogprobs
 from entcent_agents.effects import EXTERNAL, READ, WRITE
 from entcent_agents.environments import DirectoryEnvironment, current_environment
 from entcent_agents.errors import RolloutsFailedError
-from entcent_agents.nodes import ParallelRollouts
+from entcent_agents.nodes import EntropyCentroidSelector, ParallelRollouts, Retries, guarded, unfinished
 from entcent_agents.prebuilt import entropy_centroid_graph
 from entcent_agents.testing import ScriptedChat, ScriptedTurn
-from tests.chat_server import ChatServer, says
+from tests.chat_server import ChatServer, Reply, Request, says
 from tests.rollouts.worlds import ASK
 
 MOMENTS = 1.5
@@ -64,8 +67,8 @@ def directory(tmp_path: Path) -> DirectoryEnvironment:
     return DirectoryEnvironment(tmp_path / "world" / "files")
 
 
-def beside(environment: DirectoryEnvironment) -> list[str]:
-    return [path.name for path in environment.path.parent.iterdir() if path != environment.path]
+def forks(environment: DirectoryEnvironment) -> list[Path]:
+    return [*environment.path.parent.glob(".entcent-*/forks/*")]
 
 
 async def records_of(node: ParallelRollouts) -> list[dict[str, Any]]:
@@ -127,7 +130,7 @@ async def test_time_that_is_enough_cuts_nothing_off():
     budget = Budget(max_seconds=30, max_seconds_per_rollout=30, max_seconds_per_call=30)
     node = ParallelRollouts(create_agent(ScriptedChat(scripts=scripts), []), n=2, budget=budget)
     assert [record["status"] for record in await records_of(node)] == ["finished", "finished"]
-    assert not [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+    assert other_tasks() == []
 
 
 async def test_what_was_cut_off_keeps_its_turns_and_its_usage():
@@ -152,8 +155,8 @@ async def _anything(*_: Any) -> None:
 async def test_requests_of_rollouts_that_are_cut_off_end_at_the_server(serve):
     server: ChatServer = serve(lambda request: [says("late", delay_seconds=30)] * request.n)
     agent = create_agent(ChatLogprobs(model="scripted", base_url=server.base_url), [])
-    with pytest.raises(RolloutsFailedError, match="max_seconds=0.5"):
-        await entropy_centroid_graph(agent, n=4, budget=Budget(max_seconds=0.5)).ainvoke(ASK)
+    with pytest.raises(RolloutsFailedError, match="max_seconds=2"):
+        await entropy_centroid_graph(agent, n=4, budget=Budget(max_seconds=2)).ainvoke(ASK)
     assert await asyncio.to_thread(server.comes_to, lambda: server.hang_ups == 1, 2.0)
     assert [request.n for request in server.answered] == [4]
 
@@ -212,7 +215,7 @@ async def test_a_tool_that_takes_long_to_stop_does_not_hold_up_the_answer_and_it
         try:
             await asyncio.sleep(30)
         finally:
-            with suppress_cancelled():
+            with suppress(asyncio.CancelledError):
                 await asyncio.sleep(1.5)
             (current_environment().path / "late.txt").write_text("late")
             stopped.set()
@@ -227,23 +230,20 @@ async def test_a_tool_that_takes_long_to_stop_does_not_hold_up_the_answer_and_it
     assert result["messages"][-1].text == "in time"
     assert not stopped.is_set()
     await asyncio.wait_for(stopped.wait(), 10)
-    await no_other_tasks()
-    assert beside(environment) == []
+    await all_to_end()
+    assert forks(environment) == []
     assert list(environment.path.iterdir()) == []
 
 
-@contextmanager
-def suppress_cancelled():
-    try:
-        yield
-    except asyncio.CancelledError:
-        pass
+def other_tasks() -> list[asyncio.Task[Any]]:
+    return [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
 
 
-async def no_other_tasks(seconds: float = 10.0) -> None:
-    async with asyncio.timeout(seconds):
-        while [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]:
-            await asyncio.sleep(0.01)
+async def all_to_end() -> None:
+    """Wait for the tasks that are left, and for those that they leave in turn."""
+    async with asyncio.timeout(10):
+        while left := other_tasks():
+            await asyncio.wait(left)
 
 
 async def test_the_thread_of_a_tool_does_not_hold_up_the_answer_and_what_it_writes_lands_nowhere(tmp_path):
@@ -266,10 +266,10 @@ async def test_the_thread_of_a_tool_does_not_hold_up_the_answer_and_what_it_writ
     )
     with at_most(0.4 + MOMENTS):
         await graph.ainvoke(ASK)
-    assert beside(environment) == []
+    assert forks(environment) == []
     let_go.set()
     assert await asyncio.to_thread(done.wait, 10)
-    assert beside(environment) == []
+    assert forks(environment) == []
     assert list(environment.path.iterdir()) == []
 
 
@@ -285,8 +285,8 @@ async def test_model_calls_of_synchronous_nodes_end_at_the_deadline_and_no_furth
                 ended.release()
 
     agent = StateGraph(MessagesState).add_node(ask).add_edge(START, "ask").compile()
-    with at_most(0.5 + MOMENTS), pytest.raises(RolloutsFailedError, match="max_seconds=0.5"):
-        await entropy_centroid_graph(agent, n=2, budget=Budget(max_seconds=0.5)).ainvoke(ASK)
+    with at_most(1.5 + MOMENTS), pytest.raises(RolloutsFailedError, match="max_seconds=1.5"):
+        await entropy_centroid_graph(agent, n=2, budget=Budget(max_seconds=1.5)).ainvoke(ASK)
     for _ in range(2 * 3):
         assert await asyncio.to_thread(ended.acquire, timeout=10)
     assert await asyncio.to_thread(server.comes_to, lambda: server.hang_ups == len(server.answered), 2.0)
@@ -318,7 +318,7 @@ async def test_the_deadline_waits_for_an_external_call_that_is_being_made():
         await graph.ainvoke(ASK, config)
     assert "pay was called, which stays on record" in str(failed.value)
     assert paid == ["begun", "done"]
-    await no_other_tasks()
+    await all_to_end()
 
 
 async def test_a_call_made_by_the_deadline_is_not_made_again_when_the_round_is_tried_again():
@@ -337,10 +337,6 @@ async def test_a_call_made_by_the_deadline_is_not_made_again_when_the_round_is_t
 
 
 def _around(node: ParallelRollouts) -> Any:
-    from langgraph.graph import END
-
-    from entcent_agents.nodes import EntropyCentroidSelector, unfinished
-
     builder = StateGraph(MessagesState)
     builder.add_node("rollouts", node)
     builder.add_node("select", EntropyCentroidSelector(node, on_unscorable="fallback"))
@@ -401,11 +397,200 @@ async def test_a_durable_rollout_that_was_cut_off_leaves_nothing_behind(tmp_path
         with at_most(1.0 + MOMENTS):
             assert (await graph.ainvoke(ASK))["messages"][-1].text == "in time"
     with closing(sqlite3.connect(path)) as connection:
-        assert connection.execute("SELECT thread_id FROM checkpoints UNION SELECT thread_id FROM writes").fetchall() == []
-    assert beside(environment) == []
+        threads = connection.execute("SELECT thread_id FROM checkpoints UNION SELECT thread_id FROM writes")
+        assert threads.fetchall() == []
+    assert forks(environment) == []
 
 
 async def test_the_plain_run_after_the_deadline_has_no_time_either():
     graph = graph_of([[answer("late", 30)]] * 2, budget=Budget(max_seconds=0.3), on_unavailable="single")
     with at_most(0.3 + MOMENTS), pytest.raises(RolloutsFailedError, match="max_seconds=0.3"):
+        await graph.ainvoke(ASK)
+
+
+# Model calls
+
+QUICKLY = Retries(attempts=3, first_seconds=0.05, max_seconds=0.1)
+
+
+def slow_first(slow: int, text: str = "an answer"):
+    """A model whose first calls take too long."""
+    asked: list[int] = []
+
+    def script(messages: Any) -> ScriptedTurn:
+        asked.append(1)
+        return answer(text, 30 if len(asked) <= slow else 0)
+
+    return script, asked
+
+
+async def test_a_call_that_takes_too_long_is_made_again():
+    script, asked = slow_first(2)
+    graph = graph_of([script], budget=Budget(max_seconds_per_call=0.3), retries=QUICKLY)
+    with at_most(3.0):
+        assert (await graph.ainvoke(ASK))["messages"][-1].text == "an answer"
+    assert len(asked) == 3
+
+
+async def test_calls_that_always_take_too_long_fail_the_rollout_and_the_error_names_the_limit():
+    graph = graph_of([[answer("late", 30)]], budget=Budget(max_seconds_per_call=0.2), retries=QUICKLY)
+    with pytest.raises(RolloutsFailedError, match=r"no answer within max_seconds_per_call=0\.2"):
+        await graph.ainvoke(ASK)
+
+
+async def test_turns_before_the_slow_call_are_not_sampled_again():
+    seen: list[int] = []
+
+    def script(messages: Any) -> ScriptedTurn:
+        seen.append(len(messages))
+        if len(messages) == 1:
+            return calling("look")
+        return answer("seen", 30 if len(seen) == 2 else 0)
+
+    @tool
+    async def look() -> str:
+        """Look."""
+        return "a tree"
+
+    graph = graph_of([script], [look], effects={"look": READ}, budget=Budget(max_seconds_per_call=0.3), retries=QUICKLY)
+    assert (await graph.ainvoke(ASK))["messages"][-1].text == "seen"
+    assert seen == [1, 3, 3]
+
+
+@pytest.mark.parametrize(("effect", "retried"), [(READ, True), (WRITE, False)])
+async def test_a_tool_that_asks_a_model_is_called_again_only_where_it_may_be(tmp_path, effect, retried):
+    inner, asked = slow_first(1, "inner")
+    model = ScriptedChat(scripts=[inner])
+
+    @tool
+    async def consult() -> str:
+        """Ask another model."""
+        return (await model.ainvoke("what now?")).text
+
+    graph = graph_of(
+        [[calling("consult"), answer("done")]], [consult], effects={"consult": effect},
+        environments=[directory(tmp_path)], budget=Budget(max_seconds_per_call=0.3), retries=QUICKLY,
+    )  # fmt: skip
+    if retried:
+        assert (await graph.ainvoke(ASK))["messages"][-1].text == "done"
+    else:
+        with pytest.raises(RolloutsFailedError, match="max_seconds_per_call"):
+            await graph.ainvoke(ASK)
+    assert len(asked) == (2 if retried else 1)
+
+
+def ours(server: ChatServer) -> BaseChatModel:
+    return ChatLogprobs(model="scripted", base_url=server.base_url)
+
+
+def foreign(server: ChatServer) -> BaseChatModel:
+    return ChatOpenAI(model="scripted", base_url=server.base_url, api_key="none", logprobs=True, top_logprobs=5)
+
+
+class SlowAtFirst:
+    """A server whose first answers take half a minute."""
+
+    def __init__(self, choices: int) -> None:
+        self.slow = choices
+
+    def __call__(self, request: Request) -> list[Reply]:
+        slow, self.slow = self.slow > 0, self.slow - request.n
+        return [says("a b c", delay_seconds=30 if slow else 0)] * request.n
+
+
+async def test_rollouts_whose_shared_call_took_too_long_share_the_next_one_too(serve):
+    server: ChatServer = serve(SlowAtFirst(4))
+    graph = entropy_centroid_graph(
+        create_agent(ours(server), []), n=4, budget=Budget(max_seconds_per_call=1.0), retries=QUICKLY
+    )
+    assert (await graph.ainvoke(ASK))["messages"][-1].text == "a b c"
+    assert await asyncio.to_thread(server.comes_to, lambda: server.hang_ups == 1, 2.0)
+    assert [request.n for request in server.answered] == [4, 4]
+
+
+@pytest.mark.parametrize("model", [ours, foreign])
+async def test_a_slow_call_of_any_chat_model_ends_at_the_server(serve, model):
+    server: ChatServer = serve(SlowAtFirst(1))
+    graph = entropy_centroid_graph(
+        create_agent(model(server), []), n=1, budget=Budget(max_seconds_per_call=1.0), retries=QUICKLY
+    )
+    assert (await graph.ainvoke(ASK))["messages"][-1].text == "a b c"
+    assert await asyncio.to_thread(server.comes_to, lambda: server.hang_ups == 1, 2.0)
+    assert len(server.answered) == 2
+
+
+async def test_a_slow_call_of_a_synchronous_node_ends_at_the_server_and_its_thread_asks_no_more(serve):
+    server: ChatServer = serve(SlowAtFirst(1))
+    model, ended, tries = ours(server), threading.Event(), []
+
+    def ask(state: MessagesState) -> dict[str, Any]:
+        tries.append(1)
+        if len(tries) > 1:
+            return {"messages": [model.invoke(state["messages"])]}
+        try:
+            model.invoke(state["messages"])
+        finally:
+            try:
+                model.invoke(state["messages"])
+            except asyncio.CancelledError:
+                ended.set()
+        raise AssertionError("the first call should not have come back")
+
+    agent = StateGraph(MessagesState).add_node(ask).add_edge(START, "ask").compile()
+    graph = entropy_centroid_graph(agent, n=1, budget=Budget(max_seconds_per_call=1.0), retries=QUICKLY)
+    assert (await graph.ainvoke(ASK))["messages"][-1].text == "a b c"
+    assert await asyncio.to_thread(ended.wait, 10)
+    assert await asyncio.to_thread(server.comes_to, lambda: server.hang_ups == 1, 2.0)
+    assert len(server.answered) == 2
+
+
+async def test_the_thread_of_an_attempt_that_was_cut_off_calls_no_tool_beside_the_next_attempt(tmp_path):
+    environment, let_go, refused = directory(tmp_path), threading.Event(), threading.Event()
+    tries, left = [], []
+    model = ScriptedChat(scripts=[slow_first(1, "text")[0]])
+
+    @tool
+    def note(line: str) -> str:
+        """Write a line."""
+        with (current_environment().path / "notes.txt").open("a") as file:
+            file.write(f"{line}\n")
+        return "noted"
+
+    safe = guarded(note)
+
+    async def work(state: MessagesState) -> dict[str, Any]:
+        tries.append(1)
+        number = len(tries)
+        behind = asyncio.create_task(asyncio.to_thread(in_a_thread, number))
+        if number == 1:
+            left.append(behind)
+        said = await model.ainvoke(state["messages"])
+        await behind
+        let_go.set()
+        assert await asyncio.to_thread(refused.wait, 10)
+        return {"messages": [said]}
+
+    def in_a_thread(number: int) -> None:
+        if number > 1:
+            safe.invoke({"line": "second"})
+            return
+        let_go.wait(20)
+        try:
+            safe.invoke({"line": "first"})
+        except GraphBubbleUp:
+            refused.set()
+
+    agent = StateGraph(MessagesState).add_node(work).add_edge(START, "work").compile()
+    graph = entropy_centroid_graph(
+        agent, n=1, effects={"note": WRITE}, environments=[environment], on_unscorable="fallback",
+        budget=Budget(max_seconds_per_call=0.4), retries=QUICKLY,
+    )  # fmt: skip
+    assert (await graph.ainvoke(ASK))["messages"][-1].text == "text"
+    assert (environment.path / "notes.txt").read_text() == "second\n"
+
+
+async def test_the_deadline_of_the_request_ends_the_pause_before_a_retry():
+    patience = Retries(attempts=9, first_seconds=20)
+    graph = graph_of([[answer("late", 30)]], budget=Budget(max_seconds=0.6, max_seconds_per_call=0.2), retries=patience)
+    with at_most(0.6 + MOMENTS), pytest.raises(RolloutsFailedError, match="max_seconds=0.6"):
         await graph.ainvoke(ASK)
