@@ -36,7 +36,7 @@ from entcent_agents.chat.continuation import (
 from entcent_agents.chat.digests import digest, prompt_digest
 from entcent_agents.chat.messages import generation, last_chunks, piece_chunk
 from entcent_agents.chat.payload import chat_payload
-from entcent_agents.chat.sampling import Outcome, TokenListener, current_pool, token_listener
+from entcent_agents.chat.sampling import Outcome, TokenListener, current_pool, known_calls, token_listener
 from entcent_agents.chat.structured import Method, Schema, structured_output
 from entcent_agents.errors import ConfigurationError, LogprobsMissingError
 from entcent_agents.logprobs import TokenLogprobs
@@ -364,10 +364,10 @@ class ChatLogprobs(BaseChatModel):
 
     async def _sample(self, payload: Mapping[str, Any], n: int, seed: int | None) -> list[Completion]:
         pool = current_pool()
-        if pool is None:
-            return await self._sampled_alone(payload, n, seed)
-        prompt = prompt_digest(payload)
-        with pool.known():
+        with known_calls():
+            if pool is None:
+                return await self._sampled_alone(payload, n, seed)
+            prompt = prompt_digest(payload)
             if self.coalesce and n == 1:
                 return [await pool.sample(self._caller(), prompt, partial(self._send, payload), seed)]
             return await self._sampled_alone(payload, n, pool.seed_of(prompt, seed))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, Final, TypeVar
@@ -56,6 +56,50 @@ async def soon_to_the_end(coroutine: Coroutine[Any, Any, T]) -> T:
     if deadline is not None:
         raise asyncio.CancelledError
     return task.result()
+
+
+class Lingering:
+    """What rollouts that were cut off still do: nobody waits for it, and it is not lost. By the rollouts' threads."""
+
+    def __init__(self) -> None:
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+
+    def keep(self, thread_id: str, task: asyncio.Task[None]) -> None:
+        """Keep a task until it ends."""
+        self._tasks[thread_id] = task
+        task.add_done_callback(lambda ended: self._ended(thread_id, ended))
+
+    def knows(self, thread_id: str) -> bool:
+        """Whether the rollout still does anything."""
+        return thread_id in self._tasks
+
+    def then(self, thread_id: str, clean_up: Callable[[], Awaitable[None]]) -> bool:
+        """Clean up once the rollout has ended, if it still does anything; whether that is so."""
+        before = self._tasks.get(thread_id)
+        if before is None:
+            return False
+
+        async def afterwards() -> None:
+            try:
+                await asyncio.wait([before])
+            finally:  # the loop may end first
+                await clean_up()
+
+        self.keep(thread_id, asyncio.create_task(afterwards()))
+        return True
+
+    async def end(self, thread_ids: Iterable[str]) -> None:
+        """Wait until none of these rollouts does anything any more."""
+        for thread_id in thread_ids:
+            while task := self._tasks.get(thread_id):
+                await asyncio.wait([task])
+                await asyncio.sleep(0)  # for what is done to be struck out
+
+    def _ended(self, thread_id: str, task: asyncio.Task[None]) -> None:
+        if self._tasks.get(thread_id) is task:
+            del self._tasks[thread_id]
+        if not task.cancelled() and (error := task.exception()):
+            _LOGGER.error("rollout %s was cut off and not cleaned up", thread_id, exc_info=error)
 
 
 async def discard(forks: Iterable[Fork]) -> None:

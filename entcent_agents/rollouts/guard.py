@@ -132,6 +132,7 @@ class Guard:
         self._write = asyncio.Lock()
         self._numbers: dict[int, tuple[object, Counter[Key]]] = {}
         self._came_by = False
+        self._attempt = 0
         self._closed = False
 
     @property
@@ -165,7 +166,7 @@ class Guard:
             GraphInterrupt: The rollout stops here; the record of the call is in `held`.
             Exception: What the tool raised.
         """
-        if self._closed:  # of a task that was left behind by one of its calls
+        if self._closed or _attempt.get() != self._attempt:  # of a task, or a thread, that was left behind
             raise GraphInterrupt((_interrupt(),))
         if Effect.EXTERNAL in enclosing_effects():  # whoever approved that call approved what it does
             return await run()
@@ -182,6 +183,13 @@ class Guard:
             task.running.remove(mine)
             task.change()
 
+    def begin_again(self) -> None:
+        """Belong to a further attempt, made in this context; threads that an earlier one left make calls no more."""
+        self._attempt += 1
+        _attempt.set(self._attempt)
+        self.held.clear()
+        self.asking.clear()
+
     def numbered(self, call: Call, execution: object) -> Call:
         """A call without an id, told from equal ones by its number.
 
@@ -192,6 +200,11 @@ class Guard:
         _, numbers = self._numbers.setdefault(id(execution), (execution, Counter()))
         numbers[call.key] += 1
         return replace(call, id=f"{NUMBERED}{numbers[call.key]}")
+
+    @property
+    def performs(self) -> bool:
+        """Whether an external call is being made, or waited for."""
+        return any(effect is Effect.EXTERNAL for task in self._tasks.values() for effect, _ in task.running)
 
     @property
     def lost(self) -> bool:
@@ -287,7 +300,12 @@ class Guard:
 
     async def _performed(self, external: ExternalCall, run: Run) -> Outcome:
         async def kept() -> Any:
-            return stored(await run(), self._rules.settings.max_result_characters)
+            self._rules.called.append(external.tool)  # before it is: nobody may live to see what comes of it
+            try:
+                return stored(await run(), self._rules.settings.max_result_characters)
+            except GraphBubbleUp:  # it asks first
+                self._rules.called.remove(external.tool)
+                raise
 
         def made() -> Coroutine[Any, Any, Outcome]:
             return perform(
@@ -341,6 +359,9 @@ class _Hold(Exception):
 _enclosing: ContextVar[tuple[tuple[str, Effect], ...]] = ContextVar("entcent_agents_calls", default=())
 """Namespaces and effects of the calls inside which this code runs, outermost first."""
 
+_attempt: ContextVar[int] = ContextVar("entcent_agents_attempt", default=0)
+"""Which attempt of its rollout this code belongs to, from 0."""
+
 current_guard: ContextVar[Guard | None] = ContextVar("entcent_agents_guard", default=None)
 """The guard of the rollout in which this code runs."""
 
@@ -369,10 +390,11 @@ def _enclosed(run: Run, call: Call, effect: Effect) -> Run:
 @contextmanager
 def use_guard(guard: Guard) -> Generator[None]:
     """Make this the guard of what runs in this context, whatever call of another rollout this is inside."""
-    guarded, calls = current_guard.set(guard), _enclosing.set(())
+    guarded, calls, attempt = current_guard.set(guard), _enclosing.set(()), _attempt.set(0)
     try:
         yield
     finally:
+        _attempt.reset(attempt)
         _enclosing.reset(calls)
         current_guard.reset(guarded)
 

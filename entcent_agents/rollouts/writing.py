@@ -44,6 +44,7 @@ class Writing:
     _writes: Sequence[Any] = ()
     _copies: dict[str, Fork] = field(default_factory=dict[str, Fork])
     _flushing: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _begun: bool = False
 
     async def begin(self, base: str | None) -> None:
         """Write down that the rollout begins, with which forks, and copy the thread that it goes on from.
@@ -52,6 +53,7 @@ class Writing:
         """
         start = {"name": self.name, "forks": _references(self.forks)}
         await self.store.begin(self.thread_id, start, source=base)
+        self._begun = True
         if self.store.durable:
             await _keep(self.forks)
 
@@ -77,6 +79,7 @@ class Writing:
 
     def taken_up(self) -> None:
         """What is known so far was written down by another process."""
+        self._begun = True
         self._turns.update(self.recorder.turns)
         self._usage = self.recorder.usage
         self._writes = self.overlay.writes if self.overlay else ()
@@ -97,7 +100,9 @@ class Writing:
         await discard(copies.values())
 
     async def end(self, rollout: Rollout) -> None:
-        """Write down how the rollout ended."""
+        """Write down how the rollout ended; of one that never began there is nothing to go on with."""
+        if not self._begun:
+            return
         await self.flush()
         await self._append("ended", rollout.to_dict())
 
