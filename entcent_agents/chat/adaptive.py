@@ -56,7 +56,7 @@ class AdaptiveLimit:
     @property
     def limit(self) -> float:
         """A whole number from 1, or infinity."""
-        return self._limit if math.isinf(self._limit) else int(self._limit)
+        return self._limit if math.isinf(self._limit) else round(self._limit)
 
     def sent(self) -> int:
         """A request is sent; the number under which it is to be reported."""
