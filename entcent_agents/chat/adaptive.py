@@ -24,8 +24,9 @@ GROWTH: Final = 1 / 16
 SLOW: Final = 8.0
 SLOW_SECONDS: Final = 1.0
 """Below it nothing is slow: what varies there is connections being opened, and our own event loop."""
-SLOW_ANSWERS: Final = 8
-"""Fewer answers than these show nothing: some prompts are in the server's cache, and some are not."""
+FEW_ANSWERS: Final = 8
+"""Fewer answers are no reason for a change: some prompts are in the server's cache, and some are not; and a server that
+takes one request at a time would refuse every other."""
 LATELY_SECONDS: Final = 300.0
 """How long the quickest answer counts, at least; at most twice as long."""
 
@@ -49,13 +50,13 @@ class AdaptiveLimit:
         self._limit = math.inf
         self._doubles_to = math.inf
         self._sent = self._sent_before_cut = 0
-        self._trip, self._pace = _Window(1), _Window(SLOW_ANSWERS)
+        self._trip, self._pace = _Window(math.inf), _Window(FEW_ANSWERS)
         self._quickest = _Quickest()
 
     @property
     def limit(self) -> float:
         """A whole number from 1, or infinity."""
-        return self._limit if math.isinf(self._limit) else int(self._limit)
+        return self._limit if math.isinf(self._limit) else round(self._limit)
 
     def sent(self) -> int:
         """A request is sent; the number under which it is to be reported."""
@@ -68,6 +69,7 @@ class AdaptiveLimit:
         self._limit = max(1.0, min(before, left))  # a refusal never makes room for another request
         if number > self._sent_before_cut:
             self._cut(AFTER_REFUSAL, before, left, "refused")
+        self._trip = self._round_trip()
 
     def silent(self, number: int, left: int) -> None:
         """No answer came in time."""
@@ -80,24 +82,28 @@ class AdaptiveLimit:
         if number <= self._sent_before_cut:
             # The server took this one while it turned others away: it is not down, and this is what it takes.
             self._doubles_to = min(self._doubles_to, self._limit)
+            self._trip = self._round_trip()
             return
         if self._pace.ends_with(slow and left > 0):
             if 2 * self._pace.hits > self._pace.answers:
                 self._cut(AFTER_SILENCE, self._limit, left, "slow")
                 return
-            self._pace = _Window(max(SLOW_ANSWERS, left + 1))
+            self._pace = _Window(max(FEW_ANSWERS, left + 1))
         if self._trip.ends_with(left + 1 >= self.limit):
             if self._trip.hits:
                 self._grow()
-            self._trip = _Window(left + 1)
+            self._trip = self._round_trip()
 
     def _cut(self, factor: float, before: float, left: int, reason: str) -> None:
         """Once a round trip: nothing that was sent before tells of the new limit."""
         self._sent_before_cut = self._sent
         self._doubles_to = before
         self._limit = max(1.0, factor * min(self._limit, left + 1))
-        self._trip, self._pace = _Window(left), _Window(max(SLOW_ANSWERS, left))
+        self._trip, self._pace = self._round_trip(), _Window(max(FEW_ANSWERS, left))
         self.reason = reason
+
+    def _round_trip(self) -> _Window:
+        return _Window(self.limit if self._limit < self._doubles_to else max(FEW_ANSWERS, self.limit))
 
     def _grow(self) -> None:
         if self._limit < self._doubles_to:  # nothing at all was taken when it was cut: the server was away, not full
@@ -109,7 +115,7 @@ class AdaptiveLimit:
 class _Window:
     """So many answers, and of how many something was true."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: float) -> None:
         self._size = size
         self.answers = self.hits = 0
 

@@ -198,7 +198,7 @@ class Endpoint:
         if self._now() - max(self._moved_at, self._held_until) < STALL_SECONDS:
             return None
         under_way = self._under_way.total()
-        # A ceiling is the user's word: it gives way only for a loop that waits for nothing but other loops, blocked perhaps.
+        # A ceiling is the user's word: it gives way only for a loop that waits for nothing but others, blocked perhaps.
         free = (each for each in self._waiting if under_way < each.ceiling or id(each.loop) not in self._under_way)
         return next(free, None)
 
