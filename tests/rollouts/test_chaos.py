@@ -9,7 +9,7 @@ from tests.rollouts.script import EFFECTS
 
 
 def test_servers_and_tools_that_fail_leave_no_wrong_effect_nothing_open_and_no_request_hangs():
-    account = run_chaos(Chaos(requests=6, n=3, failing=0.2, server_failing=0.2, silence_seconds=1.0)).account
+    account = run_chaos(Chaos(requests=6, n=3, at_once=6, failing=0.2, server_failing=0.2, silence_seconds=1.0)).account
     sys.stdout.write(f"{dict(account.counts)}\n")
     assert account.violations == []
     assert account.counts["committed"]
