@@ -26,7 +26,7 @@ from entcent_agents.ledger import MemoryLedger
 from entcent_agents.nodes import sweep
 from entcent_agents.prebuilt import entropy_centroid_graph
 from entcent_agents.rollouts.retries import Retries
-from tests.rollouts.accounts import Account, Effect, audit_effects, audit_requests, audit_writes
+from tests.rollouts.accounts import Account, Effect, audit_effects, audit_reads, audit_samples, audit_writes
 from tests.rollouts.agent import Fate, Tools, agent_of, done, files_of, make_database, rows_of
 from tests.rollouts.faults import FAULTS, Faults
 from tests.rollouts.leaks import Holdings, Memory
@@ -344,7 +344,7 @@ def run_chaos(chaos: Chaos, on_end: Callable[[int], None] = lambda ended: None) 
         log = read_log(script.log)
     account = ran.account + audit_effects(ran.committed, ran.effects)
     account += audit_writes(ran.committed, "note", ran.rows) + audit_writes(ran.committed, "save", ran.files)
-    account += audit_requests([asked for asked in log if asked.number not in ran.again], chaos.n, {})
+    account += audit_samples([asked for asked in log if asked.number not in ran.again], chaos.n) + audit_reads(log)
     account.counts.update(ran.luck.drawn)
     account.counts.update(of_the_server(log))
     return Outcome(

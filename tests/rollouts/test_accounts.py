@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from tests.rollouts.accounts import Effect, audit_effects, audit_requests, audit_writes
+from tests.rollouts.accounts import Effect, audit_effects, audit_requests, audit_samples, audit_writes
 from tests.rollouts.script import Asked, Call, Script, calls_in_text, calls_of, unsound_reads
 
 PAY = Call(tool="pay", mark="m1.0", turn=1, result="paid m1.0")
@@ -75,6 +75,17 @@ def test_more_repeated_requests_after_a_kill_than_there_are_rollouts_are_found()
     turns = [replace(NEXT, digest=name, marks=[name]) for name in ("x", "y", "z")]
     again = [replace(asked, life=1, marks=[f"{asked.digest}2"]) for asked in turns]
     assert kinds(audit_requests([*turns, *again], 2, {})) == {"repeated request": 1}
+
+
+def test_a_turn_that_did_not_reach_its_rollout_is_sampled_again_without_complaint():
+    lost, again = replace(FIRST, marks=["x", "y"]), FIRST
+    assert not audit_samples([lost, again, NEXT], 2).violations
+
+
+def test_a_turn_that_a_rollout_went_on_from_is_not_sampled_again_unnoticed():
+    more = replace(FIRST, marks=["d", "e"])
+    assert kinds(audit_samples([FIRST, NEXT, more], 2)) == {"sampled again": 1}
+    assert not audit_samples([FIRST, NEXT, replace(more, marks=["d"])], 2).violations
 
 
 def test_a_rollout_that_does_not_see_just_what_it_wrote_is_found():
