@@ -37,7 +37,7 @@ MUST_BE_ZERO: Final = {
     "hangs": ("hang",),
     "requests half committed": ("half committed",),
     "errors that do not say why": ("unclear error", "other error"),
-    "turns sampled again": ("sampled again", "repeated request"),
+    "turns sampled again": ("sampled again",),
     "tasks left": ("leftover task",),
     "threads left": ("leftover thread",),
     "open files left": ("leftover open file",),

@@ -51,7 +51,7 @@ class Reply:
     `status` other than 200 answers with `error` instead; `breaks_after` ends the stream after that many tokens, and a
     body in its middle: by closing the connection early ("close"), in the middle of a chunk ("cut"), by resetting it
     ("reset"), or by falling silent ("stall"). `hangs_up` closes the connection before a byte; `trickle_seconds` pass
-    after every event of a stream, and fiftieth of a body. `listed` is how many tokens get log-probabilities: all of
+    after every event of a stream, and twentieth of a body. `listed` is how many tokens get log-probabilities: all of
     them if None. Ids of tool calls are `call_id` and a number.
     """
 
@@ -359,7 +359,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _trickle(self, content: bytes, seconds: float) -> None:
         """Write little by little, until all is written or the client is gone."""
-        size = len(content) // 50 + 1
+        size = len(content) // 20 + 1
         for start in range(0, len(content), size):
             self.wfile.write(content[start : start + size])
             self.wfile.flush()

@@ -26,7 +26,7 @@ from entcent_agents.ledger import MemoryLedger
 from entcent_agents.nodes import sweep
 from entcent_agents.prebuilt import entropy_centroid_graph
 from entcent_agents.rollouts.retries import Retries
-from tests.rollouts.accounts import Account, Effect, audit_effects, audit_requests, audit_writes
+from tests.rollouts.accounts import Account, Effect, audit_effects, audit_reads, audit_samples, audit_writes
 from tests.rollouts.agent import Fate, Tools, agent_of, done, files_of, make_database, rows_of
 from tests.rollouts.faults import FAULTS, Faults
 from tests.rollouts.leaks import Holdings, Memory
@@ -74,6 +74,7 @@ class Chaos:
         silence_seconds: How long a silent server is waited for.
         call_seconds: How long one model call may take.
         hurried: Share of the requests that have `hurry_seconds` instead of `request_seconds`.
+        hanging_up: Share of the requests whose caller hangs up within `hurry_seconds`.
         hang_seconds: A request that takes longer hangs.
     """
 
@@ -90,6 +91,7 @@ class Chaos:
     request_seconds: float = 60.0
     hurry_seconds: float = 2.0
     hurried: float = 0.05
+    hanging_up: float = 0.05
     hang_seconds: float = 120.0
 
     @property
@@ -106,6 +108,11 @@ class Chaos:
             stall_seconds=1.5 * self.silence_seconds,
             trickle_seconds=0.25 * self.silence_seconds,
         )
+
+    def hangs_up_after(self, number: int) -> float | None:
+        """When the caller of a request hangs up, in seconds; None: never."""
+        dice = random.Random(f"{self.seed} hang up {number}")
+        return dice.uniform(0.0, self.hurry_seconds) if dice.random() < self.hanging_up else None
 
     def budget(self, number: int) -> Budget:
         """The time that a request has."""
@@ -183,7 +190,7 @@ class Ran:
         self.effects.append(Effect(tool=tool, mark=mark, key=key))
 
     async def request(self, number: int) -> None:
-        """One request, under a watchdog; a caller whom an error tells to try again does so once."""
+        """One request, under a watchdog; after an error, and after hanging up, its caller tries again once."""
         place = self.folder / str(number)
         (place / "files").mkdir(parents=True)
         make_database(place / "app.db")
@@ -191,12 +198,13 @@ class Ran:
         config: dict[str, Any] = {"configurable": {"thread_id": thread_of(number)}}
         try:
             async with asyncio.timeout(self.chaos.hang_seconds) as watchdog:
-                try:
-                    await self.answered(graph, config, {"messages": [HumanMessage(f"request {number}")]})
+                asked = {"messages": [HumanMessage(f"request {number}")]}
+                if await self.answered_at_once(graph, config, number, asked):
                     self.account.counts["committed"] += 1
-                except EntcentError:
+                else:
                     self.again.add(number)
-                    await self.answered(graph, config, None)
+                    begun = (await graph.aget_state(config)).values
+                    await self.answered(graph, config, None if begun else asked)
                     self.account.counts["committed when the caller tried again"] += 1
         except EntcentError as error:
             self.note_error(number, error)
@@ -230,6 +238,18 @@ class Ran:
             rollout_checkpointer=self.rollouts,
             ledger=self.ledger,
         )
+
+    async def answered_at_once(self, graph: Any, config: dict[str, Any], number: int, asked: Any) -> bool:
+        """Whether the first try came to an answer, and nobody hung up before."""
+        try:
+            async with asyncio.timeout(self.chaos.hangs_up_after(number)):
+                await self.answered(graph, config, asked)
+            return True
+        except TimeoutError:
+            self.account.counts["callers who hung up"] += 1
+        except EntcentError:
+            self.account.counts["errors that said why, and were tried again"] += 1
+        return False
 
     async def answered(self, graph: Any, config: dict[str, Any], given: Any) -> None:
         """Run, and answer questions by what is true."""
@@ -324,7 +344,7 @@ def run_chaos(chaos: Chaos, on_end: Callable[[int], None] = lambda ended: None) 
         log = read_log(script.log)
     account = ran.account + audit_effects(ran.committed, ran.effects)
     account += audit_writes(ran.committed, "note", ran.rows) + audit_writes(ran.committed, "save", ran.files)
-    account += audit_requests([asked for asked in log if asked.number not in ran.again], chaos.n, {})
+    account += audit_samples([asked for asked in log if asked.number not in ran.again], chaos.n) + audit_reads(log)
     account.counts.update(ran.luck.drawn)
     account.counts.update(of_the_server(log))
     return Outcome(
