@@ -61,6 +61,7 @@ from entcent_agents.rollouts.rollout import run_beside, run_rollout
 from entcent_agents.rollouts.store import RolloutStore
 from entcent_agents.rollouts.writing import abandon
 from entcent_agents.telemetry.rounds import Round, observed_rollout, observed_round
+from entcent_agents.telemetry.waiting import Waiting
 from entcent_agents.trajectory import CANDIDATES, Rollout
 
 if TYPE_CHECKING:  # OpenTelemetry is an extra
@@ -68,6 +69,8 @@ if TYPE_CHECKING:  # OpenTelemetry is an extra
 
 RECURSION_LIMIT: Final = 50
 """Most supersteps of a rollout, where nothing else is said: LangGraph's own default is about 10,000."""
+_MOST_WAITING: Final = 256
+"""Rounds whose words wait for a selector that is to record them."""
 
 
 class ParallelRollouts(Node):
@@ -155,6 +158,8 @@ class ParallelRollouts(Node):
         self.name = "ParallelRollouts"
         self.has_selector = False
         self.shadowed = False
+        self.keeps_words = False
+        self.said = Waiting[list[Rollout]](_MOST_WAITING)  # with the words of tokens, which the state never has
         hook(tool_nodes_of(agent))
 
     def __call__(self, state: Mapping[str, Any], config: RunnableConfig) -> dict[str, Any]:
@@ -178,6 +183,8 @@ class ParallelRollouts(Node):
             observed.rollouts = rollouts
             await self._require_quorum(request, rollouts)
             await self._require_answerable(request, rollouts)
+        if self.keeps_words:
+            self.said.put(request.thread_prefix, rollouts)
         return {"rollouts": [rollout.to_dict() for rollout in rollouts]}
 
     def forks_of(self, rollout: Rollout) -> list[Fork]:

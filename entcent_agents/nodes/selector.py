@@ -17,9 +17,12 @@ from entcent_agents.errors import ConfigurationError
 from entcent_agents.ledger import MemoryLedger
 from entcent_agents.nodes.parallel_rollouts import ParallelRollouts
 from entcent_agents.nodes.recorded import until_recorded
+from entcent_agents.nodes.records import record
 from entcent_agents.nodes.shadow import alone, log_shadow, would_have_been
 from entcent_agents.nodes.state import Node, RolloutsState
 from entcent_agents.nodes.untold import Untold
+from entcent_agents.recordings import Records
+from entcent_agents.recordings.keeping import RecordedRound
 from entcent_agents.rollouts.cleanup import to_the_end
 from entcent_agents.rollouts.events import COMMIT_EVENT, selection_event
 from entcent_agents.rollouts.overlay import apply_writes
@@ -45,6 +48,7 @@ class EntropyCentroidSelector(Node):
             all the same (`fallback`).
         shadow: Whether to commit the first rollout whatever the selector says, as if the agent ran alone, and to
             record and log what it would have chosen.
+        records: Where the rollouts of committed rounds are recorded; default: nowhere.
 
     Raises:
         LogprobsMissingError: At a call, see `on_unscorable`.
@@ -61,6 +65,7 @@ class EntropyCentroidSelector(Node):
         selector: Selector | None = None,
         on_unscorable: Literal["error", "fallback"] = "error",
         shadow: bool = False,
+        records: Records | None = None,
     ) -> None:
         self.rollouts = rollouts
         self.selector = default_selector() if selector is None else selector
@@ -73,10 +78,12 @@ class EntropyCentroidSelector(Node):
         self.on_unscorable = on_unscorable
         self.shadow = shadow
         self._untold = Untold()
+        self.records = records
         self.name = "EntropyCentroidSelector"
         if rollouts is not None:
             rollouts.has_selector = True
             rollouts.shadowed = shadow
+            rollouts.keeps_words = records is not None and records.text
 
     async def ainvoke(
         self, input: RolloutsState, config: RunnableConfig | None = None, **kwargs: Any
@@ -130,9 +137,7 @@ class EntropyCentroidSelector(Node):
             "held": [{key: held["call"][key] for key in ("tool", "arguments")} for held in output["held"]],
             "changes": changes,
         }
-        observed = self._observed(rollouts, (output["request"], output["round"]))
-        get_runtime().stream_writer(selection_event(selected, request=observed.request, round=observed.number))
-        observed.committed(winner, selected)
+        await to_the_end(self._tell(input, rollouts, selected, output))
         update = {
             **output["state"],
             "rollouts": [committed.to_dict()] if held else [],
@@ -153,12 +158,26 @@ class EntropyCentroidSelector(Node):
         done = await asyncio.to_thread(lambda: [rollout for rollout in candidates if is_committed(rollout)])
         return done or candidates
 
+    async def _tell(
+        self, input: RolloutsState, rollouts: Sequence[Rollout], selected: dict[str, Any], output: dict[str, Any]
+    ) -> None:
+        """Tell the stream, the log and the tracer what was committed, and record it."""
+        observed = self._observed(rollouts, (output["request"], output["round"]))
+        get_runtime().stream_writer(selection_event(selected, request=observed.request, round=observed.number))
+        observed.committed(selected)
+        if self.records is not None:
+            task, winner = f"{observed.request}:{observed.number}", selected["winner"]
+            round = RecordedRound(task=task, rollouts=observed.rollouts, selected=winner)
+            await record(self.records, round, input.get("messages") or ())
+
     def _observed(self, rollouts: Sequence[Rollout], place: tuple[str, int] | None) -> Round:
         """The round that this node ends, as operators see it."""
         key = rollouts[0].thread_id.rpartition(":")[0]
-        spans = self.rollouts.spans if self.rollouts is not None else None
         request, number = place or (key, 0)
-        return Round(request, number, spans and spans.waiting(key), rollouts)
+        if self.rollouts is None:
+            return Round(request, number, None, rollouts)
+        spans = self.rollouts.spans and self.rollouts.spans.waiting.take(key)
+        return Round(request, number, spans, self.rollouts.said.take(key) or rollouts)
 
     def _shadow(self, rollouts: Sequence[Rollout], winner: Rollout) -> dict[str, Any]:
         assert self.rollouts is not None

@@ -44,14 +44,11 @@ def log_rollout(rollout: Rollout, *, request: str, round: int) -> None:
     log_line(ROLLOUT, logging.DEBUG, line)
 
 
-def log_commit(
-    rollouts: Sequence[Rollout], winner: Rollout, selection: Mapping[str, Any], *, request: str, round: int
-) -> None:
+def log_commit(rollouts: Sequence[Rollout], selection: Mapping[str, Any], *, request: str, round: int) -> None:
     """Say what was committed.
 
     Args:
         rollouts: All of the round.
-        winner: The one that was committed.
         selection: As in the channel of that name.
         request: What the rounds of a request have in common.
         round: The number of this round, from 1.
@@ -60,8 +57,8 @@ def log_commit(
     line = {
         "request": request,
         "round": round,
-        "status": winner.status,
-        "rollout": winner.index,
+        "status": selection["status"],
+        "rollout": selection["winner"],
         "selector": selection["selector"],
         "reason": selection["reason"],
         **_counts(rollouts),

@@ -34,9 +34,9 @@ class Round:
     spans: RoundSpans | None = None
     rollouts: Sequence[Rollout] = ()
 
-    def committed(self, winner: Rollout, selection: dict[str, Any]) -> None:
-        """Its winner was committed."""
-        log_commit(self.rollouts, winner, selection, request=self.request, round=self.number)
+    def committed(self, selection: dict[str, Any]) -> None:
+        """Its winner was committed; `selection` is as in the channel of that name."""
+        log_commit(self.rollouts, selection, request=self.request, round=self.number)
         if self.spans is not None:
             self.spans.settle(self.rollouts, selection)
 
@@ -81,7 +81,7 @@ def observed_round(
         _ROUND.reset(token)
     if spans is not None and observed.spans is not None:
         if selected:
-            spans.wait(key, observed.spans)
+            spans.waiting.put(key, observed.spans)
         else:
             observed.spans.settle(observed.rollouts)
 

@@ -11,7 +11,6 @@ Spans are held back until the round is settled, so that those of losers can be m
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
@@ -21,6 +20,7 @@ from opentelemetry.trace import SpanKind, Tracer, TracerProvider
 
 from entcent_agents.telemetry.calls import Attributes, CallSpans, error_of, mark_error
 from entcent_agents.telemetry.lines import error_name
+from entcent_agents.telemetry.waiting import Waiting
 from entcent_agents.trajectory import Rollout
 
 _MOST_WAITING: Final = 1024
@@ -34,12 +34,15 @@ class Spans:
         tracer_provider: Whose spans they are; default: the global one.
         losers: Whether rollouts that were not selected leave spans. With False their spans are begun, and never
             exported; those of a round without a winner are.
+
+    Attributes:
+        waiting: Spans of rounds whose selector has not come yet, by the beginning of the threads of their rollouts.
     """
 
     def __init__(self, *, tracer_provider: TracerProvider | None = None, losers: bool = True) -> None:
         self.losers = losers
         self._tracer = trace.get_tracer("entcent_agents", tracer_provider=tracer_provider)
-        self._waiting: OrderedDict[str, RoundSpans] = OrderedDict()
+        self.waiting = Waiting[RoundSpans](_MOST_WAITING, lambda spans: spans.settle(()))
 
     def begin(self, *, request: str, round: int, agent: str, thread: str | None) -> RoundSpans:
         """The spans of a round that begins.
@@ -54,16 +57,6 @@ class Spans:
         if thread is not None:
             common["gen_ai.conversation.id"] = thread
         return RoundSpans(self._tracer, agent, common, losers=self.losers)
-
-    def wait(self, key: str, spans: RoundSpans) -> None:
-        """Keep them until their selector comes for them."""
-        self._waiting[key] = spans
-        while len(self._waiting) > _MOST_WAITING:
-            self._waiting.popitem(last=False)[1].settle(())
-
-    def waiting(self, key: str) -> RoundSpans | None:
-        """Those that wait under this key, and do so no longer; None where another process had them."""
-        return self._waiting.pop(key, None)
 
 
 class RoundSpans:
