@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any, Final, Literal, cast
@@ -194,8 +193,12 @@ class ParallelRollouts(Node):
                 await self._forget(rollout)
 
     async def _forget(self, rollout: Rollout) -> None:
-        with suppress(EnvironmentUnusableError):  # committed: there is nothing left to discard
-            await discard(await asyncio.to_thread(self.forks_of, rollout))
+        for name, reference in rollout.forks.items():
+            try:
+                fork = await asyncio.to_thread(self.environments[name].reopen, reference)
+            except EnvironmentUnusableError:  # committed or discarded: there is nothing left
+                continue
+            await discard([fork])
         await self.store.forget(rollout.thread_id)
 
     @property
