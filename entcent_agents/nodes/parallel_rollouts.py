@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal, cast
@@ -210,8 +210,12 @@ class ParallelRollouts(Node):
                 await self._forget(rollout)
 
     async def _forget(self, rollout: Rollout) -> None:
-        with suppress(EnvironmentUnusableError):  # committed: there is nothing left to discard
-            await discard(await asyncio.to_thread(self.forks_of, rollout))
+        for name, reference in rollout.forks.items():
+            try:
+                fork = await asyncio.to_thread(self.environments[name].reopen, reference)
+            except EnvironmentUnusableError:  # committed or discarded: there is nothing left
+                continue
+            await discard([fork])
         await self.store.forget(rollout.thread_id)
 
     def _observed(self, request: RolloutRequest) -> AbstractContextManager[Round]:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Protocol
+from weakref import WeakSet
 
 from langchain_core.tools import ToolException
 from langgraph.errors import GraphBubbleUp, GraphInterrupt
@@ -32,6 +33,13 @@ from entcent_agents.ledger import (
 from entcent_agents.ledger.decision import Change
 from entcent_agents.rollouts.calls import Call, HeldCall, Key, Run, addressed, refused, restored, stored
 from entcent_agents.rollouts.cleanup import soon_to_the_end
+from entcent_agents.rollouts.enclosing import (
+    Inside,
+    enclosed,
+    enclosed_by_none,
+    enclosing_effects,
+    enclosing_namespaces,
+)
 from entcent_agents.rollouts.sharing import SharedCalls
 
 HELD: Final = "entcent.held"
@@ -133,6 +141,7 @@ class Guard:
         self._numbers: dict[int, tuple[object, Counter[Key]]] = {}
         self._came_by = False
         self._attempt = 0
+        self._inside: WeakSet[Inside] = WeakSet()
         self._closed = False
 
     @property
@@ -182,6 +191,11 @@ class Guard:
         finally:
             task.running.remove(mine)
             task.change()
+
+    @property
+    def haunted(self) -> bool:
+        """Whether the code of a call may still run: a thread goes on when its call was cut off."""
+        return bool(self._inside)
 
     def begin_again(self) -> None:
         """Belong to a further attempt, made in this context; threads that an earlier one left make calls no more."""
@@ -234,7 +248,7 @@ class Guard:
         if call.key in self._kept:
             return restored(self._kept[call.key], call)
         known = self.effect_of(call.tool)
-        run = _enclosed(run, call, known.effect)
+        run = enclosed(run, call.namespace, known.effect, self._inside)
         if known.effect is Effect.EXTERNAL:
             return await self._external(call, run, known)
         if known.effect is Effect.WRITE and Effect.WRITE not in enclosing_effects():
@@ -339,7 +353,7 @@ class Guard:
 
     async def _until_the_others_are_done(self, task: _Task, namespace: str) -> None:
         """A task ends with its first interrupt; what else it runs must not be left to run behind our back."""
-        waiting = 1 + [outer for outer, _ in _enclosing.get()].count(namespace)
+        waiting = 1 + enclosing_namespaces().count(namespace)
         task.holding += waiting
         try:
             await asyncio.sleep(0)  # all calls of a task begin at once
@@ -356,9 +370,6 @@ class _Hold(Exception):
     call: HeldCall
 
 
-_enclosing: ContextVar[tuple[tuple[str, Effect], ...]] = ContextVar("entcent_agents_calls", default=())
-"""Namespaces and effects of the calls inside which this code runs, outermost first."""
-
 _attempt: ContextVar[int] = ContextVar("entcent_agents_attempt", default=0)
 """Which attempt of its rollout this code belongs to, from 0."""
 
@@ -371,31 +382,15 @@ def inside_a_rollout() -> bool:
     return current_guard.get() is not None and Effect.EXTERNAL not in enclosing_effects()
 
 
-def enclosing_effects() -> tuple[Effect, ...]:
-    """Effects of the calls inside which this code runs, outermost first."""
-    return tuple(effect for _, effect in _enclosing.get())
-
-
-def _enclosed(run: Run, call: Call, effect: Effect) -> Run:
-    async def enclosed() -> Any:
-        token = _enclosing.set((*_enclosing.get(), (call.namespace, effect)))
-        try:
-            return await run()
-        finally:
-            _enclosing.reset(token)
-
-    return enclosed
-
-
 @contextmanager
 def use_guard(guard: Guard) -> Generator[None]:
     """Make this the guard of what runs in this context, whatever call of another rollout this is inside."""
-    guarded, calls, attempt = current_guard.set(guard), _enclosing.set(()), _attempt.set(0)
+    guarded, attempt = current_guard.set(guard), _attempt.set(0)
     try:
-        yield
+        with enclosed_by_none():
+            yield
     finally:
         _attempt.reset(attempt)
-        _enclosing.reset(calls)
         current_guard.reset(guarded)
 
 

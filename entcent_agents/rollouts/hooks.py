@@ -29,7 +29,8 @@ from pydantic import ConfigDict
 from entcent_agents.effects import Effect
 from entcent_agents.errors import EffectError
 from entcent_agents.rollouts.calls import Call, Run
-from entcent_agents.rollouts.guard import NUMBERED, Guard, current_guard, enclosing_effects
+from entcent_agents.rollouts.enclosing import enclosing_effects
+from entcent_agents.rollouts.guard import NUMBERED, Guard, current_guard
 
 _HOOKED: Final = "_entcent_hooked"
 _LONGEST_BLOCK_SECONDS: Final = 5.0

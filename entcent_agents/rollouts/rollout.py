@@ -70,13 +70,13 @@ async def run_rollout(request: RolloutRequest, index: int, write: Callable[[Any]
         attempt.ending = Ending(status="unfinished", error=str(over))
     except (asyncio.CancelledError, GraphBubbleUp, *PROGRAMMING_ERRORS) as stop:
         if not (request.resumable and isinstance(stop, asyncio.CancelledError)):
-            await discard(attempt.writing.forks.values())
+            await attempt.discard()
         raise
     except Exception as error:  # a bad rollout is data
         request.errors[index] = error
         attempt.ending = Ending(error=_one_line(error))
     if attempt.ending.status not in CANDIDATES and not request.lingering.knows(attempt.writing.thread_id):
-        await discard(attempt.writing.forks.values())
+        await attempt.discard()
     rollout = attempt.record(time.perf_counter() - started)
     await attempt.writing.end(rollout)
     attempt.reporter.end(rollout.status)
@@ -125,7 +125,7 @@ class _Attempt:
         await within(
             deadline,
             self.run(journal),
-            clean_up=lambda: discard(self.writing.forks.values()),
+            clean_up=self.discard,
             patient=lambda: self._guard is not None and self._guard.performs,
             linger=partial(self.request.lingering.keep, self.writing.thread_id),
         )
@@ -169,6 +169,11 @@ class _Attempt:
             rollout_index.reset(asking)
         await to_the_end(guard.close())
         self._ended = (graph, guard, snapshot)
+
+    async def discard(self) -> None:
+        """Forget its forks: it is no candidate."""
+        guard = self._guard
+        await discard(self.writing.forks.values(), lambda: guard is not None and guard.haunted)
 
     async def conclude(self) -> None:
         """Read how it ended; what this takes no deadline cuts off, as the agent is done."""

@@ -27,6 +27,8 @@ from entcent_agents.chat.model import ChatLogprobs
 from entcent_agents.effects import EXTERNAL, READ, WRITE
 from entcent_agents.environments import DirectoryEnvironment, current_environment
 from entcent_agents.errors import RolloutsFailedError
+from entcent_agents.ledger import MemoryLedger
+from entcent_agents.ledger.record import State
 from entcent_agents.nodes import EntropyCentroidSelector, ParallelRollouts, Retries, guarded, unfinished
 from entcent_agents.prebuilt import entropy_centroid_graph
 from entcent_agents.testing import ScriptedChat, ScriptedTurn
@@ -319,6 +321,19 @@ async def test_the_deadline_waits_for_an_external_call_that_is_being_made():
     assert "pay was called, which stays on record" in str(failed.value)
     assert paid == ["begun", "done"]
     await all_to_end()
+
+
+async def test_an_external_call_that_takes_too_long_even_then_is_in_doubt(monkeypatch):
+    for module in ("cleanup", "deadlines"):
+        monkeypatch.setattr(f"entcent_agents.rollouts.{module}.CLEAN_UP_SECONDS", 0.3)
+    paid, ledger = list[str](), MemoryLedger()
+    scripts = [[calling("pay"), answer("paid")]]
+    budget = Budget(max_seconds=0.6)
+    graph = graph_of(scripts, [paying(30, paid)], n=2, budget=budget, effects={"pay": EXTERNAL}, ledger=ledger)
+    with at_most(0.6 + MOMENTS), pytest.raises(RolloutsFailedError, match="but pay was called, which stays on record"):
+        await graph.ainvoke(ASK)
+    assert paid == ["begun"]
+    assert [record.state for record in await ledger.unsettled()] == [State.IN_DOUBT]
 
 
 async def test_a_call_made_by_the_deadline_is_not_made_again_when_the_round_is_tried_again():
