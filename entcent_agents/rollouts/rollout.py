@@ -13,6 +13,7 @@ from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.errors import GraphBubbleUp, ParentCommand
 from langgraph.types import Command, StateSnapshot
 
+from entcent_agents.capture.handlers import HandlerGroup
 from entcent_agents.capture.recorder import TurnRecorder
 from entcent_agents.chat.sampling import rollout_index, token_listener
 from entcent_agents.environments import Environment, Fork, use_environments
@@ -112,7 +113,7 @@ class _Attempt:
             request.config,
             writing.thread_id,
             request.recursion_limit,
-            [self.recorder, self.reporter, ToolWatch(guard)],
+            [HandlerGroup(self.recorder, self.reporter, ToolWatch(guard))],
         )
         listening = token_listener.set(self.reporter.on_tokens)
         asking = rollout_index.set(self.index)
