@@ -13,7 +13,6 @@ from uuid import uuid4
 from langchain_core.messages import BaseMessage
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import BaseCheckpointSaver
-from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.runtime import Runtime, get_runtime
 
 from entcent_agents.budget import Budget
@@ -55,6 +54,7 @@ from entcent_agents.rollouts.isolation import (
     whole_input,
     written_at_the_end,
 )
+from entcent_agents.rollouts.memory import ThreadMemory
 from entcent_agents.rollouts.request import Base, RolloutRequest
 from entcent_agents.rollouts.retries import Retries
 from entcent_agents.rollouts.rollout import run_beside, run_rollout
@@ -150,7 +150,7 @@ class ParallelRollouts(Node):
         self.budget = budget or Budget()
         self.seed = seed
         self.recursion_limit = recursion_limit
-        self.store = RolloutStore(rollout_checkpointer or InMemorySaver())
+        self.store = RolloutStore(rollout_checkpointer or ThreadMemory())
         self.ledger = ledger or MemoryLedger()
         self.ledger_settings = ledger_settings or LedgerSettings()
         self.spans = spans

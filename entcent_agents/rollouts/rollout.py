@@ -15,6 +15,7 @@ from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.errors import GraphBubbleUp, ParentCommand
 from langgraph.types import Command, StateSnapshot
 
+from entcent_agents.capture.handlers import HandlerGroup
 from entcent_agents.capture.recorder import TurnRecorder
 from entcent_agents.chat.sampling import own_calls, rollout_index, token_listener
 from entcent_agents.environments import Environment, Fork, use_environments
@@ -141,9 +142,7 @@ class _Attempt:
             writing.thread_id,
             request.recursion_limit,
             [
-                self.recorder,
-                self.reporter,
-                ToolWatch(guard),
+                HandlerGroup(self.recorder, self.reporter, ToolWatch(guard)),
                 *observing_handlers(),
                 *([self._call_limit] if self._call_limit else ()),
             ],
