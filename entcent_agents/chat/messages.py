@@ -12,6 +12,7 @@ from langchain_core.messages.tool import invalid_tool_call, tool_call, tool_call
 from langchain_core.outputs import ChatGenerationChunk
 
 from entcent_agents.capture.recorder import LogprobsGeneration, LogprobsGenerationChunk
+from entcent_agents.capture.usage import SHARED_PROMPT
 from entcent_agents.chat.completion import Completion, Delta
 from entcent_agents.chat.text_tools import read_calls
 
@@ -106,7 +107,9 @@ def _reasoning(said: str) -> dict[str, Any]:
 
 
 def _info(completion: Completion) -> dict[str, Any]:
-    return {"finish_reason": completion.finish_reason, "model_name": completion.model}
+    shared = completion.shared_prompt_tokens
+    info = {"finish_reason": completion.finish_reason, "model_name": completion.model}
+    return info | ({SHARED_PROMPT: shared} if shared else {})
 
 
 def _arguments(arguments: str) -> dict[str, Any] | str:

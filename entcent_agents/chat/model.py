@@ -36,7 +36,7 @@ from entcent_agents.chat.continuation import (
 from entcent_agents.chat.digests import digest, prompt_digest
 from entcent_agents.chat.messages import generation, last_chunks, piece_chunk
 from entcent_agents.chat.payload import chat_payload
-from entcent_agents.chat.sampling import Outcome, TokenListener, current_pool, token_listener
+from entcent_agents.chat.sampling import Outcome, TokenListener, current_pool, makes_one_attempt, token_listener
 from entcent_agents.chat.structured import Method, Schema, structured_output
 from entcent_agents.errors import ConfigurationError, LogprobsMissingError
 from entcent_agents.logprobs import TokenLogprobs
@@ -82,7 +82,7 @@ class ChatLogprobs(BaseChatModel):
     timeout_seconds: float = Field(default=600.0, validation_alias=AliasChoices("timeout_seconds", "timeout"))
     """Longest silence of the server; `timeout`, as LangChain calls it, is understood too."""
     max_retries: int = 2
-    """How often a failed request is repeated (with backoff, Retry-After honoured)."""
+    """How often a failed request is repeated (with backoff, Retry-After honoured); never below a budget."""
     max_connections: int = Field(default=MAX_CONNECTIONS, ge=1)
     """Most requests at once, from one event loop to one server; further ones wait, however long."""
     extra_body: dict[str, Any] = Field(default_factory=dict[str, Any], repr=False)
@@ -403,7 +403,7 @@ class ChatLogprobs(BaseChatModel):
             base_url=self.base_url,
             api_key=self._key(),
             timeout_seconds=self.timeout_seconds,
-            max_retries=self.max_retries,
+            max_retries=0 if makes_one_attempt() else self.max_retries,
             max_connections=self.max_connections,
         )
 

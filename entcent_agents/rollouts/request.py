@@ -13,12 +13,13 @@ from langgraph.store.base import BaseStore
 from entcent_agents.budget import Budget
 from entcent_agents.environments import Environment
 from entcent_agents.rollouts.calls import HeldCall, Key
+from entcent_agents.rollouts.gate import Gate
 from entcent_agents.rollouts.guard import Rules
 from entcent_agents.rollouts.isolation import Channel, Graph
 from entcent_agents.rollouts.packing import unpack
 from entcent_agents.rollouts.retries import Retries
 from entcent_agents.rollouts.store import RolloutStore
-from entcent_agents.trajectory import Rollout, Trajectory
+from entcent_agents.trajectory import Rollout, Spent, Trajectory, Usage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +50,7 @@ class Base:
         questions: The interrupts that it stopped at.
         results: Of calls that ran in tasks which have to run again.
         last_message: The conversation's last message when this had been committed; None where there was none.
+        spent: What the request had used by then.
     """
 
     thread_id: str
@@ -59,6 +61,7 @@ class Base:
     questions: tuple[Question, ...]
     results: Mapping[Key, Mapping[str, Any]]
     last_message: BaseMessage | None
+    spent: Spent = field(default_factory=Spent)
 
     @classmethod
     def of(cls, rollout: Rollout) -> Self:
@@ -73,6 +76,7 @@ class Base:
             questions=tuple(Question(**question) for question in output["questions"]),
             results={tuple(key): value for key, value in output["results"]},
             last_message=output["last_message"],
+            spent=rollout.spent or Spent(),
         )
 
 
@@ -94,10 +98,12 @@ class RolloutRequest:
         retries: Of model calls that fail for a passing reason.
         rules: What tools may do.
         budget: What all rounds together may use.
+        gate: Where model calls wait for the budget's tokens and cost; None where it limits neither.
         resumable: Whether another process may go on with them.
         base: What the rollouts go on from; None at the beginning.
         answers: What a person answered to the base's questions, by their ids.
         errors: What rollouts failed with in this process, by their indices.
+        used: What rollouts used that ended in this process, however they did, by their indices.
     """
 
     agent: Graph
@@ -113,14 +119,21 @@ class RolloutRequest:
     retries: Retries
     rules: Rules
     budget: Budget = field(default_factory=Budget)
+    gate: Gate | None = None
     resumable: bool = False
     base: Base | None = None
     answers: Mapping[str, Any] = field(default_factory=dict[str, Any])
     errors: dict[int, Exception] = field(default_factory=dict[int, Exception])
+    used: dict[int, Usage] = field(default_factory=dict[int, Usage])
 
     def thread_id(self, index: int) -> str:
         """The thread of one rollout."""
         return f"{self.thread_prefix}:{index}"
+
+    @property
+    def spent(self) -> Spent:
+        """What the request used in the rounds before this one."""
+        return self.base.spent if self.base else Spent()
 
     @property
     def round(self) -> int:

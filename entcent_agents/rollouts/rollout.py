@@ -16,11 +16,12 @@ from langgraph.types import Command, StateSnapshot
 from entcent_agents.capture.recorder import TurnRecorder
 from entcent_agents.chat.sampling import rollout_index, token_listener
 from entcent_agents.environments import Environment, Fork, use_environments
-from entcent_agents.errors import ConfigurationError
+from entcent_agents.errors import BudgetExceededError, ConfigurationError, causes_of
 from entcent_agents.rollouts.breakpoints import is_at, stopped_at_breakpoint
 from entcent_agents.rollouts.calls import Key
 from entcent_agents.rollouts.cleanup import discard, to_the_end
 from entcent_agents.rollouts.ending import Ending, packed, read_ending, trajectory_of
+from entcent_agents.rollouts.gate import Passage
 from entcent_agents.rollouts.guard import Guard, use_guard
 from entcent_agents.rollouts.hooks import ToolWatch
 from entcent_agents.rollouts.isolation import (
@@ -38,7 +39,7 @@ from entcent_agents.rollouts.request import RolloutRequest
 from entcent_agents.rollouts.retries import with_retries
 from entcent_agents.rollouts.store import Journal
 from entcent_agents.rollouts.writing import Writing, ended, resumed
-from entcent_agents.trajectory import CANDIDATES, Rollout, Trajectory
+from entcent_agents.trajectory import CANDIDATES, Rollout, Trajectory, Usage
 
 PROGRAMMING_ERRORS = (ConfigurationError, NotImplementedError, NameError, ImportError)
 """What no other rollout would do better: these end all of them instead of being recorded."""
@@ -67,7 +68,10 @@ async def run_rollout(request: RolloutRequest, index: int, write: Callable[[Any]
         raise
     except Exception as error:  # a bad rollout is data
         request.errors[index] = error
-        attempt.ending = Ending(error=_one_line(error))
+        stopped = next((link for link in causes_of(error) if isinstance(link, BudgetExceededError)), None)
+        attempt.ending = Ending(status="unfinished" if stopped else "failed", error=_one_line(stopped or error))
+    finally:
+        attempt.close()
     if attempt.ending.status not in CANDIDATES:
         await discard(attempt.writing.forks.values())
         attempt.writing.forks.clear()
@@ -83,7 +87,13 @@ async def run_beside(request: RolloutRequest, index: int, write: Callable[[Any],
         return await run_rollout(request, index, write)
     except Exception as error:
         ProgressReporter(index, request.round, write).end("failed")
-        return Rollout(index=index, thread_id=request.thread_id(index), status="failed", error=_one_line(error))
+        return Rollout(
+            index=index,
+            thread_id=request.thread_id(index),
+            status="failed",
+            usage=request.used.get(index, Usage()),
+            error=_one_line(error),
+        )
 
 
 class _Attempt:
@@ -94,7 +104,9 @@ class _Attempt:
         self.index = index
         self.ending = Ending()
         self.reporter = ProgressReporter(index, request.round, write)
-        self.recorder = TurnRecorder(on_turn=self.reporter.on_turn)
+        self.recorder = TurnRecorder(on_turn=self.reporter.on_turn, prices=request.budget.prices)
+        self.reporter.arrived = self.recorder.arrived
+        self.passage = Passage(request.gate, self.recorder) if request.gate else None
         self.overlay = OverlayStore(request.memory) if request.memory else None
         self.writing = Writing(
             store=request.store, thread_id=request.thread_id(index), recorder=self.recorder, overlay=self.overlay
@@ -112,7 +124,7 @@ class _Attempt:
             request.config,
             writing.thread_id,
             request.recursion_limit,
-            [self.recorder, self.reporter, ToolWatch(guard)],
+            [self.recorder, self.reporter, ToolWatch(guard), *(self.passage.handlers if self.passage else ())],
         )
         listening = token_listener.set(self.reporter.on_tokens)
         asking = rollout_index.set(self.index)
@@ -140,6 +152,13 @@ class _Attempt:
                 self.ending.changes += await asyncio.to_thread(fork.diff)
             before, writes = await self._committed(graph), self.overlay.writes if self.overlay else []
             self._output = packed(self.ending, graph, request, before, guard, writes)
+
+    def close(self) -> None:
+        """Count what was cut off; nothing more is asked for."""
+        if self.passage:
+            self.passage.close()
+        self.recorder.close()
+        self.request.used[self.index] = self.recorder.usage
 
     async def _committed(self, graph: Graph) -> Mapping[str, Any]:
         """The state that the outer graph has of the agent: at first its input, then what the last round came to."""
