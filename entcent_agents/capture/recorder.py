@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID
@@ -25,10 +25,11 @@ TurnListener = Callable[[Turn], None]
 
 
 class LogprobsGeneration(ChatGeneration):
-    """A generation that carries its arrays beside the message, never in it."""
+    """A generation that carries its arrays beside the message, never in it, and what its request's prompt took."""
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
     token_logprobs: TokenLogprobs | None = Field(default=None, exclude=True, repr=False)
+    whole_prompt_tokens: int | None = Field(default=None, exclude=True, repr=False)
 
 
 class LogprobsGenerationChunk(ChatGenerationChunk):
@@ -36,16 +37,17 @@ class LogprobsGenerationChunk(ChatGenerationChunk):
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
     token_logprobs: TokenLogprobs | None = Field(default=None, exclude=True, repr=False)
+    whole_prompt_tokens: int | None = Field(default=None, exclude=True, repr=False)
 
     def __add__(self, other: ChatGenerationChunk | list[ChatGenerationChunk]) -> ChatGenerationChunk:
         """Concatenate, and keep the arrays."""
         total = super().__add__(other)
         chunks = (self, *(other if isinstance(other, list) else (other,)))
-        found = (getattr(chunk, "token_logprobs", None) for chunk in chunks)
         return LogprobsGenerationChunk(
             message=total.message,
             generation_info=total.generation_info,
-            token_logprobs=next((logprobs for logprobs in found if logprobs is not None), None),
+            token_logprobs=_first(chunks, "token_logprobs"),
+            whole_prompt_tokens=_first(chunks, "whole_prompt_tokens"),
         )
 
 
@@ -205,6 +207,12 @@ class TurnRecorder(BaseCallbackHandler):
         if call := self._calls.pop(run_id, None):
             seen = max(call.arrived, call.chunks)
             self.count(Usage(generated_tokens=seen, cut_calls=1, cost=_cost(call.price, Usage(generated_tokens=seen))))
+
+
+def _first(chunks: Sequence[ChatGenerationChunk], name: str) -> Any:
+    """What the first chunk has that has it."""
+    found = (getattr(chunk, name, None) for chunk in chunks)
+    return next((value for value in found if value is not None), None)
 
 
 def _used(counted: Usage | None, turn: Turn | None, price: Prices | None) -> Usage:

@@ -12,8 +12,8 @@ from entcent_agents.budget import Prices
 from entcent_agents.errors import causes_of, http_status
 from entcent_agents.trajectory import Usage
 
-SHARED_PROMPT: Final = "shared_prompt_tokens"
-"""In `generation_info`: the whole prompt of a request, where the message has its choice's share in its usage."""
+SHARING: Final = "entcent"
+"""`ls_provider` of the chat model whose calls may share a request."""
 _LIMITS: Final = ("max_tokens", "max_completion_tokens", "max_output_tokens", "max_new_tokens", "num_predict")
 """How chat models call the most tokens of one answer."""
 _BY_GATEWAYS: Final = frozenset({408, 499, 502, 504, *range(520, 528)})
@@ -24,7 +24,10 @@ def counted_usage(generation: Generation) -> Usage | None:
     """The tokens of a generation by the server's count; None where it gave none."""
     message = getattr(generation, "message", None)
     found = message.usage_metadata if isinstance(message, AIMessage) else None
-    if found is None or not whole_prompt_tokens(generation):
+    if found is None:
+        return None
+    whole: int | None = getattr(generation, "whole_prompt_tokens", None)  # of a share, which may be 0
+    if not (found["input_tokens"] if whole is None else whole):
         return None
     return Usage(
         prompt_tokens=found["input_tokens"],
@@ -33,12 +36,18 @@ def counted_usage(generation: Generation) -> Usage | None:
     )
 
 
-def whole_prompt_tokens(generation: Generation) -> int:
-    """The tokens of the prompt that a generation answers, also where it is charged a share of it; 0: not known."""
-    shared = (generation.generation_info or {}).get(SHARED_PROMPT)
-    message = getattr(generation, "message", None)
-    usage = message.usage_metadata if isinstance(message, AIMessage) else None
-    return shared or (usage["input_tokens"] if usage else 0)
+def whole_prompt_tokens(generation: Generation, told: Mapping[str, Any]) -> int | None:
+    """The tokens of the prompt that a generation answers, by the server's count; None: nobody knows.
+
+    Args:
+        generation: Of a chat model that may share requests, its message has a share of the prompt.
+        told: What LangChain tells the callbacks of the call's start.
+    """
+    whole: int | None = getattr(generation, "whole_prompt_tokens", None)
+    counted = counted_usage(generation)
+    if whole is not None or counted is None:
+        return whole or None
+    return None if _told(told, "metadata").get("ls_provider") == SHARING else counted.prompt_tokens
 
 
 def generations_of(response: LLMResult) -> Iterator[Generation]:

@@ -64,7 +64,7 @@ class Completion:
         cached_tokens: Of these, what the server had read before; None where it does not say.
         generated_tokens: Tokens sampled for this choice.
         model: The model's name, as the server says.
-        shared_prompt_tokens: The whole prompt, where several choices share it and the server counted it.
+        whole_prompt_tokens: Of the request that this choice is of; 0 where the server does not count.
     """
 
     text: str
@@ -76,7 +76,7 @@ class Completion:
     cached_tokens: int | None
     generated_tokens: int
     model: str
-    shared_prompt_tokens: int | None = None
+    whole_prompt_tokens: int = 0
 
 
 @dataclass(slots=True)
@@ -282,7 +282,7 @@ class CompletionRequest:
             cached_tokens=cached,
             generated_tokens=generated,
             model=self._model,
-            shared_prompt_tokens=self._usage.prompt_tokens if self._usage and len(self._parts) > 1 else None,
+            whole_prompt_tokens=self._usage.prompt_tokens if self._usage else 0,
         )
 
 

@@ -12,7 +12,6 @@ from langchain_core.messages.tool import invalid_tool_call, tool_call, tool_call
 from langchain_core.outputs import ChatGenerationChunk
 
 from entcent_agents.capture.recorder import LogprobsGeneration, LogprobsGenerationChunk
-from entcent_agents.capture.usage import SHARED_PROMPT
 from entcent_agents.chat.completion import Completion, Delta
 from entcent_agents.chat.text_tools import read_calls
 
@@ -36,6 +35,7 @@ def generation(completion: Completion, text_tools: Sequence[str]) -> LogprobsGen
         message=ai_message(completion, text_tools),
         generation_info=_info(completion),
         token_logprobs=completion.logprobs,
+        whole_prompt_tokens=completion.whole_prompt_tokens,
     )
 
 
@@ -63,7 +63,12 @@ def last_chunks(completion: Completion, text_tools: Sequence[str], *, streamed: 
             ]
         )
     last = AIMessageChunk(content="", usage_metadata=message.usage_metadata, chunk_position="last")
-    yield LogprobsGenerationChunk(message=last, generation_info=_info(completion), token_logprobs=completion.logprobs)
+    yield LogprobsGenerationChunk(
+        message=last,
+        generation_info=_info(completion),
+        token_logprobs=completion.logprobs,
+        whole_prompt_tokens=completion.whole_prompt_tokens,
+    )
 
 
 def ai_message(completion: Completion, text_tools: Sequence[str]) -> AIMessage:
@@ -107,9 +112,7 @@ def _reasoning(said: str) -> dict[str, Any]:
 
 
 def _info(completion: Completion) -> dict[str, Any]:
-    shared = completion.shared_prompt_tokens
-    info = {"finish_reason": completion.finish_reason, "model_name": completion.model}
-    return info | ({SHARED_PROMPT: shared} if shared else {})
+    return {"finish_reason": completion.finish_reason, "model_name": completion.model}
 
 
 def _arguments(arguments: str) -> dict[str, Any] | str:

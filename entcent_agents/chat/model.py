@@ -20,6 +20,7 @@ from pydantic import AliasChoices, Field, SecretStr
 
 from entcent_agents.blocking import iterate_sync, run_sync
 from entcent_agents.capture.recorder import LogprobsGeneration, hand_over
+from entcent_agents.capture.usage import SHARING
 from entcent_agents.chat.choices import choices
 from entcent_agents.chat.clients import MAX_CONNECTIONS, aclose_clients, check_address, client_of_loop, shown
 from entcent_agents.chat.completion import Completion, CompletionRequest
@@ -108,7 +109,7 @@ class ChatLogprobs(BaseChatModel):
             yield name, shown(value) if name == "base_url" else value
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
-        return {**super()._get_ls_params(stop=stop or self.stop, **kwargs), "ls_provider": "entcent"}
+        return {**super()._get_ls_params(stop=stop or self.stop, **kwargs), "ls_provider": SHARING}
 
     @classmethod
     def is_lc_serializable(cls) -> bool:

@@ -173,7 +173,8 @@ class Passage:
         if len(counted) < len(generations) or not counted:
             self._settle(run_id, None)
             return
-        self._gate.bounds.learn(call.digest, whole_prompt_tokens(generations[0]))
+        if whole := whole_prompt_tokens(generations[0], call.told):
+            self._gate.bounds.learn(call.digest, whole)
         self._settle(run_id, self._amount(sum(counted, Usage()), call.told))
 
     def fail(self, run_id: UUID, error: BaseException) -> None:
