@@ -51,7 +51,8 @@ class Reply:
     `status` other than 200 answers with `error` instead; `breaks_after` ends the stream after that many tokens, and a
     body in its middle: by closing the connection early ("close"), in the middle of a chunk ("cut"), by resetting it
     ("reset"), or by falling silent ("stall"). `listed` is how many tokens get log-probabilities: all of them if None.
-    Ids of tool calls are `call_id` and a number.
+    Ids of tool calls are `call_id` and a number. `prompt_tokens` is what usage says of the prompt, if not what the server
+    says of all.
     """
 
     tokens: Sequence[Token] = (Token(says="ok"),)
@@ -69,6 +70,7 @@ class Reply:
     raw: bytes | None = None
     model: str = "scripted"
     delay_seconds: float = 0.0
+    prompt_tokens: int | None = None
 
     def content(self) -> dict[str, Any] | None:
         return {"content": [token.entry() for token in self.tokens[: self.listed]]} if self.logprobs else None
@@ -226,7 +228,8 @@ class ChatServer:
             return None
         counted = replies[:1] if self._counts == "first" else replies
         generated = sum(len(reply.tokens) for reply in counted)
-        return {"prompt_tokens": self._prompt_tokens, "completion_tokens": generated}
+        prompt = self._prompt_tokens if replies[0].prompt_tokens is None else replies[0].prompt_tokens
+        return {"prompt_tokens": prompt, "completion_tokens": generated}
 
     def _json(self, value: Any) -> bytes:
         return json.dumps(value, ensure_ascii=self._ascii).encode()
