@@ -51,8 +51,7 @@ class Reply:
     `status` other than 200 answers with `error` instead; `breaks_after` ends the stream after that many tokens, and a
     body in its middle: by closing the connection early ("close"), in the middle of a chunk ("cut"), by resetting it
     ("reset"), or by falling silent ("stall"). `listed` is how many tokens get log-probabilities: all of them if None.
-    Ids of tool calls are `call_id` and a number. `prompt_tokens` is what usage says of the prompt, if not what the server
-    says of all.
+    Ids of tool calls are `call_id` and a number. `prompt_tokens` is what usage says of this prompt.
     """
 
     tokens: Sequence[Token] = (Token(says="ok"),)

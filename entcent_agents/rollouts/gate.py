@@ -185,12 +185,11 @@ class Passage:
         """The rollout is over: calls under way are charged in full, and no other begins."""
         with self._lock:
             self._closed = True
-            calls = [*self._calls.items()]
-        for run_id, call in calls:
-            if call.place.cancel() or call.place.exception():
-                self.give_up(run_id)
-            else:
-                self._settle(run_id, None)
+            waiting = [run_id for run_id, call in self._calls.items() if call.place.cancel() or call.place.exception()]
+        for run_id in waiting:
+            self.give_up(run_id)
+        for run_id in [*self._calls]:
+            self._settle(run_id, None)
 
     def _over(self, task: asyncio.Task[Any]) -> None:
         """Nothing more is heard of the calls that a task made."""
