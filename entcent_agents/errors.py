@@ -97,6 +97,7 @@ class ModelServerError(ModelError):
         message: What was seen, and what to do.
         status: The HTTP status of the answer; None where there was none, or where a good one was broken off.
         broke_off: Whether the server was not reached, fell silent or broke off: asked again, it may answer.
+        reached: Whether the server may have the request.
         retry_after_seconds: How long it asks to be left alone; None where it does not say.
     """
 
@@ -106,11 +107,13 @@ class ModelServerError(ModelError):
         *,
         status: int | None = None,
         broke_off: bool = False,
+        reached: bool = True,
         retry_after_seconds: float | None = None,
     ) -> None:
         super().__init__(message)
         self.status = status
         self.broke_off = broke_off
+        self.reached = reached
         self.retry_after_seconds = retry_after_seconds
 
 

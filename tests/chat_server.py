@@ -260,6 +260,7 @@ def _message(reply: Reply) -> dict[str, Any]:
 
 class _Http(ThreadingHTTPServer):
     daemon_threads = True
+    request_queue_size = 256  # tests connect by the hundred
     script: ChatServer
 
     def handle_error(self, request: Any, client_address: Any) -> None:

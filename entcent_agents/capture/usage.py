@@ -16,6 +16,8 @@ SHARING: Final = "entcent"
 """`ls_provider` of the chat model whose calls may share a request."""
 _LIMITS: Final = ("max_tokens", "max_completion_tokens", "max_output_tokens", "max_new_tokens", "num_predict")
 """How chat models call the most tokens of one answer."""
+_UNREACHED: Final = ("ConnectError", "ConnectTimeout", "ConnectionRefusedError", "gaierror", "NewConnectionError")
+"""Exceptions of HTTP clients and the system that come before anything is sent."""
 _BY_GATEWAYS: Final = frozenset({408, 499, 502, 504, *range(520, 528)})
 """Statuses that say that an answer did not come through, and not that there was none."""
 
@@ -58,10 +60,15 @@ def generations_of(response: LLMResult) -> Iterator[Generation]:
 def may_have_generated(error: BaseException) -> bool:
     """Whether the server may have generated, and bills, tokens in a call that ended so.
 
-    Not where it answered with an HTTP error of its own; where a gateway says that no answer came through, it may have.
+    Not where it was not reached, or answered with an HTTP error of its own; where a gateway says that no answer came
+    through, it may have. Read from attributes and class names, so that no client has to be imported.
     """
-    found = next((status for link in causes_of(error) if (status := http_status(link)) is not None), None)
-    return found is None or found in _BY_GATEWAYS
+    for link in causes_of(error):
+        if (status := http_status(link)) is not None:
+            return status in _BY_GATEWAYS
+        if not getattr(link, "reached", True) or type(link).__name__ in _UNREACHED:
+            return False
+    return True
 
 
 def most_generated_tokens(told: Mapping[str, Any]) -> int | None:

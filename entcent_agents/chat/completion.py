@@ -295,7 +295,8 @@ def server_error(error: APIStatusError | APIConnectionError | httpx2.HTTPError, 
     if isinstance(error, APIConnectionError):
         why = _line(str(error.__cause__ or "")) or "it does not take the connection"
         seen = f"no model server answers at {base_url} ({why}): start one, or correct the address"
-        return ModelServerError(seen, broke_off=True)
+        unreached = isinstance(error.__cause__, httpx2.ConnectError | httpx2.ConnectTimeout)
+        return ModelServerError(seen, broke_off=True, reached=not unreached)
     if isinstance(error, httpx2.HTTPError):
         seen = f"{base_url} broke off in the middle of its answer ({_line(str(error))})"
         return ModelServerError(seen, broke_off=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import random
 import threading
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -74,18 +73,14 @@ class Biller:
         return [replace(reply, prompt_tokens=prompt, delay_seconds=delay, **ends) for reply in replies]
 
     def _reply(self, request: Request, number: int) -> Reply:
-        limit = request.body.get("max_tokens") or request.body["max_completion_tokens"]
-        words = self._dice.randint(3, limit)
+        limit = request.body.get("max_tokens") or request.body.get("max_completion_tokens") or 40
+        words = self._dice.randint(10, limit)
         turn = sum(message["role"] == "assistant" for message in request.body["messages"])
-        reply = says(" ".join(f"w{self._dice.randint(0, 99)}" for _ in range(words)))
         if not self._calls or turn >= self._turns:
-            return reply
-        return replace(reply, tool_calls=[("look", json.dumps({"x": number}))], finish_reason="tool_calls")
+            return says(" ".join(f"w{self._dice.randint(0, 99)}" for _ in range(words)))
+        call = ("look", json.dumps({"x": number}))  # its tokens are among those that are counted
+        return says("a " * (words - 1), tool_calls=[call], logprobs=False, finish_reason="tool_calls")
 
     def _bill(self, to: str, prompt: int, generated: int) -> None:
         old = self.bills.get(to, Account())
         self.bills[to] = Account(old.prompt_tokens + prompt, old.generated_tokens + generated, old.requests + 1)
-
-
-def how_rollouts_ended(records: list[dict]) -> Counter[str]:
-    return Counter(record["status"] for record in records)

@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections import Counter
+from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
@@ -25,7 +26,7 @@ from entcent_agents.capture.recorder import TurnRecorder
 from entcent_agents.chat.model import ChatLogprobs
 from entcent_agents.effects import READ
 from entcent_agents.errors import BudgetExceededError, ConfigurationError, ModelServerError, RolloutsFailedError
-from entcent_agents.nodes import Retries
+from entcent_agents.nodes import EntropyCentroidSelector, ParallelRollouts, Retries, RolloutsState, unfinished
 from entcent_agents.prebuilt import entropy_centroid_graph
 from entcent_agents.rollouts.gate import Gate, Passage
 from entcent_agents.selection import First
@@ -84,19 +85,19 @@ async def outcome_of(graph, ask: dict[str, Any] = ASK) -> dict[str, Any] | None:
 async def test_sixty_four_rollouts_stay_below_their_budget(serve, model, fate):
     biller = Biller(fate, calls=True)
     server = serve(biller)
-    most = 9_000
+    most = 9_000 if fate is answered else 30_000
     usage = await outcome_of(budgeted(create_agent(model(server), [look]), Budget(max_tokens=most), n=64))
     assert usage is not None
     assert biller.total.tokens <= usage["charged_tokens"] <= most
-    assert biller.total.tokens > most / 4, "the budget was there to be used"
+    assert biller.total.tokens > most / 8, "the budget was there to be used"
     assert usage["prompt_tokens"] + usage["generated_tokens"] <= biller.total.tokens
 
 
 async def test_sixty_four_requests_at_once_stay_each_below_its_own(serve):
-    biller = Biller(troubled, calls=True)
+    biller = Biller(troubled)
     server = serve(biller)
     most = 2_500
-    graph = budgeted(create_agent(ours(server), [look]), Budget(max_tokens=most), on_unavailable="single")
+    graph = budgeted(create_agent(ours(server), []), Budget(max_tokens=most))
     asks = [{"messages": [HumanMessage(f"request-{i} is this")]} for i in range(64)]
     usages = await asyncio.gather(*(outcome_of(graph, ask) for ask in asks))
     assert len(biller.bills) == 64
@@ -209,11 +210,19 @@ async def test_below_a_budget_a_request_is_repeated_by_the_rollout_alone(serve):
     assert len(server.requests) == QUICK.attempts
 
 
+@pytest.mark.parametrize("model", [ours, foreign])
+async def test_a_server_that_is_not_there_is_charged_for_nothing(model):
+    other = model(SimpleNamespace(base_url="http://127.0.0.1:9/v1"))
+    budget = Budget(max_tokens=900)  # a second attempt has room only where the first gave everything back
+    with pytest.raises(RolloutsFailedError, match=r"ModelServerError|APIConnectionError") as failed:
+        await budgeted(create_agent(other, []), budget, n=1).ainvoke(ASK)
+    assert "BudgetExceededError" not in str(failed.value)
+
+
 async def test_without_limits_of_tokens_or_cost_no_call_passes_a_gate(serve):
     server = serve(Biller())
     unlimited = ours(server).model_copy(update={"max_tokens": None})
-    agent = create_agent(unlimited.bind(max_tokens=5), [])
-    usage = await outcome_of(budgeted(agent, Budget(max_rollouts=3), n=2))
+    usage = await outcome_of(budgeted(create_agent(unlimited, []), Budget(max_rollouts=3), n=2))
     assert usage is not None
     assert usage["charged_tokens"] == 0
 
@@ -312,6 +321,9 @@ async def test_a_call_is_over_when_its_task_makes_another():
         (ModelServerError("slow down", status=429), True),
         (ModelServerError("no answer came through", status=504), False),
         (ModelServerError("broke off", broke_off=True), False),
+        (ModelServerError("nobody there", broke_off=True, reached=False), True),
+        (ConnectionRefusedError(), True),
+        (ConnectionResetError(), False),
         (TimeoutError(), False),
         (asyncio.CancelledError(), False),
     ],
@@ -441,8 +453,6 @@ async def test_max_rollouts_bounds_those_of_all_rounds():
     config: Any = {"configurable": {"thread_id": "t"}}
 
     def graph_with(most: int):
-        from entcent_agents.nodes import EntropyCentroidSelector, ParallelRollouts, RolloutsState, unfinished
-
         builder = StateGraph(RolloutsState)
         node = ParallelRollouts(agent, n=2, budget=Budget(max_rollouts=most), rollout_checkpointer=rollouts)
         builder.add_node("rollouts", node)
