@@ -3,9 +3,9 @@
     python -m benchmarks.concurrency [--calls 400] [--room 16]
 
 Servers refuse with 429 above their room (with and without `Retry-After`), get slow in proportion or by the square,
-heal, or have room for all. Each is a real one on a socket and in a process of its own, new for each way. Calls come all at
-once; to servers that get slow, half as fast again as they can be answered. "Neither" is the SDK's client alone. Prints
-seconds, 429s, calls that failed after two retries, most requests at once, and what a permit costs in CPU time.
+heal, or have room for all. Each is a real one on a socket and in a process of its own, new for each way. Calls come
+all at once; to servers that get slow, half as fast again as they can be answered. "Neither" is the SDK's client
+alone. Prints seconds, 429s, calls that failed after two retries, most requests at once, and the CPU time of a permit.
 """
 
 from __future__ import annotations
