@@ -373,10 +373,10 @@ def test_loops_share_a_ceiling():
     assert endpoint.state() == Concurrency(address="x", limit=None, under_way=0, waiting=0, held_seconds=0.0, reason="")
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(
     st.lists(
-        st.tuples(st.integers(0, 12), st.sampled_from(["close", "refuse", "drop", "cancel", "answer"])), max_size=60
+        st.tuples(st.integers(0, 12), st.sampled_from(["close", "refuse", "drop", "cancel", "answer"])), max_size=40
     )
 )
 def test_however_requests_end_on_several_loops_no_permit_is_lost(script):
