@@ -112,6 +112,15 @@ def test_the_limit_rises_by_one_a_round_trip_while_it_is_used():
         wire.answer(limit)
 
 
+def test_a_server_that_has_four_times_the_room_is_soon_sent_as_much():
+    wire, trips = limited(16), 0
+    while wire.limit.limit < 64:
+        wire.fill()
+        wire.answer(len(wire.under_way))
+        trips += 1
+    assert trips <= 10
+
+
 def test_a_limit_that_nobody_needs_does_not_rise():
     wire = limited(10)
     for _ in range(100):
