@@ -9,13 +9,14 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from langchain.agents import create_agent
 from langchain_core.messages import HumanMessage
 from langchain_core.tools import tool
 from langgraph.checkpoint.memory import InMemorySaver
-from langgraph.graph import END, START, StateGraph
+from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.types import Command, interrupt
 from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor, TracerProvider
@@ -360,3 +361,55 @@ except MissingExtraError as error:
     answer, refusal = ran.stdout.splitlines()
     assert answer == "fine"
     assert refusal.endswith("pip install 'entcent-agents[otel]'")
+
+
+async def test_a_span_of_the_users_own_around_calls_keeps_its_place(seen: Seen):
+    tracer = trace.get_tracer("users", tracer_provider=seen.provider)
+    model = ScriptedChat(scripts=[[turn("fine")]])
+
+    @tool
+    async def look(x: int) -> str:
+        """Look."""
+        return "seen"
+
+    async def answer(state: MessagesState) -> dict[str, Any]:
+        with tracer.start_as_current_span("in node"):
+            await look.ainvoke({"x": 1})
+            with tracer.start_as_current_span("after look"):
+                return {"messages": [await model.ainvoke(state["messages"])]}
+
+    agent = StateGraph(MessagesState).add_node(answer).add_edge(START, "answer").compile()
+    await entropy_centroid_graph(
+        agent, n=1, effects={"look": READ}, spans=Spans(tracer_provider=seen.provider)
+    ).ainvoke(ASK)
+    parents = {span.name: seen.parent(span).name for span in seen.spans if span.parent}
+    assert parents == {
+        "execute_tool look": "in node",
+        "after look": "in node",
+        "chat": "after look",
+        "in node": "invoke_agent LangGraph",
+        "invoke_agent LangGraph": "invoke_workflow LangGraph",
+    }
+
+
+async def test_a_rollout_that_ends_after_its_round_was_settled_ends_its_spans(seen: Seen):
+    spans = Spans(tracer_provider=seen.provider).begin(request="r", round=1, agent="a", thread=None)
+    with spans.rollout(0) as calls:
+        calls.on_chat_model_start(None, [], run_id=uuid4())
+        spans.settle((), {"winner": 1, "selector": "s"})
+        assert seen.open == ["invoke_agent a", "chat"]
+    assert seen.open == []
+    assert {told(span).get("entcent.selected") for span in seen.of("chat")} == {False}
+
+
+async def test_a_processor_that_fails_fails_no_request(seen: Seen, caplog: pytest.LogCaptureFixture):
+    class Failing(SpanProcessor):
+        def on_end(self, span: ReadableSpan) -> None:
+            raise RuntimeError("the exporter is down")
+
+    seen.provider.add_span_processor(Failing())
+    agent = create_agent(ScriptedChat(scripts=[[turn("fine")]]), [])
+    spans = Spans(tracer_provider=seen.provider)
+    result = await entropy_centroid_graph(agent, n=1, spans=spans).ainvoke(ASK)
+    assert result["messages"][-1].text == "fine"
+    assert "spans were not ended" in caplog.text
