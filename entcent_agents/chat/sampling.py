@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Generator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -52,6 +52,40 @@ class _Group:
     task: asyncio.Task[None] | None = None
 
 
+class Calls:
+    """Model calls under way that are ended together, on whatever event loops they run.
+
+    Threads cannot be cancelled. What synchronous nodes and tools ask for would go on after their rollouts ended.
+    """
+
+    def __init__(self) -> None:
+        self._under_way: set[tuple[asyncio.AbstractEventLoop, asyncio.Task[Any] | None]] = set()
+        self._closed = False
+
+    @contextmanager
+    def known(self) -> Generator[None]:
+        """Make what the current task asks for inside known to `close`.
+
+        Raises:
+            asyncio.CancelledError: They were ended already.
+        """
+        if self._closed:
+            raise asyncio.CancelledError
+        call = (asyncio.get_running_loop(), asyncio.current_task())
+        self._under_way.add(call)
+        try:
+            yield
+        finally:
+            self._under_way.discard(call)
+
+    def close(self) -> None:
+        """Cancel what is under way, and whatever is asked later."""
+        self._closed = True
+        for loop, task in tuple(self._under_way):
+            if task and not loop.is_closed():
+                loop.call_soon_threadsafe(task.cancel)
+
+
 class SamplingPool:
     """The model calls of one request's rollouts.
 
@@ -67,34 +101,7 @@ class SamplingPool:
         # By loop too: synchronous nodes call from the background loop, and futures do not cross loops.
         self._open: dict[_Slot, _Group] = {}
         self._occurrences: Counter[str] = Counter()
-        self._under_way: set[tuple[asyncio.AbstractEventLoop, asyncio.Task[Any] | None]] = set()
-        self._closed = False
-
-    @contextmanager
-    def known(self) -> Generator[None]:
-        """Make what the current task asks for inside known to `close`.
-
-        Raises:
-            asyncio.CancelledError: The pool is closed.
-        """
-        if self._closed:
-            raise asyncio.CancelledError
-        call = (asyncio.get_running_loop(), asyncio.current_task())
-        self._under_way.add(call)
-        try:
-            yield
-        finally:
-            self._under_way.discard(call)
-
-    def close(self) -> None:
-        """Cancel what is under way, and whatever is asked later.
-
-        Threads cannot be cancelled. What synchronous nodes and tools ask for would go on after their rollouts ended.
-        """
-        self._closed = True
-        for loop, task in tuple(self._under_way):
-            if task and not loop.is_closed():
-                loop.call_soon_threadsafe(task.cancel)
+        self.calls = Calls()
 
     async def sample(self, caller: str, prompt: str, send: Send, own_seed: int | None = None) -> Completion:
         """One completion; equal calls that arrive together share a request.
@@ -191,10 +198,47 @@ def use_pool(pool: SamplingPool) -> Generator[SamplingPool]:
     try:
         yield pool
     except BaseException:
-        pool.close()
+        pool.calls.close()
         raise
     finally:
         _pool.reset(token)
+
+
+_own_calls: ContextVar[Calls | None] = ContextVar("own_calls", default=None)
+
+
+@contextmanager
+def own_calls() -> Generator[Calls]:
+    """Let model calls made inside, in threads started inside included, end with it where it fails or is cancelled."""
+    calls = Calls()
+    token = _own_calls.set(calls)
+    try:
+        yield calls
+    except BaseException:
+        calls.close()
+        raise
+    finally:
+        _own_calls.reset(token)
+
+
+def current_calls() -> Calls | None:
+    """The calls that those made here belong to, or None."""
+    return _own_calls.get()
+
+
+@contextmanager
+def known_calls() -> Generator[None]:
+    """Make what the current task asks for inside known to all that may end it.
+
+    Raises:
+        asyncio.CancelledError: It was ended already.
+    """
+    pool = _pool.get()
+    with ExitStack() as stack:
+        for calls in (pool and pool.calls, _own_calls.get()):
+            if calls:
+                stack.enter_context(calls.known())
+        yield
 
 
 _plain: ContextVar[bool] = ContextVar("plain_sampling", default=False)

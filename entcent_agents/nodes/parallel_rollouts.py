@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal, cast
 from uuid import uuid4
 
 from langchain_core.messages import BaseMessage
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import BaseCheckpointSaver
-from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.runtime import Runtime, get_runtime
 
 from entcent_agents.budget import Budget
@@ -38,7 +38,7 @@ from entcent_agents.nodes.questions import ask, settle_doubts
 from entcent_agents.nodes.recorded import until_recorded
 from entcent_agents.nodes.shadow import as_alone
 from entcent_agents.nodes.state import Node, RolloutsState
-from entcent_agents.rollouts.cleanup import discard, to_the_end
+from entcent_agents.rollouts.cleanup import Lingering, discard, to_the_end
 from entcent_agents.rollouts.guard import Rules, inside_a_rollout
 from entcent_agents.rollouts.hooks import hook
 from entcent_agents.rollouts.isolation import (
@@ -54,6 +54,7 @@ from entcent_agents.rollouts.isolation import (
     whole_input,
     written_at_the_end,
 )
+from entcent_agents.rollouts.memory import ThreadMemory
 from entcent_agents.rollouts.request import Base, RolloutRequest
 from entcent_agents.rollouts.retries import Retries
 from entcent_agents.rollouts.rollout import run_beside, run_rollout
@@ -149,10 +150,11 @@ class ParallelRollouts(Node):
         self.budget = budget or Budget()
         self.seed = seed
         self.recursion_limit = recursion_limit
-        self.store = RolloutStore(rollout_checkpointer or InMemorySaver())
+        self.store = RolloutStore(rollout_checkpointer or ThreadMemory())
         self.ledger = ledger or MemoryLedger()
         self.ledger_settings = ledger_settings or LedgerSettings()
         self.spans = spans
+        self.lingering = Lingering()
         self.name = "ParallelRollouts"
         self.has_selector = False
         self.shadowed = False
@@ -202,11 +204,19 @@ class ParallelRollouts(Node):
         return any(self.environments[name].committed(reference) for name, reference in rollout.forks.items())
 
     async def forget(self, rollouts: Sequence[Rollout]) -> None:
-        """Discard what rollouts left: their forks and their threads."""
+        """Discard what rollouts left: their forks and their threads; of one that still does something, later."""
         for rollout in rollouts:
-            with suppress(EnvironmentUnusableError):  # committed: there is nothing left to discard
-                await discard(await asyncio.to_thread(self.forks_of, rollout))
-            await self.store.forget(rollout.thread_id)
+            if not self.lingering.then(rollout.thread_id, partial(self._forget, rollout)):
+                await self._forget(rollout)
+
+    async def _forget(self, rollout: Rollout) -> None:
+        for name, reference in rollout.forks.items():
+            try:
+                fork = await asyncio.to_thread(self.environments[name].reopen, reference)
+            except EnvironmentUnusableError:  # committed or discarded: there is nothing left
+                continue
+            await discard([fork])
+        await self.store.forget(rollout.thread_id)
 
     def _observed(self, request: RolloutRequest) -> AbstractContextManager[Round]:
         return observed_round(
@@ -293,6 +303,7 @@ class ParallelRollouts(Node):
                 shares=memory is None,
             ),
             budget=self.budget,
+            lingering=self.lingering,
             resumable=self.store.durable and parent_saver(config) is not None,
             base=base,
             answers=answers,
@@ -339,7 +350,7 @@ class ParallelRollouts(Node):
             for task in tasks:
                 task.cancel()
             if pool := current_pool():
-                pool.close()  # what threads still ask for would outlive the forks
+                pool.calls.close()  # what threads still ask for would outlive the forks
             await to_the_end(self._stopped(request, dict(zip(indices, tasks, strict=True)), stop))
             raise
 
@@ -348,6 +359,7 @@ class ParallelRollouts(Node):
     ) -> None:
         """Wait for the rollouts to stop; what they leave stays only where somebody may go on with it."""
         ended = await asyncio.gather(*tasks.values(), return_exceptions=True)
+        await self.lingering.end(map(request.thread_id, tasks))
         if request.resumable and isinstance(stop, asyncio.CancelledError):
             return
         await self.forget([rollout for rollout in ended if isinstance(rollout, Rollout)])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, replace
 from typing import Any, Final, Literal
 
@@ -20,6 +20,7 @@ from entcent_agents.nodes.recorded import until_recorded
 from entcent_agents.nodes.records import record
 from entcent_agents.nodes.shadow import alone, log_shadow, would_have_been
 from entcent_agents.nodes.state import Node, RolloutsState
+from entcent_agents.nodes.untold import Untold
 from entcent_agents.recordings import Records
 from entcent_agents.recordings.keeping import RecordedRound
 from entcent_agents.rollouts.cleanup import to_the_end
@@ -76,6 +77,7 @@ class EntropyCentroidSelector(Node):
             raise ConfigurationError("shadow=True needs the node of the rollouts: EntropyCentroidSelector(rollouts, …)")
         self.on_unscorable = on_unscorable
         self.shadow = shadow
+        self._untold = Untold()
         self.records = records
         self.name = "EntropyCentroidSelector"
         if rollouts is not None:
@@ -87,6 +89,14 @@ class EntropyCentroidSelector(Node):
         self, input: RolloutsState, config: RunnableConfig | None = None, **kwargs: Any
     ) -> dict[str, Any] | list[dict[str, Any] | Command[Any]]:
         """Select and commit; the result goes to `selection`, and `rollouts` is emptied but for a held winner."""
+        key = next((record["thread_id"] for record in input.get("rollouts") or ()), None)
+        if (update := self._untold.take(key)) is not None:
+            return update
+        return await self._untold.told(key, lambda committing: self._selected(input, config, committing))
+
+    async def _selected(
+        self, input: RolloutsState, config: RunnableConfig | None, committing: Callable[[], None]
+    ) -> dict[str, Any] | list[dict[str, Any] | Command[Any]]:
         rollouts = [Rollout.from_dict(record) for record in input.get("rollouts") or ()]
         candidates = [rollout for rollout in rollouts if rollout.status in self._selectable]
         if not candidates:
@@ -107,6 +117,7 @@ class EntropyCentroidSelector(Node):
             if self.rollouts is not None:
                 await until_recorded(config or RunnableConfig())
             get_runtime().stream_writer({"type": COMMIT_EVENT, "round": output["round"]})
+            committing()
             changes = await to_the_end(self._commit(winner, output["store"]))
         except BaseException as stop:
             self._observed(rollouts, place_of(rollouts)).stopped(stop)

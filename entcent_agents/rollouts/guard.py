@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Protocol
+from weakref import WeakSet
 
 from langchain_core.tools import ToolException
 from langgraph.errors import GraphBubbleUp, GraphInterrupt
@@ -32,6 +33,13 @@ from entcent_agents.ledger import (
 from entcent_agents.ledger.decision import Change
 from entcent_agents.rollouts.calls import Call, HeldCall, Key, Run, addressed, refused, restored, stored
 from entcent_agents.rollouts.cleanup import soon_to_the_end
+from entcent_agents.rollouts.enclosing import (
+    Inside,
+    enclosed,
+    enclosed_by_none,
+    enclosing_effects,
+    enclosing_namespaces,
+)
 from entcent_agents.rollouts.sharing import SharedCalls
 
 HELD: Final = "entcent.held"
@@ -132,6 +140,8 @@ class Guard:
         self._write = asyncio.Lock()
         self._numbers: dict[int, tuple[object, Counter[Key]]] = {}
         self._came_by = False
+        self._attempt = 0
+        self._inside: WeakSet[Inside] = WeakSet()
         self._closed = False
 
     @property
@@ -165,7 +175,7 @@ class Guard:
             GraphInterrupt: The rollout stops here; the record of the call is in `held`.
             Exception: What the tool raised.
         """
-        if self._closed:  # of a task that was left behind by one of its calls
+        if self._closed or _attempt.get() != self._attempt:  # of a task, or a thread, that was left behind
             raise GraphInterrupt((_interrupt(),))
         if Effect.EXTERNAL in enclosing_effects():  # whoever approved that call approved what it does
             return await run()
@@ -182,6 +192,18 @@ class Guard:
             task.running.remove(mine)
             task.change()
 
+    @property
+    def haunted(self) -> bool:
+        """Whether the code of a call may still run: a thread goes on when its call was cut off."""
+        return bool(self._inside)
+
+    def begin_again(self) -> None:
+        """Belong to a further attempt, made in this context; threads that an earlier one left make calls no more."""
+        self._attempt += 1
+        _attempt.set(self._attempt)
+        self.held.clear()
+        self.asking.clear()
+
     def numbered(self, call: Call, execution: object) -> Call:
         """A call without an id, told from equal ones by its number.
 
@@ -192,6 +214,11 @@ class Guard:
         _, numbers = self._numbers.setdefault(id(execution), (execution, Counter()))
         numbers[call.key] += 1
         return replace(call, id=f"{NUMBERED}{numbers[call.key]}")
+
+    @property
+    def performs(self) -> bool:
+        """Whether an external call is being made, or waited for."""
+        return any(effect is Effect.EXTERNAL for task in self._tasks.values() for effect, _ in task.running)
 
     @property
     def lost(self) -> bool:
@@ -221,7 +248,7 @@ class Guard:
         if call.key in self._kept:
             return restored(self._kept[call.key], call)
         known = self.effect_of(call.tool)
-        run = _enclosed(run, call, known.effect)
+        run = enclosed(run, call.namespace, known.effect, self._inside)
         if known.effect is Effect.EXTERNAL:
             return await self._external(call, run, known)
         if known.effect is Effect.WRITE and Effect.WRITE not in enclosing_effects():
@@ -287,7 +314,12 @@ class Guard:
 
     async def _performed(self, external: ExternalCall, run: Run) -> Outcome:
         async def kept() -> Any:
-            return stored(await run(), self._rules.settings.max_result_characters)
+            self._rules.called.append(external.tool)  # before it is: nobody may live to see what comes of it
+            try:
+                return stored(await run(), self._rules.settings.max_result_characters)
+            except GraphBubbleUp:  # it asks first
+                self._rules.called.remove(external.tool)
+                raise
 
         def made() -> Coroutine[Any, Any, Outcome]:
             return perform(
@@ -321,7 +353,7 @@ class Guard:
 
     async def _until_the_others_are_done(self, task: _Task, namespace: str) -> None:
         """A task ends with its first interrupt; what else it runs must not be left to run behind our back."""
-        waiting = 1 + [outer for outer, _ in _enclosing.get()].count(namespace)
+        waiting = 1 + enclosing_namespaces().count(namespace)
         task.holding += waiting
         try:
             await asyncio.sleep(0)  # all calls of a task begin at once
@@ -338,8 +370,8 @@ class _Hold(Exception):
     call: HeldCall
 
 
-_enclosing: ContextVar[tuple[tuple[str, Effect], ...]] = ContextVar("entcent_agents_calls", default=())
-"""Namespaces and effects of the calls inside which this code runs, outermost first."""
+_attempt: ContextVar[int] = ContextVar("entcent_agents_attempt", default=0)
+"""Which attempt of its rollout this code belongs to, from 0."""
 
 current_guard: ContextVar[Guard | None] = ContextVar("entcent_agents_guard", default=None)
 """The guard of the rollout in which this code runs."""
@@ -350,30 +382,15 @@ def inside_a_rollout() -> bool:
     return current_guard.get() is not None and Effect.EXTERNAL not in enclosing_effects()
 
 
-def enclosing_effects() -> tuple[Effect, ...]:
-    """Effects of the calls inside which this code runs, outermost first."""
-    return tuple(effect for _, effect in _enclosing.get())
-
-
-def _enclosed(run: Run, call: Call, effect: Effect) -> Run:
-    async def enclosed() -> Any:
-        token = _enclosing.set((*_enclosing.get(), (call.namespace, effect)))
-        try:
-            return await run()
-        finally:
-            _enclosing.reset(token)
-
-    return enclosed
-
-
 @contextmanager
 def use_guard(guard: Guard) -> Generator[None]:
     """Make this the guard of what runs in this context, whatever call of another rollout this is inside."""
-    guarded, calls = current_guard.set(guard), _enclosing.set(())
+    guarded, attempt = current_guard.set(guard), _attempt.set(0)
     try:
-        yield
+        with enclosed_by_none():
+            yield
     finally:
-        _enclosing.reset(calls)
+        _attempt.reset(attempt)
         current_guard.reset(guarded)
 
 

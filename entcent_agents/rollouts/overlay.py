@@ -21,7 +21,7 @@ from langgraph.store.base import (
 from langgraph.store.memory import InMemoryStore
 
 from entcent_agents.effects import Effect
-from entcent_agents.rollouts.guard import enclosing_effects
+from entcent_agents.rollouts.enclosing import enclosing_effects
 
 StoreWrite = tuple[list[str], str, dict[str, Any] | None, Any, float | None]
 """Namespace, key, value (None deletes), what to index, minutes to live."""

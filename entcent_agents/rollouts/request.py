@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -13,6 +14,7 @@ from langgraph.store.base import BaseStore
 from entcent_agents.budget import Budget
 from entcent_agents.environments import Environment
 from entcent_agents.rollouts.calls import HeldCall, Key
+from entcent_agents.rollouts.cleanup import Lingering
 from entcent_agents.rollouts.guard import Rules
 from entcent_agents.rollouts.isolation import Channel, Graph
 from entcent_agents.rollouts.packing import unpack
@@ -49,6 +51,7 @@ class Base:
         questions: The interrupts that it stopped at.
         results: Of calls that ran in tasks which have to run again.
         last_message: The conversation's last message when this had been committed; None where there was none.
+        seconds: What its rounds took of the request's time.
     """
 
     thread_id: str
@@ -59,6 +62,7 @@ class Base:
     questions: tuple[Question, ...]
     results: Mapping[Key, Mapping[str, Any]]
     last_message: BaseMessage | None
+    seconds: float = 0.0
 
     @classmethod
     def of(cls, rollout: Rollout) -> Self:
@@ -73,6 +77,7 @@ class Base:
             questions=tuple(Question(**question) for question in output["questions"]),
             results={tuple(key): value for key, value in output["results"]},
             last_message=output["last_message"],
+            seconds=output.get("seconds", 0.0),
         )
 
 
@@ -98,6 +103,9 @@ class RolloutRequest:
         base: What the rollouts go on from; None at the beginning.
         answers: What a person answered to the base's questions, by their ids.
         errors: What rollouts failed with in this process, by their indices.
+        begun: When the round began, by `time.monotonic`.
+        late: What all model calls that took too long have as their cause.
+        lingering: Where rollouts that were cut off are left to end.
     """
 
     agent: Graph
@@ -117,6 +125,9 @@ class RolloutRequest:
     base: Base | None = None
     answers: Mapping[str, Any] = field(default_factory=dict[str, Any])
     errors: dict[int, Exception] = field(default_factory=dict[int, Exception])
+    begun: float = field(default_factory=time.monotonic)
+    late: Exception = field(default_factory=lambda: TimeoutError("a model call of this round took too long"))
+    lingering: Lingering = field(default_factory=Lingering)
 
     def thread_id(self, index: int) -> str:
         """The thread of one rollout."""
@@ -126,6 +137,11 @@ class RolloutRequest:
     def round(self) -> int:
         """The number of this round of the request."""
         return self.base.round + 1 if self.base else 1
+
+    @property
+    def seconds(self) -> float:
+        """What the request's rounds have taken so far; the time that people took to answer is not in it."""
+        return (self.base.seconds if self.base else 0.0) + time.monotonic() - self.begun
 
     @property
     def messages(self) -> Sequence[BaseMessage]:

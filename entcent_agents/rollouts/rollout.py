@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from copy import deepcopy
+from functools import partial
 from typing import Any
 
 from langchain_core.runnables import RunnableConfig
@@ -13,13 +15,15 @@ from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.errors import GraphBubbleUp, ParentCommand
 from langgraph.types import Command, StateSnapshot
 
+from entcent_agents.capture.handlers import HandlerGroup
 from entcent_agents.capture.recorder import TurnRecorder
-from entcent_agents.chat.sampling import rollout_index, token_listener
+from entcent_agents.chat.sampling import own_calls, rollout_index, token_listener
 from entcent_agents.environments import Environment, Fork, use_environments
 from entcent_agents.errors import ConfigurationError
 from entcent_agents.rollouts.breakpoints import is_at, stopped_at_breakpoint
 from entcent_agents.rollouts.calls import Key
 from entcent_agents.rollouts.cleanup import discard, to_the_end
+from entcent_agents.rollouts.deadlines import CallLimit, OutOfTime, deadline_of, within
 from entcent_agents.rollouts.ending import Ending, packed, read_ending, trajectory_of
 from entcent_agents.rollouts.guard import Guard, use_guard
 from entcent_agents.rollouts.hooks import ToolWatch
@@ -61,17 +65,19 @@ async def run_rollout(request: RolloutRequest, index: int, write: Callable[[Any]
     attempt = _Attempt(request, index, write)
     started = time.perf_counter()
     try:
-        await attempt.run(journal)
+        await attempt.run_in_time(journal)
+        await attempt.conclude()
+    except OutOfTime as over:
+        attempt.ending = Ending(status="unfinished", error=str(over))
     except (asyncio.CancelledError, GraphBubbleUp, *PROGRAMMING_ERRORS) as stop:
         if not (request.resumable and isinstance(stop, asyncio.CancelledError)):
-            await discard(attempt.writing.forks.values())
+            await attempt.discard()
         raise
     except Exception as error:  # a bad rollout is data
         request.errors[index] = error
         attempt.ending = Ending(error=_one_line(error))
-    if attempt.ending.status not in CANDIDATES:
-        await discard(attempt.writing.forks.values())
-        attempt.writing.forks.clear()
+    if attempt.ending.status not in CANDIDATES and not request.lingering.knows(attempt.writing.thread_id):
+        await attempt.discard()
     rollout = attempt.record(time.perf_counter() - started)
     await attempt.writing.end(rollout)
     attempt.reporter.end(rollout.status)
@@ -100,20 +106,46 @@ class _Attempt:
         self.writing = Writing(
             store=request.store, thread_id=request.thread_id(index), recorder=self.recorder, overlay=self.overlay
         )
+        self._ended: tuple[Graph, Guard, StateSnapshot] | None = None
+        self._guard: Guard | None = None
+        most = request.budget.max_seconds_per_call
+        self._call_limit = None if most is None else CallLimit(most, self.recorder, request.late)
         self._handoff: Command[Any] | None = None
         self._output: str | None = None
+
+    async def run_in_time(self, journal: Journal | None) -> None:
+        """As `run`, until the time is over.
+
+        Raises:
+            OutOfTime: It is.
+        """
+        deadline = deadline_of(self.request)
+        if deadline is None:
+            await self.run(journal)
+            return
+        await within(
+            deadline,
+            self.run(journal),
+            clean_up=self.discard,
+            patient=lambda: self._guard is not None and self._guard.performs,
+            linger=partial(self.request.lingering.keep, self.writing.thread_id),
+        )
 
     async def run(self, journal: Journal | None) -> None:
         """From the beginning, or from where its journal leaves off."""
         request, writing = self.request, self.writing
         results = await self._take_up(journal)
-        guard = Guard(request.rules.knowing(results), writing if request.store.durable else None)
+        guard = self._guard = Guard(request.rules.knowing(results), writing if request.store.durable else None)
         graph = isolated_graph(request.agent, self._saver(), self.overlay)
         config = isolated_config(
             request.config,
             writing.thread_id,
             request.recursion_limit,
-            [self.recorder, self.reporter, ToolWatch(guard), *observing_handlers()],
+            [
+                HandlerGroup(self.recorder, self.reporter, ToolWatch(guard)),
+                *observing_handlers(),
+                *([self._call_limit] if self._call_limit else ()),
+            ],
             identity=(request.rules.request, request.round, self.index),
         )
         listening = token_listener.set(self.reporter.on_tokens)
@@ -135,6 +167,17 @@ class _Attempt:
             token_listener.reset(listening)
             rollout_index.reset(asking)
         await to_the_end(guard.close())
+        self._ended = (graph, guard, snapshot)
+
+    async def discard(self) -> None:
+        """Forget its forks: it is no candidate."""
+        guard = self._guard
+        await discard(self.writing.forks.values(), lambda: guard is not None and guard.haunted)
+
+    async def conclude(self) -> None:
+        """Read how it ended; what this takes no deadline cuts off, as the agent is done."""
+        assert self._ended, "it has run"
+        request, writing, (graph, guard, snapshot) = self.request, self.writing, self._ended
         self.ending = read_ending(snapshot, request, guard, self._handoff)
         self.ending.number(f"{writing.thread_id}#{writing.name}", self.turns)
         if self.ending.status in CANDIDATES:
@@ -158,6 +201,7 @@ class _Attempt:
     def record(self, seconds: float) -> Rollout:
         """What is kept of it."""
         base = self.request.base
+        forks = self.writing.forks if self.ending.status in CANDIDATES else {}
         return Rollout(
             index=self.index,
             thread_id=self.writing.thread_id,
@@ -167,7 +211,7 @@ class _Attempt:
             seconds=seconds,
             error=self.ending.error,
             vote_key=self.ending.vote_key,
-            forks={name: fork.reference for name, fork in self.writing.forks.items()},
+            forks={name: fork.reference for name, fork in forks.items()},
             output=self._output,
         )
 
@@ -213,14 +257,15 @@ class _Attempt:
         return not is_at(snapshot, await graph.aget_state(RunnableConfig(configurable=keys)))
 
     async def _go_on(self, graph: Graph, config: RunnableConfig, guard: Guard) -> None:
-        guard.held.clear()
-        guard.asking.clear()
+        guard.begin_again()
         await self._invoke(graph, None, config)
 
     async def _invoke(self, graph: Graph, given: Any, config: RunnableConfig) -> None:
+        durability, limit = durability_of(self.request.agent), self._call_limit
         try:
-            durability = durability_of(self.request.agent)
-            await graph.ainvoke(given, config, context=self.request.context, durability=durability)
+            with own_calls():
+                async with limit.heeded() if limit else nullcontext():
+                    await graph.ainvoke(given, config, context=self.request.context, durability=durability)
         except ParentCommand as handoff:  # for the graph around the agent, if this rollout is selected
             self._handoff = handoff.args[0]
 

@@ -44,16 +44,21 @@ class Writing:
     _writes: Sequence[Any] = ()
     _copies: dict[str, Fork] = field(default_factory=dict[str, Fork])
     _flushing: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _begun: bool = False
 
     async def begin(self, base: str | None) -> None:
         """Write down that the rollout begins, with which forks, and copy the thread that it goes on from.
 
-        A fork is kept only once the journal names it: else a crash in between would leave it to nobody.
+        A fork is kept only once the journal names it: else a crash in between would leave it to nobody. Nobody would
+        read a journal that does not outlive the process.
         """
+        if not self.store.durable:
+            await self.store.claim(self.thread_id, source=base)
+            return
         start = {"name": self.name, "forks": _references(self.forks)}
         await self.store.begin(self.thread_id, start, source=base)
-        if self.store.durable:
-            await _keep(self.forks)
+        self._begun = True
+        await _keep(self.forks)
 
     async def flush(self) -> None:
         """Write down the turns and store writes since the last time."""
@@ -77,6 +82,7 @@ class Writing:
 
     def taken_up(self) -> None:
         """What is known so far was written down by another process."""
+        self._begun = True
         self._turns.update(self.recorder.turns)
         self._usage = self.recorder.usage
         self._writes = self.overlay.writes if self.overlay else ()
@@ -97,13 +103,10 @@ class Writing:
         await discard(copies.values())
 
     async def end(self, rollout: Rollout) -> None:
-        """Write down how the rollout ended."""
-        await self.flush()
-        await self._append("ended", rollout.to_dict())
-
-    async def _append(self, kind: str, value: Any) -> None:
-        if self.store.durable:
-            await self.store.append(self.thread_id, kind, value)
+        """Write down how the rollout ended; of one that never began there is nothing to go on with."""
+        if self.store.durable and self._begun:
+            await self.flush()
+            await self.store.append(self.thread_id, "ended", rollout.to_dict())
 
 
 async def resumed(journal: Journal, writing: Writing, environments: Sequence[Environment]) -> dict[Key, Any] | None:

@@ -22,7 +22,7 @@ from entcent_agents.chat.model import ChatLogprobs
 from entcent_agents.chat.sampling import SamplingPool, use_pool
 from entcent_agents.effects import READ, WRITE
 from entcent_agents.environments import DirectoryEnvironment, SqliteEnvironment, current_environment
-from entcent_agents.errors import ConfigurationError
+from entcent_agents.errors import ConfigurationError, RolloutsFailedError
 from entcent_agents.prebuilt import entropy_centroid_graph
 from entcent_agents.rollouts.cleanup import discard
 from entcent_agents.testing import ScriptedChat, ScriptedTurn
@@ -184,7 +184,7 @@ class Held:
         self.environment, self.late = environment, late
         self.at_work, self.let_go, self.done = threading.Event(), threading.Event(), threading.Event()
 
-    def graph(self, n: int = 1):
+    def graph(self, n: int = 1, *, beside=()):
         @tool
         def change() -> str:
             """Change the world."""
@@ -197,9 +197,11 @@ class Held:
                 self.done.set()
             return "changed"
 
-        model = ScriptedChat(scripts=[[ScriptedTurn(tool_calls=[("change", {})]), ScriptedTurn(text="done")]])
-        agent = create_agent(model, [change])
-        return entropy_centroid_graph(agent, n=n, effects={"change": WRITE}, environments=[self.environment])
+        calls = [("change", {}), *((other.name, {}) for other in beside)]
+        model = ScriptedChat(scripts=[[ScriptedTurn(tool_calls=calls), ScriptedTurn(text="done")]])
+        agent = create_agent(model, [change, *beside])
+        effects = {"change": WRITE, **{other.name: READ for other in beside}}
+        return entropy_centroid_graph(agent, n=n, effects=effects, environments=[self.environment])
 
     async def cancelled_at_work(self, *, lets_go_first: bool = False) -> None:
         task = asyncio.create_task(self.graph().ainvoke(ASK))
@@ -261,6 +263,20 @@ def left_of(environment) -> list[str]:
     return [path.name for path in environment.path.parent.iterdir() if path != environment.path]
 
 
+def forks_of(environment) -> list[Path]:
+    return [*environment.path.parent.glob(".entcent-*/forks/*")]
+
+
+async def come_true(condition, seconds: float = 5.0) -> bool:
+    """Whether it does, and stays so for a moment."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        await asyncio.sleep(0.3)
+        if condition():
+            return True
+    return False
+
+
 LATE_WRITES = [
     pytest.param(directory, write_resolved, id="directory, resolved"),
     pytest.param(directory, write_at_path, id="directory, by path"),
@@ -280,6 +296,33 @@ async def test_what_the_thread_of_a_cancelled_rollout_writes_lands_nowhere(tmp_p
     await held.ends()
     assert content(environment) == before
     assert left_of(environment) == []
+
+
+@pytest.mark.parametrize(("world", "late"), LATE_WRITES)
+async def test_a_fork_that_a_late_thread_writes_anew_goes_when_the_thread_has_ended(tmp_path, world, late):
+    environment = world(tmp_path)
+    held = Held(environment, late)
+    await held.cancelled_at_work()
+    assert forks_of(environment) == []
+    await held.ends()
+    assert await come_true(lambda: forks_of(environment) == [])
+
+
+async def test_a_rollout_that_failed_beside_a_thread_leaves_no_fork_either(tmp_path):
+    environment = directory(tmp_path)
+    held = Held(environment, write_at_path)
+
+    @tool
+    async def fail() -> str:
+        """Fail."""
+        await asyncio.to_thread(held.at_work.wait, 10)
+        raise RuntimeError("out of order")
+
+    graph = held.graph(beside=[fail])
+    with pytest.raises(RolloutsFailedError, match="RuntimeError"):
+        await graph.ainvoke(ASK)
+    await held.ends()
+    assert await come_true(lambda: forks_of(environment) == [])
 
 
 async def test_a_thread_that_goes_on_writing_does_not_keep_a_cancellation_from_ending(tmp_path):
@@ -311,11 +354,21 @@ async def test_a_fork_that_is_written_to_for_too_long_is_left_to_the_sweep(tmp_p
 
 
 class Written:
-    """A fork that cannot be removed."""
+    """A fork that cannot be removed for a while."""
 
-    def __init__(self, fork) -> None:
-        self.fork, self.reference, self.tries = fork, fork.reference, 0
+    def __init__(self, fork, until: float = float("inf")) -> None:
+        self.fork, self.reference, self.tries, self.until = fork, fork.reference, 0, until
 
     def discard(self) -> None:
         self.tries += 1
-        raise OSError(39, "Directory not empty")
+        if time.monotonic() < self.until:
+            raise OSError(39, "Directory not empty")
+        self.fork.discard()
+
+
+async def test_a_fork_that_could_not_be_removed_in_time_is_removed_later(tmp_path, monkeypatch):
+    monkeypatch.setattr("entcent_agents.rollouts.cleanup.CLEAN_UP_SECONDS", 0.3)
+    environment = directory(tmp_path)
+    await discard([Written(environment.fork(), until=time.monotonic() + 1.5)])
+    assert len(forks_of(environment)) == 1
+    assert await come_true(lambda: forks_of(environment) == [])

@@ -1,0 +1,213 @@
+"""What ends a rollout whose time is over, or a model call of it."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from typing import Any, Final
+from uuid import UUID, uuid4
+
+from langchain_core.callbacks import BaseCallbackHandler
+from langchain_core.outputs import LLMResult
+
+from entcent_agents.blocking import CLEAN_UP_SECONDS
+from entcent_agents.capture.recorder import TurnRecorder
+from entcent_agents.chat.sampling import Calls, current_calls
+from entcent_agents.errors import ModelServerError, RolloutError
+from entcent_agents.rollouts.cleanup import to_the_end
+from entcent_agents.rollouts.request import RolloutRequest
+
+GRACE_SECONDS: Final = 0.5
+"""How long the answer waits at most for what was cut off to end."""
+
+
+class OutOfTime(RolloutError):
+    """A rollout was cut off; says by which limit. It never leaves the rollout, whose record has its words."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deadline:
+    """When something has to be over.
+
+    Attributes:
+        at: By `time.monotonic`.
+        limit: The setting that says so.
+    """
+
+    at: float
+    limit: str
+
+    @property
+    def left_seconds(self) -> float:
+        """Time until then, 0 where it has passed."""
+        return max(self.at - time.monotonic(), 0.0)
+
+    def passed(self) -> OutOfTime:
+        """What to raise when it has."""
+        return OutOfTime(f"cut off: {self.limit} were over")
+
+
+def deadline_of(request: RolloutRequest) -> Deadline | None:
+    """When a rollout that begins now has to be over; None where nothing says so."""
+    budget, ends = request.budget, list[Deadline]()
+    if budget.max_seconds is not None:
+        left = budget.max_seconds - (request.base.seconds if request.base else 0.0)
+        ends.append(Deadline(at=request.begun + left, limit=f"max_seconds={budget.max_seconds:g} of the request"))
+    if (most := budget.max_seconds_per_rollout) is not None:
+        ends.append(Deadline(at=time.monotonic() + most, limit=f"max_seconds_per_rollout={most:g}"))
+    return min(ends, key=lambda end: end.at, default=None)
+
+
+class CallLimit(BaseCallbackHandler):
+    """Ends an attempt at a rollout when a model call takes too long, as where one fails for a passing reason.
+
+    The whole attempt ends, and the rollout goes on from its last checkpoint: it is all that can be done alike for every
+    chat model, which knows its own time-outs at best. The time of a call begins when LangChain begins it, and so holds
+    the client's own retries and what it waits for a connection.
+
+    Args:
+        seconds: How long a call may take.
+        recorder: Told of the failure.
+        together: What all failures of a round have as their cause: those of one moment then wait equally long before
+            they ask again, and can be one request again.
+    """
+
+    run_inline = True
+
+    def __init__(self, seconds: float, recorder: TurnRecorder, together: Exception) -> None:
+        self._seconds = seconds
+        self._recorder = recorder
+        self._together = together
+        self._loop = asyncio.get_running_loop()
+        self._thread = threading.get_ident()
+        self._timers: dict[UUID, asyncio.TimerHandle] = {}
+        self._attempt: asyncio.Timeout | None = None
+        self._calls: Calls | None = None
+
+    @asynccontextmanager
+    async def heeded(self) -> AsyncGenerator[None]:
+        """Make the model calls inside, which are those of one attempt, in time.
+
+        Raises:
+            ModelServerError: One was not.
+        """
+        self._calls = current_calls()
+        attempt = self._attempt = asyncio.timeout(None)
+        try:
+            async with attempt:
+                yield
+        except Exception:
+            if not attempt.expired():
+                raise
+            late = ModelServerError(f"no answer within max_seconds_per_call={self._seconds:g}", broke_off=True)
+            self._recorder.on_llm_error(late, run_id=uuid4())
+            raise late from self._together
+        finally:
+            self._calls = None
+            self._disarm_all()
+
+    def on_chat_model_start(self, serialized: Any, messages: Any, *, run_id: UUID, **kwargs: Any) -> None:
+        """A call begins."""
+        self._on_the_loop(self._arm, run_id, current_calls())
+
+    def on_llm_start(self, serialized: Any, prompts: Any, *, run_id: UUID, **kwargs: Any) -> None:
+        """A call begins, of a model that does not chat."""
+        self._on_the_loop(self._arm, run_id, current_calls())
+
+    def on_llm_end(self, response: LLMResult, *, run_id: UUID, **kwargs: Any) -> None:
+        """The call was in time."""
+        self._on_the_loop(self._disarm, run_id)
+
+    def on_llm_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
+        """The call has failed by itself."""
+        self._on_the_loop(self._disarm, run_id)
+
+    def _on_the_loop(self, change: Callable[..., None], *arguments: Any) -> None:
+        if threading.get_ident() == self._thread:
+            change(*arguments)
+        else:
+            with suppress(RuntimeError):  # the loop was closed, and a thread outlived it
+                self._loop.call_soon_threadsafe(change, *arguments)
+
+    def _arm(self, run_id: UUID, calls: Calls | None) -> None:
+        if calls is self._calls:  # else a thread asks that an earlier attempt left behind
+            self._timers[run_id] = self._loop.call_later(self._seconds, self._end)
+
+    def _disarm(self, run_id: UUID) -> None:
+        if timer := self._timers.pop(run_id, None):
+            timer.cancel()
+
+    def _disarm_all(self) -> None:
+        for run_id in [*self._timers]:
+            self._disarm(run_id)
+
+    def _end(self) -> None:
+        self._disarm_all()
+        assert self._attempt
+        self._attempt.reschedule(self._loop.time())
+
+
+async def within(
+    deadline: Deadline,
+    work: Coroutine[Any, Any, None],
+    *,
+    clean_up: Callable[[], Awaitable[None]],
+    patient: Callable[[], bool],
+    linger: Callable[[asyncio.Task[None]], None],
+) -> None:
+    """Do what has a deadline, in a task of its own. Where it is passed, cancel the work, and clean up after it.
+
+    Args:
+        deadline: When it has to be over.
+        work: What is to be done; where it is done after all although it was cancelled, that counts.
+        clean_up: Done once the work has ended after its deadline.
+        patient: Whether more than `GRACE_SECONDS` are to be waited for that.
+        linger: Takes what nobody waits for any more.
+
+    Raises:
+        OutOfTime: It was cut off.
+        Exception: What the work raised before that.
+    """
+    if not deadline.left_seconds:
+        work.close()
+        raise deadline.passed()
+    working = asyncio.ensure_future(work)
+    leaving: asyncio.Task[None] | None = None
+    try:
+        await asyncio.wait([working], timeout=deadline.left_seconds)
+        if not working.done():
+            leaving = asyncio.create_task(_left(working, clean_up))
+            await asyncio.wait([leaving], timeout=GRACE_SECONDS)
+            if patient():
+                await asyncio.wait([leaving], timeout=CLEAN_UP_SECONDS)
+    except asyncio.CancelledError:
+        working.cancel()
+        await to_the_end(_ended(leaving or working))
+        raise
+    if leaving is None or _is_done(working):
+        working.result()
+        return
+    if not leaving.done():
+        linger(leaving)
+    raise deadline.passed()
+
+
+def _is_done(work: asyncio.Future[None]) -> bool:
+    return work.done() and not work.cancelled() and work.exception() is None
+
+
+async def _left(work: asyncio.Future[None], clean_up: Callable[[], Awaitable[None]]) -> None:
+    work.cancel()
+    try:
+        await asyncio.wait([work])
+    finally:  # the loop may end first
+        if not _is_done(work):
+            await clean_up()
+
+
+async def _ended(task: asyncio.Future[None]) -> None:
+    await asyncio.wait([task])
