@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import subprocess
 import sys
 import time
@@ -24,6 +25,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
+from entcent_agents.budget import Budget
 from entcent_agents.chat.model import ChatLogprobs
 from entcent_agents.effects import EXTERNAL, READ
 from entcent_agents.errors import RolloutsFailedError
@@ -413,3 +415,25 @@ async def test_a_processor_that_fails_fails_no_request(seen: Seen, caplog: pytes
     result = await entropy_centroid_graph(agent, n=1, spans=spans).ainvoke(ASK)
     assert result["messages"][-1].text == "fine"
     assert "spans were not ended" in caplog.text
+
+
+async def test_rollouts_that_a_deadline_cuts_off_have_spans_that_end_and_say_so(
+    seen: Seen, caplog: pytest.LogCaptureFixture
+):
+    slow = ScriptedTurn(text="secret", delay_seconds=30.0)
+    agent = create_agent(ScriptedChat(scripts=[[turn("fine")], [slow]]), [])
+    graph = entropy_centroid_graph(
+        agent, n=2, spans=Spans(tracer_provider=seen.provider), budget=Budget(max_seconds_per_rollout=0.3)
+    )
+    with caplog.at_level(logging.INFO, "entcent_agents.round"):
+        result = await graph.ainvoke(ASK)
+    assert result["messages"][-1].text == "fine"
+    assert seen.open == []
+    cut = next(span for span in seen.of("invoke_agent") if told(span)["entcent.rollout"] == 1)
+    assert told(cut)["entcent.status"] == "unfinished"
+    assert "max_seconds_per_rollout=0.3" in told(cut)["entcent.error"]
+    assert {told(span).get("error.type") for span in seen.of("chat")} == {None, "CancelledError"}
+    (record,) = [record for record in caplog.records if record.name == "entcent_agents.round"]
+    assert record.round["rollouts"] == {"finished": 1, "unfinished": 1}
+    ((error, times),) = record.round["errors"].items()
+    assert "max_seconds_per_rollout=0.3" in error and times == 1

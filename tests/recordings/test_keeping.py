@@ -142,6 +142,23 @@ async def test_redaction_reaches_every_text_escaped_text_and_numbers(tmp_path: P
     assert len(candidates) == 3 and candidates[0].rollout.trajectory.mean_entropy == pytest.approx(0.1)
 
 
+async def test_of_a_rollout_that_failed_tokens_are_kept_only_where_nothing_is_redacted(tmp_path: Path):
+    @tool
+    def fail(x: str) -> str:
+        """Fail."""
+        raise ValueError("secret")
+
+    call = ("fail", json.dumps({"x": "sécret"}))  # escaped, and so in the tokens of a text tool call too
+    for folder, redact in (("clean", masked), ("plain", None)):
+        records = Records(tmp_path / folder, which="all", text=True, redact=redact)
+        with ChatServer(lambda request: [says("call", tool_calls=[call]), says("done")]) as server:
+            agent = create_agent(ChatLogprobs(model="m", base_url=server.base_url), [fail])
+            await entropy_centroid_graph(agent, n=2, effects={"fail": READ}, records=records).ainvoke(ASK)
+        failed = [line["rollout"] for line in lines_in(tmp_path / folder) if line["rollout"]["status"] == "failed"]
+        assert [("text" in turn["logprobs"]) for line in failed for turn in line["turns"]] == [redact is None]
+        assert "secret" not in "".join(line["error"] for line in failed)
+
+
 async def test_text_of_tokens_reaches_no_checkpoint_although_it_is_recorded(tmp_path: Path):
     saver = InMemorySaver()
     graph = graph_of(Records(tmp_path, text=True), checkpointer=saver)
