@@ -133,8 +133,6 @@ class EntropyCentroidSelector(Node):
         before = next((rollout.spent for rollout in rollouts if rollout.spent), Spent())
         spent = before.plus(rollouts, seconds=time.perf_counter() - started, rounds=1)
         committed = replace(winner, forks={}, spent=spent)
-        if self.rollouts is not None:
-            await to_the_end(self._clean_up(rollouts, committed, output))
         selected = {
             **result,
             "status": winner.status,
@@ -142,7 +140,7 @@ class EntropyCentroidSelector(Node):
             "changes": changes,
             "usage": spent.to_dict(),
         }
-        await to_the_end(self._tell(input, rollouts, selected, output))
+        await to_the_end(self._settle(input, rollouts, committed, selected, output))
         update = {
             **output["state"],
             "rollouts": [committed.to_dict()] if held else [],
@@ -162,6 +160,19 @@ class EntropyCentroidSelector(Node):
         is_committed = self.rollouts.is_committed
         done = await asyncio.to_thread(lambda: [rollout for rollout in candidates if is_committed(rollout)])
         return done or candidates
+
+    async def _settle(
+        self,
+        input: RolloutsState,
+        rollouts: Sequence[Rollout],
+        winner: Rollout,
+        selected: dict[str, Any],
+        output: dict[str, Any],
+    ) -> None:
+        """What follows a commit. It stands, so what fails here must not look like a failed request."""
+        await self._tried(self._tell(input, rollouts, selected, output), "telling what was committed")
+        if self.rollouts is not None:
+            await self._clean_up(rollouts, winner, output)
 
     async def _tell(
         self, input: RolloutsState, rollouts: Sequence[Rollout], selected: dict[str, Any], output: dict[str, Any]
@@ -228,23 +239,20 @@ class EntropyCentroidSelector(Node):
         return changes
 
     async def _clean_up(self, rollouts: Sequence[Rollout], winner: Rollout, output: dict[str, Any]) -> None:
-        """Forget the losers and what the round went on from; of a finished request, everything.
-
-        The commit stands, so what fails here must not look like a failed request.
-        """
+        """Forget the losers and what the round went on from; of a finished request, everything."""
         assert self.rollouts is not None
         losers = [rollout for rollout in rollouts if rollout.index != winner.index]
         over = [*losers, winner] if winner.status == "finished" else losers
         for rollout in over:
-            await self._tried(self.rollouts.forget([rollout]), f"rollout {rollout.index}")
+            await self._tried(self.rollouts.forget([rollout]), f"forgetting rollout {rollout.index}")
         if output["base"] is not None:
-            await self._tried(self.rollouts.store.forget(output["base"]), f"thread {output['base']}")
+            await self._tried(self.rollouts.store.forget(output["base"]), f"forgetting thread {output['base']}")
         # A process that was taken for dead may still come to a call of this request: other ledgers keep it on record.
         if winner.status == "finished" and isinstance(self.rollouts.ledger, MemoryLedger):
-            await self._tried(self.rollouts.ledger.forget(output["request"]), "the effect ledger")
+            await self._tried(self.rollouts.ledger.forget(output["request"]), "forgetting in the effect ledger")
 
-    async def _tried(self, cleaning: Awaitable[object], what: str) -> None:
+    async def _tried(self, doing: Awaitable[object], what: str) -> None:
         try:
-            await cleaning
+            await doing
         except Exception:
-            _LOGGER.exception("%s was not cleaned up after the commit", what)
+            _LOGGER.exception("%s failed, after the commit", what)
