@@ -6,7 +6,7 @@
 chat model, the same server (in a process of its own, without a delay), top 20 alternatives, and an in-memory saver on
 both sides. The two take turns, so that what else the machine does falls on both. No two answers are alike: after their
 first turn rollouts share no request. Prints CPU time of this process for each turn of a rollout, and the longest CPU
-time in a row in which the event loop gave no other task a turn. Ends with exit code 1 where a ratio is above the limit.
+time in a row in which the event loop gave no other task a turn. The limit, and exit code 1, are for the first ratio.
 """
 
 from __future__ import annotations
