@@ -214,7 +214,7 @@ async def test_below_a_budget_a_request_is_repeated_by_the_rollout_alone(serve):
 async def test_a_server_that_is_not_there_is_charged_for_nothing(model):
     other = model(SimpleNamespace(base_url="http://127.0.0.1:9/v1"))
     budget = Budget(max_tokens=900)  # a second attempt has room only where the first gave everything back
-    with pytest.raises(RolloutsFailedError, match=r"ModelServerError|APIConnectionError") as failed:
+    with pytest.raises(RolloutsFailedError, match="ModelServerError|OpenAIConnectionError") as failed:
         await budgeted(create_agent(other, []), budget, n=1).ainvoke(ASK)
     assert "BudgetExceededError" not in str(failed.value)
 
