@@ -469,3 +469,32 @@ async def test_max_rollouts_bounds_those_of_all_rounds():
     assert len(sent) == 3
     assert result["selection"]["usage"]["rollouts"] == 7
     assert result["selection"]["usage"]["rounds"] == 4
+
+
+async def test_rollouts_inside_a_rollout_draw_on_the_outer_budget_too(serve):
+    biller = Biller()
+    server = serve(biller)
+    inner = budgeted(create_agent(ours(server), []), Budget(), n=3)
+
+    async def answer(state: MessagesState) -> dict[str, Any]:
+        return {"messages": (await inner.ainvoke({"messages": state["messages"]}))["messages"][-1:]}
+
+    agent = StateGraph(MessagesState).add_node(answer).add_edge(START, "answer").compile()
+    usage = await outcome_of(budgeted(agent, Budget(max_tokens=4_000), n=2))
+    assert usage is not None
+    assert usage["charged_tokens"] == biller.total.tokens
+    assert await outcome_of(budgeted(agent, Budget(max_tokens=400), n=2)) is None
+
+
+async def test_the_tokens_of_a_streamed_call_are_counted_and_charged_as_of_any(serve):
+    biller = Biller()
+    server = serve(biller)
+    model = ours(server)
+
+    async def answer(state: MessagesState) -> dict[str, Any]:
+        return {"messages": ["".join([str(chunk.text) async for chunk in model.astream(state["messages"])])]}
+
+    agent = StateGraph(MessagesState).add_node(answer).add_edge(START, "answer").compile()
+    usage = await outcome_of(budgeted(agent, Budget(max_tokens=4_000), n=4))
+    assert usage is not None
+    assert usage["charged_tokens"] == usage["prompt_tokens"] + usage["generated_tokens"] == biller.total.tokens
