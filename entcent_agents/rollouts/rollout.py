@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from copy import deepcopy
 from functools import partial
 from typing import Any
@@ -73,6 +73,10 @@ async def run_rollout(request: RolloutRequest, index: int, write: Callable[[Any]
     except (asyncio.CancelledError, GraphBubbleUp, *PROGRAMMING_ERRORS) as stop:
         if not (request.resumable and isinstance(stop, asyncio.CancelledError)):
             await attempt.discard()
+        elif request.gate:
+            attempt.close()
+            with suppress(Exception):  # whoever goes on would forget what these calls may have used, as after a crash
+                await to_the_end(attempt.writing.flush())
         raise
     except Exception as error:  # a bad rollout is data
         request.errors[index] = error
