@@ -19,7 +19,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import START, MessagesState, StateGraph
 
 from entcent_agents.chat.model import ChatLogprobs
-from entcent_agents.chat.sampling import SamplingPool, use_pool
+from entcent_agents.chat.sampling import QUIET_SECONDS, SamplingPool, use_pool
 from entcent_agents.effects import READ, WRITE
 from entcent_agents.environments import DirectoryEnvironment, SqliteEnvironment, current_environment
 from entcent_agents.errors import ConfigurationError, RolloutsFailedError
@@ -130,6 +130,24 @@ async def test_the_others_get_their_answers_when_one_is_cancelled(serve):
         answers = [(await other)["messages"][-1].text for other in others]
     assert answers == ["answer 1", "answer 2"]
     assert server.hang_ups == 0
+
+
+async def test_a_call_that_is_cancelled_in_the_moment_when_it_would_be_sent_is_not_sent():
+    sent, failed, loop = [], [], asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _, context: failed.append(context))
+
+    async def send(*call):
+        sent.append(call)
+        return []
+
+    call = asyncio.create_task(SamplingPool().sample("caller", "prompt", send))
+    await asyncio.sleep(0)
+    loop.call_later(QUIET_SECONDS / 2, call.cancel)
+    time.sleep(3 * QUIET_SECONDS)  # noqa: ASYNC251: both are due now
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    await asyncio.sleep(QUIET_SECONDS)
+    assert (sent, failed) == ([], [])
 
 
 @slowly
