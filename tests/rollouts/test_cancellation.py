@@ -143,7 +143,7 @@ async def test_a_call_that_is_cancelled_in_the_moment_when_it_would_be_sent_is_n
     call = asyncio.create_task(SamplingPool().sample("caller", "prompt", send))
     await asyncio.sleep(0)
     loop.call_later(QUIET_SECONDS / 2, call.cancel)
-    time.sleep(3 * QUIET_SECONDS)  # noqa: ASYNC251: both are due now
+    time.sleep(3 * QUIET_SECONDS)  # noqa: ASYNC251 (both are due now)
     with pytest.raises(asyncio.CancelledError):
         await call
     await asyncio.sleep(QUIET_SECONDS)
