@@ -8,7 +8,7 @@ MODEL ?= qwen2.5-coder-1.5b
 DEMO = build/demo
 SEED ?= 7
 
-.PHONY: demo test standard kills chaos check bench mutants clean
+.PHONY: demo test standard kills soak overhead check bench mutants clean
 
 demo: $(VENV)/.local
 	$(BIN)/entcent models pull $(MODEL)
@@ -17,7 +17,7 @@ demo: $(VENV)/.local
 	$(BIN)/python -m evals.penguins check $(DEMO)/penguins.db
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
 standard: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow tests/standard
@@ -25,8 +25,12 @@ standard: $(VENV)/.dev
 kills: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.kills
 
-chaos: $(VENV)/.dev
-	$(BIN)/python -m benchmarks.chaos
+soak: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.soak
+
+overhead: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.overhead
+	$(BIN)/python -m benchmarks.memory
 
 check: $(VENV)/.dev
 	VENV=$(VENV) scripts/check

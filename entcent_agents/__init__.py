@@ -7,6 +7,8 @@ where it lives: `entcent_agents.nodes`, `entcent_agents.prebuilt`, `entcent_agen
 
 from __future__ import annotations
 
+import logging
+
 from entcent_agents.centroid import centroid_from_starts, centroid_moment, centroid_raw, entropy_centroid
 from entcent_agents.entropy import token_distribution, token_entropy
 from entcent_agents.errors import EntcentError
@@ -75,3 +77,5 @@ __all__ = [
     "token_distribution",
     "token_entropy",
 ]
+
+logging.getLogger(__name__).addHandler(logging.NullHandler())  # silent, until an application sets up logging

@@ -90,7 +90,8 @@ class ModelServerError(ModelError):
 
     Args:
         message: What was seen, and what to do.
-        status: The HTTP status of the answer; None where there was none, or where a good one was broken off.
+        status: The HTTP status of the answer, or the one that an error in a good answer names; None where there was
+            none, or where a good one was broken off.
         broke_off: Whether the server was not reached, fell silent or broke off: asked again, it may answer.
         retry_after_seconds: How long it asks to be left alone; None where it does not say.
     """

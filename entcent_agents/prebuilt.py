@@ -11,6 +11,7 @@ from langgraph.types import Command
 from typing_extensions import TypedDict  # of Python's own, pydantic makes no schemas before 3.12
 
 from entcent_agents.nodes import EntropyCentroidSelector, ParallelRollouts, RolloutsState, unfinished
+from entcent_agents.recordings import Records
 from entcent_agents.rollouts.isolation import Graph, with_every_channel_public
 from entcent_agents.selection import Selector
 
@@ -30,6 +31,7 @@ def entropy_centroid_graph(
     selector: Selector | None = None,
     on_unscorable: Literal["error", "fallback"] = "error",
     shadow: bool = False,
+    records: Records | None = None,
     checkpointer: BaseCheckpointSaver[Any] | bool | None = None,
     store: BaseStore | None = None,
     name: str = "entropy_centroid_graph",
@@ -45,6 +47,7 @@ def entropy_centroid_graph(
         selector: How to choose; see `EntropyCentroidSelector`.
         on_unscorable: What to do where no rollout carries log-probabilities; see `EntropyCentroidSelector`.
         shadow: Whether the first rollout is committed, whatever the selector says; see `EntropyCentroidSelector`.
+        records: Where the rollouts of committed rounds are recorded; see `EntropyCentroidSelector`.
         checkpointer: The checkpointer of the graph that is returned.
         store: The store of the graph that is returned.
         name: Its name.
@@ -54,7 +57,7 @@ def entropy_centroid_graph(
         ConfigurationError: On settings that cannot work, effects included; before any model call.
     """
     rollouts = ParallelRollouts(with_every_channel_public(agent), n=n, **settings)
-    select = _StandIn(rollouts, selector=selector, on_unscorable=on_unscorable, shadow=shadow)
+    select = _StandIn(rollouts, selector=selector, on_unscorable=on_unscorable, shadow=shadow, records=records)
     schema = cast(Any, agent.builder)
     every_channel = _joined("RolloutsInput", *schema.schemas, RolloutsState)
     builder: StateGraph[Any, Any, Any, Any] = StateGraph(

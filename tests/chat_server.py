@@ -50,8 +50,9 @@ class Reply:
 
     `status` other than 200 answers with `error` instead; `breaks_after` ends the stream after that many tokens, and a
     body in its middle: by closing the connection early ("close"), in the middle of a chunk ("cut"), by resetting it
-    ("reset"), or by falling silent ("stall"). `listed` is how many tokens get log-probabilities: all of them if None.
-    Ids of tool calls are `call_id` and a number.
+    ("reset"), or by falling silent ("stall"). `hangs_up` closes the connection before a byte; `trickle_seconds` pass
+    after every event of a stream, and twentieth of a body. `listed` is how many tokens get log-probabilities: all of
+    them if None. Ids of tool calls are `call_id` and a number.
     """
 
     tokens: Sequence[Token] = (Token(says="ok"),)
@@ -69,6 +70,8 @@ class Reply:
     raw: bytes | None = None
     model: str = "scripted"
     delay_seconds: float = 0.0
+    hangs_up: bool = False
+    trickle_seconds: float = 0.0
 
     def content(self) -> dict[str, Any] | None:
         return {"content": [token.entry() for token in self.tokens[: self.listed]]} if self.logprobs else None
@@ -157,6 +160,11 @@ class ChatServer:
         self._http.shutdown()
         self._http.server_close()
         self._thread.join()
+
+    @property
+    def open_connections(self) -> int:
+        """How many clients are connected."""
+        return len(self._http.connected)
 
     def answer(self, request: Request) -> list[Reply]:
         """The replies to a request, one a choice."""
@@ -258,7 +266,22 @@ def _message(reply: Reply) -> dict[str, Any]:
 
 class _Http(ThreadingHTTPServer):
     daemon_threads = True
+    request_queue_size = 256  # of the five that are usual, many clients at once would wait a second for the next try
     script: ChatServer
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.connected: set[Any] = set()
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Somebody connects."""
+        self.connected.add(request)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        """Somebody is gone."""
+        self.connected.discard(request)
+        super().shutdown_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that was killed is no error of the server."""
@@ -290,12 +313,15 @@ class _Handler(BaseHTTPRequestHandler):
         replies = self.server.script.answer(Request(self.path, body, headers))
         if self._hangs_up_within(replies[0].delay_seconds):
             return
+        if replies[0].hangs_up:
+            self.close_connection = True
+            return
         failed = next((reply for reply in replies if reply.status != 200), None)
         try:
             if failed:
                 self._send(failed.status, json.dumps({"error": {"message": failed.error}}).encode(), failed.headers)
             elif replies[0].raw is not None:
-                self._send(200, replies[0].raw, {})
+                self._send(200, replies[0].raw, replies[0].headers)
             elif body.get("stream"):
                 self._stream(replies)
             else:
@@ -326,8 +352,19 @@ class _Handler(BaseHTTPRequestHandler):
         if reply and reply.breaks_after is not None:
             self.wfile.write(content[: len(content) // 2])
             self._break(reply.breaks_how)
+        elif reply and reply.trickle_seconds:
+            self._trickle(content, reply.trickle_seconds)
         else:
             self.wfile.write(content)
+
+    def _trickle(self, content: bytes, seconds: float) -> None:
+        """Write little by little, until all is written or the client is gone."""
+        size = len(content) // 20 + 1
+        for start in range(0, len(content), size):
+            self.wfile.write(content[start : start + size])
+            self.wfile.flush()
+            if self._hangs_up_within(seconds):
+                return
 
     def _break(self, how: str) -> None:
         self.close_connection = True
@@ -351,6 +388,8 @@ class _Handler(BaseHTTPRequestHandler):
                 return
             self.wfile.write(b"%x\r\n%s\r\n" % (len(event), event) if chunked else event)
             self.wfile.flush()
+            if self._hangs_up_within(replies[0].trickle_seconds):
+                return
         self.wfile.write(b"0\r\n\r\n")
 
 

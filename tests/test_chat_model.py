@@ -413,6 +413,18 @@ async def test_one_choice_that_fails_leaves_the_others_standing(serve):
     assert sorted(type(result).__name__ for result in results) == ["AIMessage", "AIMessage", "ModelServerError"]
 
 
+@pytest.mark.parametrize("tokens", [1, 3_000])
+@pytest.mark.parametrize("tool_calling", ["native", "text"], ids=["body", "streamed"])
+async def test_a_choice_with_impossible_log_probabilities_leaves_the_others_standing(serve, tool_calling, tokens):
+    above_zero = Reply(tokens=[Token(says="a", logprobs=[0.5])] * tokens)
+    server = serve([says("first"), above_zero, says("third")])
+    model = chat(server, tool_calling=tool_calling).bind_tools([search])
+    with use_pool(SamplingPool(1)):
+        results = await asyncio.gather(*(model.ainvoke("Hi") for _ in range(3)), return_exceptions=True)
+    assert sorted(type(result).__name__ for result in results) == ["AIMessage", "AIMessage", "LogprobsMalformedError"]
+    assert len(server.requests) == 1
+
+
 async def test_streaming_inside_a_pool_is_coalesced_too(serve):
     server = serve(numbered)
     model = chat(server)

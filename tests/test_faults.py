@@ -23,6 +23,7 @@ from langgraph.graph import START, MessagesState, StateGraph
 from entcent_agents.capture.recorder import TurnRecorder
 from entcent_agents.chat.model import ChatLogprobs
 from entcent_agents.errors import ConfigurationError, LogprobsMalformedError, ModelServerError
+from entcent_agents.rollouts.retries import is_passing
 from entcent_agents.trajectory import Trajectory
 from tests.chat_server import Reply, Token, says
 from tests.test_chat_model import texts_of
@@ -130,6 +131,21 @@ async def test_an_answer_without_choices_is_an_error(serve, streamed, raw):
     raw = b"data: " + raw + b"\n\ndata: [DONE]\n\n" if streamed else raw
     with pytest.raises(ModelServerError, match="without a single choice"):
         await asked(chat(serve([Reply(raw=raw)]), streamed))
+
+
+@both_ways
+@pytest.mark.parametrize(
+    "error, status",
+    [({"message": "overloaded", "code": 502}, 502), ({"message": "no", "code": "x"}, None), ("no", None)],
+    ids=["a status", "another code", "none"],
+)
+async def test_the_status_that_a_gateway_names_in_a_good_answer_is_known(serve, streamed, error, status):
+    body = json.dumps({"error": error}).encode()
+    raw = b"data: " + body + b"\n\n" if streamed else body
+    with pytest.raises(ModelServerError) as caught:
+        await asked(chat(serve([Reply(raw=raw)]), streamed))
+    assert caught.value.status == status
+    assert is_passing(caught.value) == (status is not None)
 
 
 # Numbers that are none

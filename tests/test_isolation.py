@@ -52,11 +52,11 @@ def test_tracers_and_usage_follow_and_whatever_feeds_a_stream_does_not():
         LogStreamCallbackHandler(),
     ]
     manager = AsyncCallbackManager([], inheritable_handlers=[*followers, *streams, UsersOwn()])
-    config = isolated_config(RunnableConfig(callbacks=manager), "thread", 9, [ours])
+    config = isolated_config(RunnableConfig(callbacks=manager), "thread", 9, [ours], identity=("r", 1, 0))
     kept = config["callbacks"].inheritable_handlers
     assert kept == [*followers, ours]
     assert config["callbacks"] is not manager and len(manager.inheritable_handlers) == 6
-    as_list = isolated_config(RunnableConfig(callbacks=[*streams, *followers]), "thread", 9, [])
+    as_list = isolated_config(RunnableConfig(callbacks=[*streams, *followers]), "thread", 9, [], identity=("r", 1, 0))
     assert as_list["callbacks"] == followers
 
 
@@ -72,9 +72,10 @@ def test_the_users_keys_follow_and_langgraphs_own_do_not():
         metadata={"team": "blue", "langgraph_node": "rollouts", "thread_id": "parent"},
         tags=["mine"],
     )
-    config = isolated_config(parent, "child", 9, [])
+    config = isolated_config(parent, "child", 9, [], identity=("r", 1, 0))
     assert config["configurable"] == {"user": "u1", "thread_id": "child", "__pregel_cache": None}
-    assert config["metadata"] == {"team": "blue"}
+    assert config["metadata"] == {"team": "blue", "entcent_request": "r", "entcent_round": 1, "entcent_rollout": 0}
+    assert config["run_name"] == "rollout 0"
     assert config["tags"] == ["mine", "nostream"]
     assert config["recursion_limit"] == 9
 
@@ -195,7 +196,7 @@ def test_the_cache_key_turns_off_the_cache_of_a_subgraph():
     outer.add_edge(START, "inner")
     graph = outer.compile()
     for _ in range(2):
-        graph.invoke({"messages": []}, isolated_config(RunnableConfig(), "t", 9, []))
+        graph.invoke({"messages": []}, isolated_config(RunnableConfig(), "t", 9, [], identity=("r", 1, 0)))
     assert len(calls) == 2
     for _ in range(2):
         graph.invoke({"messages": []})

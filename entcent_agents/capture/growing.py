@@ -25,7 +25,10 @@ PART_TOKENS: Final = 2048
 
 
 class GrowingLogprobs:
-    """The tokens of one choice so far; adding one costs the same however many there are."""
+    """The tokens of one choice so far; adding one costs the same however many there are.
+
+    Log-probabilities that cannot be are told at the end: other choices of the answer go on arriving.
+    """
 
     def __init__(self) -> None:
         self._tokens: list[bytes] = []
@@ -35,16 +38,13 @@ class GrowingLogprobs:
         self._ids: list[Any] = []
         self._parts: list[Columns] = []
         self._top_k = 0
+        self._malformed: LogprobsMalformedError | None = None
 
     def __len__(self) -> int:
         return len(self._tokens) + len(self._waiting)
 
     def add(self, entries: Sequence[LogprobEntry]) -> None:
-        """Take the next tokens.
-
-        Raises:
-            LogprobsMalformedError: On log-probabilities that cannot be.
-        """
+        """Take the next tokens."""
         self._waiting.extend(entries)
         if len(self._waiting) >= BLOCK_ENTRIES:
             self._pack()
@@ -52,11 +52,7 @@ class GrowingLogprobs:
             self._score()
 
     def join(self, other: GrowingLogprobs) -> None:
-        """Take all tokens of another, which must not be added to any more.
-
-        Raises:
-            LogprobsMalformedError: On log-probabilities that cannot be.
-        """
+        """Take all tokens of another, which must not be added to any more."""
         for each in (self, other):
             each._pack()
             each._score()
@@ -64,6 +60,7 @@ class GrowingLogprobs:
         self._ids += other._ids
         self._parts += other._parts
         self._top_k = max(self._top_k, other._top_k)
+        self._malformed = self._malformed or other._malformed
 
     def arrays(self) -> TokenLogprobs | None:
         """All of them; None without any.
@@ -73,6 +70,8 @@ class GrowingLogprobs:
         """
         self._pack()
         self._score()
+        if self._malformed:
+            raise self._malformed
         return whole_turn(self._tokens, self._parts, self._top_k, self._ids) if self._tokens else None
 
     def _pack(self) -> None:
@@ -99,5 +98,6 @@ class GrowingLogprobs:
         try:
             self._parts.append(columns_of(rows, sampled))
         except LogprobsMalformedError as error:
-            raise LogprobsMalformedError(f"{error} (tokens counted from {len(self._tokens) - len(sampled)})") from None
+            start = len(self._tokens) - len(sampled)
+            self._malformed = self._malformed or LogprobsMalformedError(f"{error} (tokens counted from {start})")
         self._top_k = max(self._top_k, k)

@@ -6,11 +6,12 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 from uuid import UUID
 
-from langchain_core.callbacks import BaseCallbackHandler, BaseRunManager
+from langchain_core.callbacks import BaseRunManager
 from langchain_core.messages import AIMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, LLMResult
 from pydantic import ConfigDict, Field
 
+from entcent_agents.capture.handlers import ModelAndToolHandler, single
 from entcent_agents.capture.messages import RAW, capture_logprobs, strip_logprobs
 from entcent_agents.capture.tokens import estimated_tokens
 from entcent_agents.errors import LogprobsMalformedError, causes_of
@@ -45,7 +46,7 @@ class LogprobsGenerationChunk(ChatGenerationChunk):
         )
 
 
-class TurnRecorder(BaseCallbackHandler):
+class TurnRecorder(ModelAndToolHandler):
     """Records every model call below a rollout, by message id.
 
     Works with any LangChain chat model whose messages `capture_logprobs` understands, and with `ChatLogprobs`, whose
@@ -55,7 +56,7 @@ class TurnRecorder(BaseCallbackHandler):
         on_turn: Called with each recorded turn.
     """
 
-    run_inline = True
+    hears_answers = True
 
     def __init__(self, on_turn: TurnListener | None = None) -> None:
         self.turns: dict[str, Turn] = {}
@@ -159,7 +160,7 @@ def hand_over(logprobs: TokenLogprobs | None, run: BaseRunManager | None) -> Non
     """
     if run is None or logprobs is None:
         return
-    for handler in run.handlers:
+    for handler in single(run.handlers):
         if isinstance(handler, TurnRecorder):
             handler.on_logprobs(logprobs, run_id=run.run_id)
 

@@ -7,13 +7,12 @@ import re
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
-from entcent_agents.chat.completion import Completion
 from entcent_agents.chat.learnt import memory
 from entcent_agents.chat.sampling import Outcome, TokenListener
 from entcent_agents.errors import ModelServerError
 
-Request = Callable[[int, int | None, Sequence[TokenListener]], Awaitable[list[Completion]]]
-"""Sends one request: (choices, seed, one listener a choice) → the choices that came, one at least."""
+Request = Callable[[int, int | None, Sequence[TokenListener]], Awaitable[Sequence[Outcome]]]
+"""Sends one request: (choices, seed, one listener a choice) → what became of those that came, one at least."""
 
 _taken: Final[dict[str, int]] = memory()
 """The most choices of one request that a server has taken, once it has refused more."""
@@ -35,7 +34,6 @@ async def choices(
 
     Raises:
         ModelServerError: Where the first request that is not refused for its number of choices fails.
-        LogprobsMalformedError: On log-probabilities in it that cannot be.
     """
     most = _taken.get(server)
     if most is not None and n > most:

@@ -10,8 +10,11 @@ from functools import cache
 from typing import Final
 
 import httpx2
-from openai import AsyncOpenAI, DefaultAsyncHttpxClient
+from openai import AsyncOpenAI
 
+from entcent_agents.chat.admission import AdmittedClient
+from entcent_agents.chat.concurrency import endpoint
+from entcent_agents.chat.digests import digest
 from entcent_agents.chat.loops import forget, of_loop
 from entcent_agents.errors import ConfigurationError
 
@@ -80,7 +83,7 @@ def client_of_loop(
         api_key: Empty where there is none.
         timeout_seconds: Longest silence of the server.
         max_retries: How often the SDK repeats a request.
-        max_connections: Most connections at once; further calls wait for one, however long.
+        max_connections: Most requests at once, from all loops of the process; further ones wait, however long.
     """
     settings = _Settings(
         base_url=base_url,
@@ -112,7 +115,9 @@ def _client(settings: _Settings) -> AsyncOpenAI:
         default_query=dict(address.params),  # the SDK would write its path behind the query
         api_key=settings.api_key,
         max_retries=settings.max_retries,
-        http_client=DefaultAsyncHttpxClient(
+        http_client=AdmittedClient(
+            endpoint(settings.base_url, digest(settings.api_key), shown(settings.base_url)),
+            most,
             # Whoever waits for a connection waits for other answers, not for a silent server: without a limit.
             timeout=httpx2.Timeout(silence, connect=min(silence, CONNECT_SECONDS), pool=None),
             # Idle connections are all kept (for five seconds, the default): agents come back turn after turn.

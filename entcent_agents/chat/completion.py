@@ -33,7 +33,7 @@ from entcent_agents.chat.wire import (
     decoded_event,
     event_data,
 )
-from entcent_agents.errors import ModelServerError
+from entcent_agents.errors import LogprobsMalformedError, ModelServerError
 from entcent_agents.logprobs import TokenLogprobs
 
 _SAID: Final = 500
@@ -177,21 +177,42 @@ class CompletionRequest:
             ModelServerError: Where there is none.
             LogprobsMalformedError: On log-probabilities that cannot be.
         """
+        whole: list[Completion] = []
+        for outcome in await self.outcomes():
+            if isinstance(outcome, LogprobsMalformedError):
+                raise outcome
+            whole.append(outcome)
+        return whole
+
+    async def outcomes(self) -> list[Completion | LogprobsMalformedError]:
+        """What became of each choice, after the last event, by index: one that cannot be is no fault of the others.
+
+        Raises:
+            ModelServerError: Where there is none.
+        """
         if not self._parts:
             raise ModelServerError(f"{self._base_url} answered without a single choice")
         choices = [parts for _, parts in sorted(self._parts.items())]
-        logprobs: list[TokenLogprobs | None] = []
+        logprobs: list[TokenLogprobs | LogprobsMalformedError | None] = []
         for parts in choices:
             async with turn():
-                logprobs.append(parts.arrays())
+                try:
+                    logprobs.append(parts.arrays())
+                except LogprobsMalformedError as error:
+                    logprobs.append(error)
         generated = self._generated(choices, logprobs)
         prompts = shares(self._usage.prompt_tokens if self._usage else 0, len(choices))
         cached = self._usage.cached_tokens if self._usage else None
         cached = [None] * len(choices) if cached is None else shares(cached, len(choices))
         return [self._completion(*each) for each in zip(choices, logprobs, prompts, cached, generated, strict=True)]
 
-    def _generated(self, choices: Sequence[_ChoiceParts], logprobs: Sequence[TokenLogprobs | None]) -> list[int]:
-        unlisted = [parts.unlisted_tokens(found) for parts, found in zip(choices, logprobs, strict=True)]
+    def _generated(
+        self, choices: Sequence[_ChoiceParts], logprobs: Sequence[TokenLogprobs | LogprobsMalformedError | None]
+    ) -> list[int]:
+        unlisted = [
+            0 if isinstance(found, LogprobsMalformedError) else parts.unlisted_tokens(found)
+            for parts, found in zip(choices, logprobs, strict=True)
+        ]
         if self._usage is None:  # of what lists nothing the recorder estimates the whole, by the model's tokenizer
             unlisted = [missing if found else 0 for missing, found in zip(unlisted, logprobs, strict=True)]
         counted = self._usage.completion_tokens if self._usage else None
@@ -216,7 +237,8 @@ class CompletionRequest:
         payload = decoded.payload
         if payload.error is not None:
             began = bool(self._parts)  # else it is a refusal in the guise of an answer
-            broken = ModelServerError(f"{self._base_url} broke off: {_said(payload.error)}", broke_off=began)
+            said = f"{self._base_url} broke off: {_said(payload.error)}"
+            broken = ModelServerError(said, status=None if began else _code(payload.error), broke_off=began)
             raise without_key(broken, self._client.api_key)
         self._model = payload.model or self._model
         self._count(payload)
@@ -265,8 +287,15 @@ class CompletionRequest:
         growing.add(logprobs.refusal or ())
 
     def _completion(
-        self, parts: _ChoiceParts, logprobs: TokenLogprobs | None, prompt: int, cached: int | None, generated: int
-    ) -> Completion:
+        self,
+        parts: _ChoiceParts,
+        logprobs: TokenLogprobs | LogprobsMalformedError | None,
+        prompt: int,
+        cached: int | None,
+        generated: int,
+    ) -> Completion | LogprobsMalformedError:
+        if isinstance(logprobs, LogprobsMalformedError):
+            return logprobs
         return Completion(
             text="".join(parts.text),
             reasoning="".join(parts.reasoning),
@@ -310,6 +339,12 @@ def without_key(error: ModelServerError, api_key: str) -> ModelServerError:
     masked = copy(error)
     masked.args = (said[:_SAID],)
     return masked
+
+
+def _code(error: Any) -> int | None:
+    """The status that gateways name in an error whose answer had a good one; None where it is none."""
+    code = cast(dict[str, Any], error).get("code") if isinstance(error, dict) else None
+    return code if isinstance(code, int) and 400 <= code < 600 else None
 
 
 def _said(error: Any) -> str:

@@ -84,7 +84,8 @@ class ChatLogprobs(BaseChatModel):
     max_retries: int = 2
     """How often a failed request is repeated (with backoff, Retry-After honoured)."""
     max_connections: int = Field(default=MAX_CONNECTIONS, ge=1)
-    """Most requests at once, from one event loop to one server; further ones wait, however long."""
+    """Most requests at once, from the whole process to one server with one key; further ones wait, however long. Fewer
+    while the server shows that it takes fewer."""
     extra_body: dict[str, Any] = Field(default_factory=dict[str, Any], repr=False)
     """Further fields of the body, for what only this server has."""
 
@@ -388,13 +389,13 @@ class ChatLogprobs(BaseChatModel):
 
     async def _request(
         self, payload: Mapping[str, Any], n: int, seed: int | None, listeners: Sequence[TokenListener]
-    ) -> list[Completion]:
+    ) -> Sequence[Outcome]:
         """One request, its listeners told of each token."""
         request = CompletionRequest(self.client(), payload if seed is None else {**payload, "seed": seed}, n)
         async for delta in request.events():
             if delta.tokens and delta.index < len(listeners):
                 listeners[delta.index](delta.tokens)
-        return await request.result()
+        return await request.outcomes()
 
     def client(self) -> AsyncOpenAI:
         """The SDK's client of the running event loop, shared by all models with these settings."""

@@ -114,12 +114,12 @@ def _announce(external: list[ToolEffect]) -> None:
 def _record(path: Path, result: RunResult) -> None:
     """Append the rollouts that finished, for `entcent score`."""
     from entcent_agents.recordings import recorded_line
+    from entcent_agents.recordings.appending import append_lines
 
     rollouts = [rollout for each in result.rounds for rollout in each.rollouts if rollout.status == "finished"]
     lines = [recorded_line(result.task, rollout) for rollout in rollouts]
     try:
-        with path.open("a", encoding="utf-8") as file:
-            file.writelines(f"{line}\n" for line in lines)
+        append_lines(path, lines)
     except OSError as error:
         raise ConfigurationError(f"--record {path}: {error.strerror}; the run itself was committed") from None
 

@@ -13,7 +13,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from entcent_agents.rollouts.events import COMMIT_EVENT
+from entcent_agents.rollouts.events import COMMIT_EVENT, EVENT
 
 _STYLES = {"finished": "green", "held": "magenta", "failed": "red", "unfinished": "yellow", "tool": "cyan"}
 
@@ -63,6 +63,8 @@ class RolloutView:
         if event.get("type") == COMMIT_EVENT:
             self.committing = True
             self.say("committing")
+            return
+        if event.get("type") != EVENT:
             return
         before = self._events[event["rollout"]]
         self._events[event["rollout"]] = event

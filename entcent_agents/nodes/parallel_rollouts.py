@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
-from typing import Any, Final, Literal, cast
+from typing import TYPE_CHECKING, Any, Final, Literal, cast
 from uuid import uuid4
 
 from langchain_core.messages import BaseMessage
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import BaseCheckpointSaver
-from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.runtime import Runtime, get_runtime
 
 from entcent_agents.budget import Budget
@@ -54,15 +54,23 @@ from entcent_agents.rollouts.isolation import (
     whole_input,
     written_at_the_end,
 )
+from entcent_agents.rollouts.memory import ThreadMemory
 from entcent_agents.rollouts.request import Base, RolloutRequest
 from entcent_agents.rollouts.retries import Retries
 from entcent_agents.rollouts.rollout import run_beside, run_rollout
 from entcent_agents.rollouts.store import RolloutStore
 from entcent_agents.rollouts.writing import abandon
+from entcent_agents.telemetry.rounds import Round, observed_rollout, observed_round
+from entcent_agents.telemetry.waiting import Waiting
 from entcent_agents.trajectory import CANDIDATES, Rollout
+
+if TYPE_CHECKING:  # OpenTelemetry is an extra
+    from entcent_agents.telemetry import Spans
 
 RECURSION_LIMIT: Final = 50
 """Most supersteps of a rollout, where nothing else is said: LangGraph's own default is about 10,000."""
+_MOST_WAITING: Final = 256
+"""Rounds whose words wait for a selector that is to record them."""
 
 
 class ParallelRollouts(Node):
@@ -87,6 +95,7 @@ class ParallelRollouts(Node):
             durable one, a request that was cut off goes on where it was.
         ledger: Where external calls are kept; default in memory.
         ledger_settings: Its times and limits.
+        spans: Makes OpenTelemetry spans of what happens; default: none.
 
     Raises:
         ConfigurationError: On settings that cannot work.
@@ -112,6 +121,7 @@ class ParallelRollouts(Node):
         rollout_checkpointer: BaseCheckpointSaver[Any] | None = None,
         ledger: EffectLedger | None = None,
         ledger_settings: LedgerSettings | None = None,
+        spans: Spans | None = None,
     ) -> None:
         if n < 1:
             raise ConfigurationError(f"n={n} rollouts: at least one is needed")
@@ -140,13 +150,16 @@ class ParallelRollouts(Node):
         self.budget = budget or Budget()
         self.seed = seed
         self.recursion_limit = recursion_limit
-        self.store = RolloutStore(rollout_checkpointer or InMemorySaver())
+        self.store = RolloutStore(rollout_checkpointer or ThreadMemory())
         self.ledger = ledger or MemoryLedger()
         self.ledger_settings = ledger_settings or LedgerSettings()
+        self.spans = spans
         self.lingering = Lingering()
         self.name = "ParallelRollouts"
         self.has_selector = False
         self.shadowed = False
+        self.keeps_words = False
+        self.said = Waiting[list[Rollout]](_MOST_WAITING)  # with the words of tokens, which the state never has
         hook(tool_nodes_of(agent))
 
     def __call__(self, state: Mapping[str, Any], config: RunnableConfig) -> dict[str, Any]:
@@ -161,13 +174,17 @@ class ParallelRollouts(Node):
         self._require_safety(config)
         request = await self._request(whole_input(input, config, also="rollouts"), config, get_runtime())
         write = get_runtime().stream_writer
-        with use_pool(SamplingPool(self.seed, plain_first=self.shadowed)):
-            rollouts = await self._run(request, range(self.n), write)
-            single = self.shadowed or self.on_unavailable == "single"
-            if single and len(_candidates(rollouts)) < self._needed:
-                rollouts = await self._single(request, rollouts, write)
-        await self._require_quorum(request, rollouts)
-        await self._require_answerable(request, rollouts)
+        with self._observed(request) as observed:
+            with use_pool(SamplingPool(self.seed, plain_first=self.shadowed)):
+                rollouts = await self._run(request, range(self.n), write)
+                single = self.shadowed or self.on_unavailable == "single"
+                if single and len(_candidates(rollouts)) < self._needed:
+                    rollouts = await self._single(request, rollouts, write)
+            observed.rollouts = rollouts
+            await self._require_quorum(request, rollouts)
+            await self._require_answerable(request, rollouts)
+        if self.keeps_words:
+            self.said.put(request.thread_prefix, rollouts)
         return {"rollouts": [rollout.to_dict() for rollout in rollouts]}
 
     def forks_of(self, rollout: Rollout) -> list[Fork]:
@@ -200,6 +217,17 @@ class ParallelRollouts(Node):
                 continue
             await discard([fork])
         await self.store.forget(rollout.thread_id)
+
+    def _observed(self, request: RolloutRequest) -> AbstractContextManager[Round]:
+        return observed_round(
+            self.spans,
+            request.config,
+            request=request.rules.request,
+            number=request.round,
+            key=request.thread_prefix,
+            agent=self.agent.name,
+            selected=self.has_selector,
+        )
 
     @property
     def _needed(self) -> int:
@@ -310,8 +338,10 @@ class ParallelRollouts(Node):
         async def one(index: int) -> Rollout:
             async with room:
                 if self.shadowed and 0 < index < self.n:
-                    return await run_beside(request, index, write)
-                return await run_rollout(as_alone(request) if self.shadowed else request, index, write)
+                    running = run_beside(request, index, write)
+                else:
+                    running = run_rollout(as_alone(request) if self.shadowed else request, index, write)
+                return await observed_rollout(index, running)
 
         tasks = [asyncio.create_task(one(index)) for index in indices]
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, replace
 from typing import Any, Final, Literal
 
@@ -17,13 +17,18 @@ from entcent_agents.errors import ConfigurationError
 from entcent_agents.ledger import MemoryLedger
 from entcent_agents.nodes.parallel_rollouts import ParallelRollouts
 from entcent_agents.nodes.recorded import until_recorded
+from entcent_agents.nodes.records import record
 from entcent_agents.nodes.shadow import alone, log_shadow, would_have_been
 from entcent_agents.nodes.state import Node, RolloutsState
+from entcent_agents.nodes.untold import Untold
+from entcent_agents.recordings import Records
+from entcent_agents.recordings.keeping import RecordedRound
 from entcent_agents.rollouts.cleanup import to_the_end
-from entcent_agents.rollouts.events import COMMIT_EVENT
+from entcent_agents.rollouts.events import COMMIT_EVENT, selection_event
 from entcent_agents.rollouts.overlay import apply_writes
-from entcent_agents.rollouts.packing import unpack
+from entcent_agents.rollouts.packing import place_of, unpack
 from entcent_agents.selection import Selection, Selector, default_selector, require_scorable
+from entcent_agents.telemetry.rounds import Round
 from entcent_agents.trajectory import CANDIDATES, Rollout
 
 _LOGGER: Final = logging.getLogger(__name__)
@@ -43,6 +48,7 @@ class EntropyCentroidSelector(Node):
             all the same (`fallback`).
         shadow: Whether to commit the first rollout whatever the selector says, as if the agent ran alone, and to
             record and log what it would have chosen.
+        records: Where the rollouts of committed rounds are recorded; default: nowhere.
 
     Raises:
         LogprobsMissingError: At a call, see `on_unscorable`.
@@ -59,6 +65,7 @@ class EntropyCentroidSelector(Node):
         selector: Selector | None = None,
         on_unscorable: Literal["error", "fallback"] = "error",
         shadow: bool = False,
+        records: Records | None = None,
     ) -> None:
         self.rollouts = rollouts
         self.selector = default_selector() if selector is None else selector
@@ -70,15 +77,26 @@ class EntropyCentroidSelector(Node):
             raise ConfigurationError("shadow=True needs the node of the rollouts: EntropyCentroidSelector(rollouts, …)")
         self.on_unscorable = on_unscorable
         self.shadow = shadow
+        self._untold = Untold()
+        self.records = records
         self.name = "EntropyCentroidSelector"
         if rollouts is not None:
             rollouts.has_selector = True
             rollouts.shadowed = shadow
+            rollouts.keeps_words = records is not None and records.text
 
     async def ainvoke(
         self, input: RolloutsState, config: RunnableConfig | None = None, **kwargs: Any
     ) -> dict[str, Any] | list[dict[str, Any] | Command[Any]]:
         """Select and commit; the result goes to `selection`, and `rollouts` is emptied but for a held winner."""
+        key = next((record["thread_id"] for record in input.get("rollouts") or ()), None)
+        if (update := self._untold.take(key)) is not None:
+            return update
+        return await self._untold.told(key, lambda committing: self._selected(input, config, committing))
+
+    async def _selected(
+        self, input: RolloutsState, config: RunnableConfig | None, committing: Callable[[], None]
+    ) -> dict[str, Any] | list[dict[str, Any] | Command[Any]]:
         rollouts = [Rollout.from_dict(record) for record in input.get("rollouts") or ()]
         candidates = [rollout for rollout in rollouts if rollout.status in self._selectable]
         if not candidates:
@@ -99,8 +117,10 @@ class EntropyCentroidSelector(Node):
             if self.rollouts is not None:
                 await until_recorded(config or RunnableConfig())
             get_runtime().stream_writer({"type": COMMIT_EVENT, "round": output["round"]})
+            committing()
             changes = await to_the_end(self._commit(winner, output["store"]))
         except BaseException as stop:
+            self._observed(rollouts, place_of(rollouts)).stopped(stop)
             resumable = self.rollouts is not None and self.rollouts.store.durable
             if self.rollouts is not None and not (resumable and isinstance(stop, asyncio.CancelledError)):
                 await to_the_end(self.rollouts.forget(rollouts))
@@ -111,15 +131,17 @@ class EntropyCentroidSelector(Node):
         committed = replace(winner, forks={})
         if self.rollouts is not None:
             await to_the_end(self._clean_up(rollouts, committed, output))
+        selected = {
+            **result,
+            "status": winner.status,
+            "held": [{key: held["call"][key] for key in ("tool", "arguments")} for held in output["held"]],
+            "changes": changes,
+        }
+        await to_the_end(self._tell(input, rollouts, selected, output))
         update = {
             **output["state"],
             "rollouts": [committed.to_dict()] if held else [],
-            "selection": {
-                **result,
-                "status": winner.status,
-                "held": [{key: held["call"][key] for key in ("tool", "arguments")} for held in output["held"]],
-                "changes": changes,
-            },
+            "selection": selected,
         }
         handoff = output["handoff"]
         return [update, replace(handoff, graph=self.hands_over_in)] if handoff else update
@@ -135,6 +157,27 @@ class EntropyCentroidSelector(Node):
         is_committed = self.rollouts.is_committed
         done = await asyncio.to_thread(lambda: [rollout for rollout in candidates if is_committed(rollout)])
         return done or candidates
+
+    async def _tell(
+        self, input: RolloutsState, rollouts: Sequence[Rollout], selected: dict[str, Any], output: dict[str, Any]
+    ) -> None:
+        """Tell the stream, the log and the tracer what was committed, and record it."""
+        observed = self._observed(rollouts, (output["request"], output["round"]))
+        get_runtime().stream_writer(selection_event(selected, request=observed.request, round=observed.number))
+        observed.committed(selected)
+        if self.records is not None:
+            task, winner = f"{observed.request}:{observed.number}", selected["winner"]
+            round = RecordedRound(task=task, rollouts=observed.rollouts, selected=winner)
+            await record(self.records, round, input.get("messages") or ())
+
+    def _observed(self, rollouts: Sequence[Rollout], place: tuple[str, int] | None) -> Round:
+        """The round that this node ends, as operators see it."""
+        key = rollouts[0].thread_id.rpartition(":")[0]
+        request, number = place or (key, 0)
+        if self.rollouts is None:
+            return Round(request, number, None, rollouts)
+        spans = self.rollouts.spans and self.rollouts.spans.waiting.take(key)
+        return Round(request, number, spans, self.rollouts.said.take(key) or rollouts)
 
     def _shadow(self, rollouts: Sequence[Rollout], winner: Rollout) -> dict[str, Any]:
         assert self.rollouts is not None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -12,6 +11,7 @@ from entcent_agents.errors import EntcentError
 from entcent_agents.rollouts.packing import pack
 from entcent_agents.rollouts.request import RolloutRequest
 from entcent_agents.selection import First, Selection
+from entcent_agents.telemetry.lines import log_line
 from entcent_agents.trajectory import CANDIDATES, Rollout
 
 LOGGER: Final = logging.getLogger("entcent_agents.shadow")
@@ -90,7 +90,7 @@ def log_shadow(result: dict[str, Any], *, request: str, round: int, candidates: 
         "selector": shadow["selector"],
         "error": shadow["error"] and shadow["error"].partition(":")[0],
     }
-    LOGGER.info("%s", json.dumps(line, default=str), extra={"shadow": line})
+    log_line(LOGGER, logging.INFO, line)
 
 
 def _nothing(reason: str) -> Selection:

@@ -78,12 +78,16 @@ def recorded_line(task: str, rollout: Rollout, reward: float | None = None, text
         text: Whether to keep what was generated. Without it the line has neither the text of the tokens nor the packed
             output, which holds the messages, nor where forks are, and of an error the name of its class alone.
     """
+    return msgspec.json.encode(rollout_record(task, rollout, reward, text=text)).decode()
+
+
+def rollout_record(task: str, rollout: Rollout, reward: float | None = None, *, text: bool = False) -> dict[str, Any]:
+    """The same, before it is encoded."""
     record = rollout.to_dict()
     record["turns"] = [turn.to_dict(text=text) for turn in rollout.trajectory.turns]
     if not text:
         record |= {"output": None, "forks": {}, "error": _class_name(rollout.error)}
-    line = {"format": FORMAT, "version": VERSION, "task": task, "reward": reward, "rollout": record}
-    return msgspec.json.encode(line).decode()
+    return {"format": FORMAT, "version": VERSION, "task": task, "reward": reward, "rollout": record}
 
 
 def read_rollout(data: bytes, where: str, answer: re.Pattern[str] | None) -> list[Rollout]:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Any, Final, Literal
+
+from typing_extensions import TypedDict
 
 State = Literal["waiting", "thinking", "tool", "finished", "held", "unfinished", "failed"]
 EVENT: Final = "entcent.rollout"
 """The `type` of a rollout's events in LangGraph's `custom` stream."""
 COMMIT_EVENT: Final = "entcent.commit"
 """The `type` of the event that comes just before the winner is committed."""
+SELECTION_EVENT: Final = "entcent.selection"
+"""The `type` of the event that comes just after: the last one of a round."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,3 +36,53 @@ class Progress:
     turns: int = 0
     tokens: int = 0
     tool: str | None = None
+
+
+class SelectionEvent(TypedDict):
+    """What was selected and committed.
+
+    Attributes:
+        type: `SELECTION_EVENT`.
+        request: What the rounds of a request have in common.
+        round: The number of the round, from 1.
+        winner: The index of the rollout.
+        status: `finished`, or `held`: then rollouts go on from it.
+        selector: Which selector decided.
+        reason: Why, in one sentence.
+        candidates: Of every candidate its `rollout`, `value`, `rank` and the `reason` why it has no value.
+        held: The tools of the external calls that the winner is held before.
+        usage: The usage record of the request so far; None where there is none.
+    """
+
+    type: str
+    request: str
+    round: int
+    winner: int
+    status: str
+    selector: str
+    reason: str
+    candidates: list[dict[str, Any]]
+    held: list[str]
+    usage: dict[str, Any] | None
+
+
+def selection_event(selection: Mapping[str, Any], *, request: str, round: int) -> SelectionEvent:
+    """The event that says what was committed.
+
+    Args:
+        selection: As in the channel of that name.
+        request: What the rounds of a request have in common.
+        round: The number of this round.
+    """
+    return {
+        "type": SELECTION_EVENT,
+        "request": request,
+        "round": round,
+        "winner": selection["winner"],
+        "status": selection["status"],
+        "selector": selection["selector"],
+        "reason": selection["reason"],
+        "candidates": selection["candidates"],
+        "held": [held["tool"] for held in selection["held"]],
+        "usage": selection.get("usage"),
+    }

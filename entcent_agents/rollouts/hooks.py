@@ -17,7 +17,6 @@ from queue import SimpleQueue
 from typing import Any, Final, cast
 from uuid import UUID
 
-from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.messages import ToolMessage
 from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import ensure_config
@@ -26,6 +25,7 @@ from langgraph.prebuilt import ToolNode
 from langgraph.prebuilt.tool_node import ToolCallRequest
 from pydantic import ConfigDict
 
+from entcent_agents.capture.handlers import ModelAndToolHandler
 from entcent_agents.effects import Effect
 from entcent_agents.errors import EffectError
 from entcent_agents.rollouts.calls import Call, Run
@@ -49,7 +49,7 @@ def guarded(tool: BaseTool) -> BaseTool:
     return tool if isinstance(tool, _GuardedTool) else _GuardedTool.around(tool)
 
 
-class ToolWatch(BaseCallbackHandler):
+class ToolWatch(ModelAndToolHandler):
     """Sees every tool that starts in a rollout, and refuses one that no guard has let through.
 
     Args:
@@ -57,7 +57,6 @@ class ToolWatch(BaseCallbackHandler):
     """
 
     raise_error = True
-    run_inline = True
 
     def __init__(self, guard: Guard) -> None:
         self._guard = guard

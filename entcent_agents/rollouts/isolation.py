@@ -35,6 +35,8 @@ from entcent_agents.errors import ConfigurationError
 
 NO_STREAM: Final = "nostream"
 """The tag that hides a model's tokens from LangGraph's `messages` stream."""
+METADATA_KEYS: Final = ("entcent_request", "entcent_round", "entcent_rollout")
+"""Metadata of all runs of a rollout, by which a tracer's user finds and filters them."""
 
 _READ_KEY: Final = "__pregel_read"
 _CACHE_KEY: Final = "__pregel_cache"
@@ -64,7 +66,12 @@ def durability_of(agent: Graph) -> Literal["sync", "async"]:
 
 
 def isolated_config(
-    parent: RunnableConfig, thread_id: str, recursion_limit: int | None, handlers: list[BaseCallbackHandler]
+    parent: RunnableConfig,
+    thread_id: str,
+    recursion_limit: int | None,
+    handlers: list[BaseCallbackHandler],
+    *,
+    identity: tuple[str, int, int],
 ) -> RunnableConfig:
     """The configuration of a rollout: the user's own keys, metadata and tracers, on a thread of its own.
 
@@ -73,12 +80,15 @@ def isolated_config(
         thread_id: The rollout's thread.
         recursion_limit: Most supersteps of the rollout; None: as many as the agent has by itself.
         handlers: Callback handlers of ours to add.
+        identity: The request, the round and the rollout's index: what a tracer tells its runs from others by.
     """
     config = RunnableConfig(
         callbacks=_forwarded(parent.get("callbacks"), handlers),
         configurable=_own_keys(parent.get("configurable", {}), drop=_THREAD_KEYS)
         | {"thread_id": thread_id, _CACHE_KEY: None},  # subgraphs have caches of their own
-        metadata=_own_keys(parent.get("metadata", {}), drop=_THREAD_KEYS),
+        metadata=_own_keys(parent.get("metadata", {}), drop=_THREAD_KEYS)
+        | dict(zip(METADATA_KEYS, identity, strict=True)),
+        run_name=f"rollout {identity[-1]}",
         tags=[*(parent.get("tags") or ()), NO_STREAM],
     )
     return config if recursion_limit is None else {**config, "recursion_limit": recursion_limit}

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import base64
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
 from entcent_agents.errors import RecordingError
+from entcent_agents.trajectory import Rollout
 
 _SERIALIZER: Final = JsonPlusSerializer()
 _VERSION: Final = 2
@@ -40,3 +42,12 @@ def unpack(packed: str) -> dict[str, Any]:
             f"{_VERSION}: let the release that began the request end it"
         )
     return output
+
+
+def place_of(rollouts: Sequence[Rollout]) -> tuple[str, int] | None:
+    """Their request and the number of their round; None where nothing that they left can be opened."""
+    for rollout in rollouts:
+        with suppress(Exception):  # for logs, which come where opening it has failed before
+            output = unpack(rollout.output or "")
+            return output["request"], output["round"]
+    return None

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, replace
-from typing import Any
+from dataclasses import fields, replace
+from typing import Any, Final
 from uuid import UUID
 
-from langchain_core.callbacks import BaseCallbackHandler
-
+from entcent_agents.capture.handlers import ModelAndToolHandler
 from entcent_agents.rollouts.events import EVENT, Progress, State
 from entcent_agents.trajectory import Turn
 
+_NAMES: Final = tuple(field.name for field in fields(Progress))
 
-class ProgressReporter(BaseCallbackHandler):
+
+class ProgressReporter(ModelAndToolHandler):
     """Follows one rollout through its callbacks and tells `write` of every change.
 
     Args:
@@ -22,7 +23,7 @@ class ProgressReporter(BaseCallbackHandler):
         write: Takes an event; LangGraph's stream writer, as a rule.
     """
 
-    run_inline = True
+    hears_starts = True
 
     def __init__(self, rollout: int, round: int, write: Callable[[Any], None]) -> None:
         self._now = Progress(rollout=rollout, round=round)
@@ -64,4 +65,4 @@ class ProgressReporter(BaseCallbackHandler):
 
     def _tell(self, **changes: Any) -> None:
         self._now = replace(self._now, **changes)
-        self._write({"type": EVENT, **asdict(self._now)})
+        self._write({"type": EVENT} | {name: getattr(self._now, name) for name in _NAMES})

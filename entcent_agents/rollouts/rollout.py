@@ -15,6 +15,7 @@ from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.errors import GraphBubbleUp, ParentCommand
 from langgraph.types import Command, StateSnapshot
 
+from entcent_agents.capture.handlers import HandlerGroup
 from entcent_agents.capture.recorder import TurnRecorder
 from entcent_agents.chat.sampling import own_calls, rollout_index, token_listener
 from entcent_agents.environments import Environment, Fork, use_environments
@@ -41,6 +42,7 @@ from entcent_agents.rollouts.request import RolloutRequest
 from entcent_agents.rollouts.retries import with_retries
 from entcent_agents.rollouts.store import Journal
 from entcent_agents.rollouts.writing import Writing, ended, resumed
+from entcent_agents.telemetry.rounds import observing_handlers
 from entcent_agents.trajectory import CANDIDATES, Rollout, Trajectory
 
 PROGRAMMING_ERRORS = (ConfigurationError, NotImplementedError, NameError, ImportError)
@@ -139,7 +141,12 @@ class _Attempt:
             request.config,
             writing.thread_id,
             request.recursion_limit,
-            [self.recorder, self.reporter, ToolWatch(guard), *([self._call_limit] if self._call_limit else ())],
+            [
+                HandlerGroup(self.recorder, self.reporter, ToolWatch(guard)),
+                *observing_handlers(),
+                *([self._call_limit] if self._call_limit else ()),
+            ],
+            identity=(request.rules.request, request.round, self.index),
         )
         listening = token_listener.set(self.reporter.on_tokens)
         asking = rollout_index.set(self.index)

@@ -87,11 +87,24 @@ class RolloutStore:
             TypeError: On what is no plain data.
         """
         written = {START: encoded(start)}
+        claim = await self.claim(thread_id, source=source)
+        self._tails[thread_id] = _Tail(await self._put(claim, written, JOURNAL), 0)
+
+    async def claim(self, thread_id: str, *, source: str | None = None) -> RunnableConfig:
+        """Forget the thread, mark it as a rollout's, and graft what it goes on from, as `begin` does; no journal.
+
+        Args:
+            thread_id: The rollout's thread.
+            source: See `begin`.
+
+        Returns:
+            Where a journal would be put.
+        """
         await self.forget(thread_id)
         claim = await self._put(_on(thread_id, NAMESPACE), {}, CLAIM)
         if source is not None:
             await self.graft(source, thread_id)
-        self._tails[thread_id] = _Tail(await self._put(claim, written, JOURNAL), 0)
+        return claim
 
     async def append(self, thread_id: str, kind: str, value: Any) -> None:
         """Add an entry; it is durable when this returns. Entries keep the order of the calls.

@@ -49,13 +49,16 @@ class Writing:
     async def begin(self, base: str | None) -> None:
         """Write down that the rollout begins, with which forks, and copy the thread that it goes on from.
 
-        A fork is kept only once the journal names it: else a crash in between would leave it to nobody.
+        A fork is kept only once the journal names it: else a crash in between would leave it to nobody. Nobody would
+        read a journal that does not outlive the process.
         """
+        if not self.store.durable:
+            await self.store.claim(self.thread_id, source=base)
+            return
         start = {"name": self.name, "forks": _references(self.forks)}
         await self.store.begin(self.thread_id, start, source=base)
         self._begun = True
-        if self.store.durable:
-            await _keep(self.forks)
+        await _keep(self.forks)
 
     async def flush(self) -> None:
         """Write down the turns and store writes since the last time."""
@@ -101,14 +104,9 @@ class Writing:
 
     async def end(self, rollout: Rollout) -> None:
         """Write down how the rollout ended; of one that never began there is nothing to go on with."""
-        if not self._begun:
-            return
-        await self.flush()
-        await self._append("ended", rollout.to_dict())
-
-    async def _append(self, kind: str, value: Any) -> None:
-        if self.store.durable:
-            await self.store.append(self.thread_id, kind, value)
+        if self.store.durable and self._begun:
+            await self.flush()
+            await self.store.append(self.thread_id, "ended", rollout.to_dict())
 
 
 async def resumed(journal: Journal, writing: Writing, environments: Sequence[Environment]) -> dict[Key, Any] | None:

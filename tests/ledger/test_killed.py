@@ -31,7 +31,7 @@ SHORTEST_LIVES_SECONDS = 0.25
 def kill_at_random(where: str, outside: World, kills: int, seed: int) -> Counter[str]:
     """Kill an agent `kills` times, resume it each time, and count what became of its calls."""
     dice = random.Random(seed)
-    told, ended = FORKS.Value("i", 0), Counter[str]()
+    told, ended = FORKS.Value("i", 0, lock=False), Counter[str]()
     # The first process waits for modules to be loaded, and says nothing about the others.
     lives_up_to = max(SHORTEST_LIVES_SECONDS, 2 * min(turn_seconds(where, outside, told) for _ in range(3)))
     while ended["kills"] < kills:

@@ -60,12 +60,12 @@ def audit_effects(committed: Iterable[Call], effects: Sequence[Effect]) -> Accou
     return account
 
 
-def audit_rows(committed: Iterable[Call], rows: Iterable[tuple[str, int]]) -> Account:
-    """The rows of the real database are those that the committed conversations wrote, each once and whole."""
+def audit_writes(committed: Iterable[Call], tool: str, rows: Iterable[tuple[str, int]]) -> Account:
+    """The real rows or files are those that the tool wrote in committed conversations, each once and whole."""
     rows = list(rows)
     times = Counter(mark for mark, _ in rows)
-    written = {call.mark for call in committed if call.tool == "note" and call.succeeded}
-    account = Account(counts=Counter({"note: rows": len(written)}))
+    written = {call.mark for call in committed if call.tool == tool and call.succeeded}
+    account = Account(counts=Counter({f"{tool}: written": len(written)}))
     account.violations.extend(f"loser write: {mark}" for mark in times.keys() - written)
     account.violations.extend(f"lost write: {mark}" for mark in written - times.keys())
     account.violations.extend(f"double write: {mark}, {count} times" for mark, count in times.items() if count > 1)
@@ -106,6 +106,30 @@ def audit_requests(log: Sequence[Asked], n: int, durable: Mapping[int, Collectio
                     f"sampled again: {digest} in life {life}: {count} choices, {known} on record, "
                     f"{allowed[digest]} rollouts"
                 )
+    return account + audit_reads(log)
+
+
+def audit_samples(log: Sequence[Asked], n: int) -> Account:
+    """No turn that a rollout went on from is sampled again. Answers that came too late, or broken, may be.
+
+    Args:
+        log: What the server was asked, in order.
+        n: Rollouts of a request.
+    """
+    used = {mark for asked in log for mark in asked.used}
+    taken = Counter[str]()
+    account = Account(counts=Counter({"turns sampled": sum(len(asked.marks) for asked in log)}))
     for asked in log:
-        account.violations.extend(f"unsound read: {line}" for line in asked.complaints)
+        allowed = n if asked.shared else 1
+        if taken[asked.digest] + len(asked.marks) > allowed:
+            account.violations.append(
+                f"sampled again: {asked.digest}: {len(asked.marks)} choices, where rollouts had gone on from "
+                f"{taken[asked.digest]} of {allowed}"
+            )
+        taken[asked.digest] += sum(mark in used for mark in asked.marks)
     return account
+
+
+def audit_reads(log: Sequence[Asked]) -> Account:
+    """Every rollout saw what it had written, and nothing else."""
+    return Account(violations=[f"unsound read: {line}" for asked in log for line in asked.complaints])

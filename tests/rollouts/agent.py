@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from langchain.agents import create_agent
 from langchain_core.tools import BaseTool, StructuredTool
@@ -41,6 +41,8 @@ class Fate:
     error_after: Exception | None = None
 
 
+HALF: Final = "half of a file\n"
+
 FateOf = Callable[[str, str], Fate]
 """The fate of the call of a tool (first) with a mark (second)."""
 Act = Callable[[str, str, str], Awaitable[object]]
@@ -60,6 +62,8 @@ class Tools:
             make(coroutine=self.ask, name="ask"),
             make(self.look, name="look"),
             make(self.note, name="note"),
+            make(self.find, name="find"),
+            make(self.save, name="save"),
             make(coroutine=self.pay, name="pay"),
             make(coroutine=self.book, name="book"),
         ]
@@ -74,7 +78,7 @@ class Tools:
         time.sleep(fate.before_seconds)
         if fate.error_before:
             raise fate.error_before
-        with current_environment().connect(read_only=True) as connection:
+        with current_environment("database").connect(read_only=True) as connection:
             rows = connection.execute("SELECT mark FROM notes WHERE request = ? ORDER BY rowid", (request,)).fetchall()
         return fate.says or json.dumps([mark for (mark,) in rows])
 
@@ -83,7 +87,7 @@ class Tools:
         fate = self.fate_of("note", mark)
         if fate.says:
             return fate.says
-        with current_environment().connect() as connection:
+        with current_environment("database").connect() as connection:
             connection.execute("INSERT INTO notes (request, mark, whole) VALUES (?, ?, 0)", (request, mark))
             time.sleep(fate.before_seconds)
             if fate.error_before:
@@ -91,6 +95,30 @@ class Tools:
             connection.execute("UPDATE notes SET whole = 1 WHERE mark = ?", (mark,))
         time.sleep(fate.after_seconds)
         return f"{SUCCEEDED['note']} {mark}"
+
+    def find(self, request: int, mark: str) -> str:
+        """The marks of the files."""
+        fate = self.fate_of("find", mark)
+        time.sleep(fate.before_seconds)
+        if fate.error_before:
+            raise fate.error_before
+        files = current_environment("workspace").resolve(".").iterdir()
+        return fate.says or json.dumps(sorted(file.name for file in files))
+
+    def save(self, request: int, mark: str) -> str:
+        """Write a file, slowly: first a half of it."""
+        fate = self.fate_of("save", mark)
+        if fate.says:
+            return fate.says
+        file = current_environment("workspace").resolve(mark)
+        file.write_text(HALF)
+        time.sleep(fate.before_seconds)
+        if fate.error_before:
+            raise fate.error_before
+        with file.open("a") as half:
+            half.write(HALF)
+        time.sleep(fate.after_seconds)
+        return f"{SUCCEEDED['save']} {mark}"
 
     async def pay(self, request: int, mark: str) -> str:
         """An external call that may not be repeated."""
@@ -136,6 +164,11 @@ def make_database(path: Path) -> None:
     """The world that rollouts fork: no constraint would hide that a row came twice."""
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("CREATE TABLE notes (request INTEGER, mark TEXT, whole INTEGER)")
+
+
+def files_of(folder: Path) -> list[tuple[str, int]]:
+    """Marks of the real files, and whether they are whole."""
+    return [(file.name, file.read_text() == HALF * 2) for file in folder.iterdir()]
 
 
 def rows_of(path: Path) -> list[tuple[str, int]]:

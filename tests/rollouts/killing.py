@@ -21,7 +21,7 @@ from typing import Any
 from langchain_core.messages import AIMessage, convert_to_openai_messages
 
 from tests.ledger.outside_world import FORKS, World, child, open_ledger, world
-from tests.rollouts.accounts import Account, Effect, audit_effects, audit_requests, audit_rows
+from tests.rollouts.accounts import Account, Effect, audit_effects, audit_requests, audit_writes
 from tests.rollouts.agent import make_database, rows_of
 from tests.rollouts.lives import Place, live, thread_of
 from tests.rollouts.script import PLANS, Call, Script, calls_of, model_server, read_log, without_outside
@@ -99,8 +99,8 @@ def killing(seed: int, *, database: str | None = None, **settings: Any) -> Itera
         make_database(folder / "app.db")
         plans = PLANS if settings.get("external", True) else without_outside()
         script = Script(seed=seed, log=folder / "log", plans=plans, delay_seconds=0.03)
-        with model_server(script) as base_url:
-            place = Place(folder=folder, base_url=base_url, world=outside.address, database=database, **settings)
+        with model_server(script) as server:
+            place = Place(folder=folder, base_url=server.base_url, world=outside.address, database=database, **settings)
             if database:
                 asyncio.run(_set_up(place))
             yield Killing(place, outside, script.log)
@@ -141,7 +141,7 @@ def settled(run: Killing) -> Account:
     committed, half = asyncio.run(_committed(run))
     account = Account(violations=half)
     account += audit_effects(committed, [Effect.from_line(line) for line in run.outside.effects])
-    account += audit_rows(committed, rows_of(run.place.app))
+    account += audit_writes(committed, "note", rows_of(run.place.app))
     account += audit_requests(read_log(run.log), run.place.n, run.durable)
     account.counts.update(answered(run.place))
     account.violations.extend(asyncio.run(_leftovers(run.place)))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
-from tests.rollouts.accounts import Effect, audit_effects, audit_requests, audit_rows
-from tests.rollouts.script import Asked, Call, unsound_reads
+from tests.rollouts.accounts import Effect, audit_effects, audit_requests, audit_samples, audit_writes
+from tests.rollouts.script import Asked, Call, Script, calls_in_text, calls_of, unsound_reads
 
 PAY = Call(tool="pay", mark="m1.0", turn=1, result="paid m1.0")
 BOOK = Call(tool="book", mark="m1.1", turn=1, result="booked m1.1")
@@ -43,11 +44,11 @@ def test_an_effect_that_is_only_said_to_have_happened_is_found():
 
 
 def test_rows_of_losers_and_rows_that_are_lost_double_or_torn_are_found():
-    assert not audit_rows([NOTE], [("m0.0", 1)]).violations
-    assert kinds(audit_rows([NOTE], [])) == {"lost write": 1}
-    assert kinds(audit_rows([], [("m0.0", 1)])) == {"loser write": 1}
-    assert kinds(audit_rows([NOTE], [("m0.0", 1), ("m0.0", 1)])) == {"double write": 1}
-    assert kinds(audit_rows([NOTE], [("m0.0", 0)])) == {"torn write": 1}
+    assert not audit_writes([NOTE], "note", [("m0.0", 1)]).violations
+    assert kinds(audit_writes([NOTE], "note", [])) == {"lost write": 1}
+    assert kinds(audit_writes([], "note", [("m0.0", 1)])) == {"loser write": 1}
+    assert kinds(audit_writes([NOTE], "note", [("m0.0", 1), ("m0.0", 1)])) == {"double write": 1}
+    assert kinds(audit_writes([NOTE], "note", [("m0.0", 0)])) == {"torn write": 1}
 
 
 def test_a_turn_that_was_lost_is_sampled_again_without_complaint():
@@ -76,9 +77,41 @@ def test_more_repeated_requests_after_a_kill_than_there_are_rollouts_are_found()
     assert kinds(audit_requests([*turns, *again], 2, {})) == {"repeated request": 1}
 
 
+def test_a_turn_that_did_not_reach_its_rollout_is_sampled_again_without_complaint():
+    lost, again = replace(FIRST, marks=["x", "y"]), FIRST
+    assert not audit_samples([lost, again, NEXT], 2).violations
+
+
+def test_a_turn_that_a_rollout_went_on_from_is_not_sampled_again_unnoticed():
+    more = replace(FIRST, marks=["d", "e"])
+    assert kinds(audit_samples([FIRST, NEXT, more], 2)) == {"sampled again": 1}
+    assert not audit_samples([FIRST, NEXT, replace(more, marks=["d"])], 2).violations
+
+
 def test_a_rollout_that_does_not_see_just_what_it_wrote_is_found():
     look = Call(tool="look", mark="m1.0", turn=1, result='["m0.0"]')
     assert not unsound_reads([NOTE, look])
     assert unsound_reads([NOTE, replace(look, result="[]")])
     assert unsound_reads([NOTE, replace(look, result='["m0.0", "m0.0"]')])
     assert unsound_reads([NOTE, replace(look, result='["m0.0", "m9.0"]')])
+
+
+def test_calls_in_text_are_those_of_the_api_with_their_results():
+    script = Script(seed=1, log=Path(), plans=[[("note", "ask")]])
+    (native, text) = (script.reply(7, 0, "m0123456789ab", as_text=as_text) for as_text in (False, True))
+    results = ["noted m0123456789ab.0", "told\nmore"]
+    ids = [
+        {"id": f"m0123456789ab_{i}", "function": {"name": n, "arguments": a}}
+        for i, (n, a) in enumerate(native.tool_calls)
+    ]
+    of_the_api = [
+        {"role": "assistant", "content": native.text, "tool_calls": ids},
+        *(
+            {"role": "tool", "tool_call_id": call["id"], "content": said}
+            for call, said in zip(ids, results, strict=True)
+        ),
+    ]
+    told = "\n".join(f"<tool_response>\n{said}\n</tool_response>" for said in results)
+    in_text = [{"role": "assistant", "content": text.text}, {"role": "user", "content": told}]
+    assert calls_in_text(in_text) == calls_of(of_the_api)
+    assert [call.result for call in calls_in_text(in_text)] == results

@@ -1,15 +1,17 @@
-"""Requests whose tools raise, answer with error text or stall (benchmarks/chaos.py: more)."""
+"""Requests whose model server and tools fail, stall and raise (benchmarks/soak.py: more)."""
 
 from __future__ import annotations
 
 import sys
 
-from tests.rollouts.chaos import Chaos, run_chaos
+from tests.rollouts.chaos import TOOL_FAILURES, Chaos, run_chaos
+from tests.rollouts.script import EFFECTS
 
 
-def test_tools_that_fail_leave_no_effect_of_a_loser_none_twice_and_no_request_hangs():
-    account = run_chaos(Chaos(requests=6, n=3, failing=0.2))
+def test_servers_and_tools_that_fail_leave_no_wrong_effect_nothing_open_and_no_request_hangs():
+    account = run_chaos(Chaos(requests=6, n=3, at_once=6, failing=0.2, server_failing=0.2, silence_seconds=1.0)).account
     sys.stdout.write(f"{dict(account.counts)}\n")
     assert account.violations == []
     assert account.counts["committed"]
-    assert all(account.counts[f"note: {how}"] for how in ("raised", "answered with error text", "stalled"))
+    assert all(any(account.counts[f"{tool}: {how}"] for tool in EFFECTS) for how in TOOL_FAILURES)
+    assert sum(name.startswith("server: ") for name in account.counts) >= 5

@@ -27,4 +27,4 @@ def test_a_request_that_is_killed_and_resumed_samples_no_turn_again_and_repeats_
     sys.stdout.write(f"{dict(account.counts)}\n")
     assert account.violations == []
     assert account.counts["pay: calls"]
-    assert account.counts["note: rows"]
+    assert account.counts["note: written"]
