@@ -205,6 +205,9 @@ class ParallelRollouts(Node):
 
     async def forget(self, rollouts: Sequence[Rollout]) -> None:
         """Discard what rollouts left: their forks and their threads; of one that still does something, later."""
+        await to_the_end(self._forget_all(rollouts))
+
+    async def _forget_all(self, rollouts: Sequence[Rollout]) -> None:
         for rollout in rollouts:
             if not self.lingering.then(rollout.thread_id, partial(self._forget, rollout)):
                 await self._forget(rollout)
