@@ -38,6 +38,7 @@ from entcent_agents.nodes.questions import ask, settle_doubts
 from entcent_agents.nodes.recorded import until_recorded
 from entcent_agents.nodes.shadow import as_alone
 from entcent_agents.nodes.state import Node, RolloutsState
+from entcent_agents.nodes.unclaimed import leave
 from entcent_agents.rollouts.cleanup import Lingering, discard, to_the_end
 from entcent_agents.rollouts.guard import Rules, inside_a_rollout
 from entcent_agents.rollouts.hooks import hook
@@ -185,6 +186,8 @@ class ParallelRollouts(Node):
             await self._require_answerable(request, rollouts)
         if self.keeps_words:
             self.said.put(request.thread_prefix, rollouts)
+        if parent_saver(config) is None:  # else the graph can go on from here
+            leave(partial(self.forget, rollouts))
         return {"rollouts": [rollout.to_dict() for rollout in rollouts]}
 
     def forks_of(self, rollout: Rollout) -> list[Fork]:
