@@ -27,6 +27,7 @@ from rich.table import Table
 from tests.rollouts.accounts import Account
 from tests.rollouts.chaos import Chaos, Outcome, run_chaos
 from tests.rollouts.faults import FAULTS
+from tests.rollouts.leaks import Memory
 from tests.rollouts.script import EFFECTS
 
 SPAWNED: Final = multiprocessing.get_context("spawn")
@@ -69,9 +70,16 @@ def table_of(account: Account, outcomes: Sequence[Outcome], title: str) -> Table
         for held in outcome.memory:
             what = f"{held.megabytes:.0f} MB, {held.objects} objects of ours"
             table.add_row(f"process {number}, after {held.done} requests", what)
+        table.add_row(f"process {number}: memory", "flat" if is_flat(outcome.memory) else "[red]grows")
         cpu = f"{outcome.cpu_seconds:.0f} s of CPU, its server {outcome.server_cpu_seconds:.0f} s"
         table.add_row(f"process {number} took", f"{outcome.seconds:.0f} s, {cpu}")
     return table
+
+
+def is_flat(memory: Sequence[Memory]) -> bool:
+    """Whether the second half of the requests made it no more than a twentieth larger."""
+    half, whole = memory[-2:] if len(memory) > 1 else memory * 2
+    return whole.megabytes <= 1.05 * half.megabytes
 
 
 def shared_out(chaos: Chaos, processes: int) -> list[Chaos]:

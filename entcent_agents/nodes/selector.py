@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, replace
 from typing import Any, Final, Literal
@@ -29,7 +30,7 @@ from entcent_agents.rollouts.overlay import apply_writes
 from entcent_agents.rollouts.packing import place_of, unpack
 from entcent_agents.selection import Selection, Selector, default_selector, require_scorable
 from entcent_agents.telemetry.rounds import Round
-from entcent_agents.trajectory import CANDIDATES, Rollout
+from entcent_agents.trajectory import CANDIDATES, Rollout, Spent
 
 _LOGGER: Final = logging.getLogger(__name__)
 
@@ -97,6 +98,7 @@ class EntropyCentroidSelector(Node):
     async def _selected(
         self, input: RolloutsState, config: RunnableConfig | None, committing: Callable[[], None]
     ) -> dict[str, Any] | list[dict[str, Any] | Command[Any]]:
+        started = time.perf_counter()
         rollouts = [Rollout.from_dict(record) for record in input.get("rollouts") or ()]
         candidates = [rollout for rollout in rollouts if rollout.status in self._selectable]
         if not candidates:
@@ -128,12 +130,15 @@ class EntropyCentroidSelector(Node):
         if self.shadow:
             log_shadow(result, request=output["request"], round=output["round"], candidates=len(candidates))
         held = winner.status == "held"
-        committed = replace(winner, forks={})
+        before = next((rollout.spent for rollout in rollouts if rollout.spent), Spent())
+        spent = before.plus(rollouts, seconds=time.perf_counter() - started, rounds=1)
+        committed = replace(winner, forks={}, spent=spent)
         selected = {
             **result,
             "status": winner.status,
             "held": [{key: held["call"][key] for key in ("tool", "arguments")} for held in output["held"]],
             "changes": changes,
+            "usage": spent.to_dict(),
         }
         await to_the_end(self._settle(input, rollouts, committed, selected, output))
         update = {
