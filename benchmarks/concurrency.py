@@ -1,11 +1,11 @@
 """Calls to servers that have room for so many: adaptive, behind a semaphore of just the right size, and neither.
 
-    python -m benchmarks.concurrency [--calls 400] [--room 16]
+    python -m benchmarks.concurrency [--calls 240] [--room 16]
 
 Servers refuse with 429 above their room (with and without `Retry-After`), get slow in proportion or by the square,
-heal, or have room for all. Each is a real one on a socket and in a process of its own, new for each way. Calls come all at
-once; to servers that get slow, half as fast again as they can be answered. "Neither" is the SDK's client alone. Prints
-seconds, 429s, calls that failed after two retries, most requests at once, and what a permit costs in CPU time.
+heal, or have room for all. Each is a real one on a socket and in a process of its own, new for each way. Calls come
+all at once; to servers that get slow, half as fast again as they can be answered. "Neither" is the SDK's client
+alone. Prints seconds, 429s, calls that failed after two retries, most requests at once, and the CPU time of a permit.
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ async def permit_seconds(times: int = 20_000) -> float:
 
 
 def main(
-    calls: Annotated[int, typer.Option(help="How many.")] = 400,
+    calls: Annotated[int, typer.Option(help="How many.")] = 240,
     room: Annotated[int, typer.Option(help="How many the servers take.")] = 16,
     seconds: Annotated[float, typer.Option(help="How long an answer takes.")] = 0.5,
 ) -> None:
@@ -162,16 +162,15 @@ def main(
         "slow by the square": Case(server=replace(slow, slows=2.0), interval_seconds=rising),
         "room for all": Case(server=replace(crowded, room=calls)),
     }
-    table = Table("server", "way", "seconds", "ratio", "429s", "failed", "most at once", "limit at the end")
     for name, case in cases.items():
-        best = 0.0
+        table, best = Table(name, "seconds", "ratio", "429s", "failed", "most at once", "limit at the end"), 0.0
         for way in ("semaphore", "adaptive", "neither"):
             with unlimited() if way == "neither" else nullcontext():
                 each = found(case, calls, right=way == "semaphore")
             best = best or each.seconds
             counts = (each.refused, each.failed, each.most, each.limit or "")
-            table.add_row(name, way, f"{each.seconds:.1f}", f"{each.seconds / best:.2f}", *map(str, counts))
-    console.print(table)
+            table.add_row(way, f"{each.seconds:.1f}", f"{each.seconds / best:.2f}", *map(str, counts))
+        console.print(table)
     console.print(f"a permit: {1e6 * asyncio.run(permit_seconds()):.1f} µs of CPU time")
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import threading
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import isfinite
 
@@ -31,6 +32,19 @@ class Prices:
             price = getattr(self, name)
             if price is not None and not (isfinite(price) and price >= 0):
                 raise ConfigurationError(f"prices: {name}={price} must be a finite number, at least 0")
+
+    def cost(self, *, prompt_tokens: int, generated_tokens: int, cached_tokens: int = 0) -> float:
+        """Of a call; the cached tokens are part of the prompt's."""
+        cached = self.prompt if self.cached is None else self.cached
+        read = (prompt_tokens - cached_tokens) * self.prompt + cached_tokens * cached
+        return (read + generated_tokens * self.generated) / 1e6
+
+    def most(self, *, prompt_tokens: int, generated_tokens: int) -> float:
+        """Of a call, whatever of its prompt the server has cached."""
+        return max(
+            self.cost(prompt_tokens=prompt_tokens, generated_tokens=generated_tokens, cached_tokens=cached)
+            for cached in (0, prompt_tokens)
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,3 +90,126 @@ class Budget:
                 "budget: max_cost needs what the models cost: prices={'the-model': Prices(prompt=…, generated=…)}, per "
                 "million tokens"
             )
+
+    @property
+    def meters_calls(self) -> bool:
+        """Whether it limits what model calls use, so that they have to be asked for."""
+        return self.max_tokens is not None or self.max_cost is not None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Amount:
+    """What a call uses, or may use at most."""
+
+    tokens: int = 0
+    cost: float = 0.0
+
+    def __add__(self, other: Amount) -> Amount:
+        return Amount(tokens=self.tokens + other.tokens, cost=self.cost + other.cost)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """What became of a call that asked for room.
+
+    Attributes:
+        call: Which.
+        refusal: Why it may never begin, in one line; None: it may begin now.
+    """
+
+    call: Hashable
+    refusal: str | None = None
+
+
+class Meter:
+    """Keeps the calls of a request below its limits of tokens and cost; threads may share it.
+
+    What a call may use at most is reserved before it begins. A call that does not fit waits for what those under way
+    give back, and is refused where even all of it would not do. Who came first goes first: a large call is not passed
+    by small ones for ever. Every method returns what it decided, in that order, and none waits.
+
+    Args:
+        budget: The limits.
+        spent: What is spent already.
+    """
+
+    def __init__(self, budget: Budget, spent: Amount | None = None) -> None:
+        self._budget = budget
+        self._spent = spent or Amount()
+        self._reserved: dict[Hashable, Amount] = {}
+        self._waiting: dict[Hashable, Amount] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def spent(self) -> Amount:
+        """By calls that are over."""
+        return self._spent
+
+    @property
+    def reserved(self) -> Amount:
+        """For calls that are under way."""
+        return sum(self._reserved.values(), Amount())
+
+    def ask(self, call: Hashable, most: Amount, *, waits: bool = True) -> Sequence[Decision]:
+        """A call would like to begin.
+
+        Args:
+            call: Which; no other one under way or waiting may be equal.
+            most: What it may use.
+            waits: Whether it may wait. One that may not is decided on at once, before those that wait.
+        """
+        with self._lock:
+            if not waits:
+                return [self._decide(call, most) or self._refused(call, most)]
+            self._waiting[call] = most
+            return self._decide_on_waiting()
+
+    def settle(self, call: Hashable, used: Amount | None) -> Sequence[Decision]:
+        """A call is over.
+
+        Args:
+            call: Which; one that is not under way changes nothing.
+            used: What it used; None where nobody knows: then it is charged all it might have.
+        """
+        with self._lock:
+            most = self._reserved.pop(call, None)
+            if most is not None:
+                self._spent += most if used is None else used
+            return self._decide_on_waiting()
+
+    def withdraw(self, call: Hashable) -> Sequence[Decision]:
+        """A call will not be made, whether it waits or might have begun."""
+        with self._lock:
+            self._waiting.pop(call, None)
+            self._reserved.pop(call, None)
+            return self._decide_on_waiting()
+
+    def _decide_on_waiting(self) -> list[Decision]:
+        decisions: list[Decision] = []
+        for call, most in [*self._waiting.items()]:
+            decision = self._decide(call, most)
+            if decision is None:
+                break
+            del self._waiting[call]
+            decisions.append(decision)
+        return decisions
+
+    def _decide(self, call: Hashable, most: Amount) -> Decision | None:
+        if self._fits(self._spent + self.reserved + most):
+            self._reserved[call] = most
+            return Decision(call=call)
+        return None if self._fits(self._spent + most) else self._refused(call, most)
+
+    def _fits(self, amount: Amount) -> bool:
+        tokens, cost = self._budget.max_tokens, self._budget.max_cost
+        return (tokens is None or amount.tokens <= tokens) and (cost is None or amount.cost <= cost)
+
+    def _refused(self, call: Hashable, most: Amount) -> Decision:
+        tokens, cost, spent, reserved = self._budget.max_tokens, self._budget.max_cost, self._spent, self.reserved
+        if tokens is not None and (spent + reserved + most).tokens > tokens:
+            refusal = f"max_tokens={tokens}: {spent.tokens} are spent, {reserved.tokens} reserved"
+            refusal += f", and the call may use {most.tokens}"
+        else:
+            refusal = f"max_cost={cost}: {spent.cost:.6g} is spent, {reserved.cost:.6g} reserved"
+            refusal += f", and the call may cost {most.cost:.6g}"
+        return Decision(call=call, refusal=refusal)

@@ -16,6 +16,7 @@
     ├── RecordingError                a record that cannot be read, of generations or of a rollout: where, why, what was
     │                                 expected
     ├── RolloutError
+    │   ├── BudgetExceededError       a model call, or rollouts, that the request's budget has no room for
     │   └── RolloutsFailedError       fewer rollouts finished or are held than the quorum asks for
     ├── LedgerError                   the effect ledger cannot be read or written
     │   ├── LedgerVersionError        a ledger, or a record in it, of a version that this release does not read
@@ -31,6 +32,10 @@ Messages say what was seen and what to do about it, in one line: the command lin
 from __future__ import annotations
 
 from collections.abc import Generator
+from typing import Final
+
+_STATUS_NAMES: Final = ("status_code", "status", "code")
+"""How exceptions call their HTTP status: those of the SDKs; of aiohttp and this library; of Google and urllib."""
 
 
 class EntcentError(Exception):
@@ -93,6 +98,7 @@ class ModelServerError(ModelError):
         status: The HTTP status of the answer, or the one that an error in a good answer names; None where there was
             none, or where a good one was broken off.
         broke_off: Whether the server was not reached, fell silent or broke off: asked again, it may answer.
+        reached: Whether the server may have the request.
         retry_after_seconds: How long it asks to be left alone; None where it does not say.
     """
 
@@ -102,11 +108,13 @@ class ModelServerError(ModelError):
         *,
         status: int | None = None,
         broke_off: bool = False,
+        reached: bool = True,
         retry_after_seconds: float | None = None,
     ) -> None:
         super().__init__(message)
         self.status = status
         self.broke_off = broke_off
+        self.reached = reached
         self.retry_after_seconds = retry_after_seconds
 
 
@@ -120,6 +128,10 @@ class RecordingError(EntcentError):
 
 class RolloutError(EntcentError):
     """Something is wrong with rollouts as a whole; a single bad rollout is data, not an error."""
+
+
+class BudgetExceededError(RolloutError):
+    """A model call, or rollouts, that the request's budget has no room for; the message names the limit."""
 
 
 class RolloutsFailedError(RolloutError):
@@ -162,3 +174,10 @@ def causes_of(error: BaseException) -> Generator[BaseException]:
         seen.add(id(link))
         yield link
         link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
+
+
+def http_status(error: BaseException) -> int | None:
+    """The HTTP status, 400 or above, that an exception of anybody's carries; its causes are not looked at."""
+    holders = (error, getattr(error, "response", None))
+    found = (getattr(holder, name, None) for holder in holders for name in _STATUS_NAMES)
+    return next((int(status) for status in found if isinstance(status, int) and 400 <= status < 600), None)

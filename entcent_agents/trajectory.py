@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable, Mapping
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any, Final, Literal, Self, TypeVar
@@ -17,9 +17,10 @@ from entcent_agents.logprobs import TokenLogprobs
 from entcent_agents.phases import PhaseConfig, high_entropy_phases
 from entcent_agents.segments import SegmentKind
 
-RECORD_VERSION: Final = 2
-READ_VERSIONS: Final = (1, 2)
-"""Versions of a rollout's record that this release reads. The first knew neither held nor plain rollouts."""
+RECORD_VERSION: Final = 3
+READ_VERSIONS: Final = (1, 2, 3)
+"""Versions of a rollout's record that this release reads. The first knew neither held nor plain rollouts, the second
+nothing of cached tokens, calls that were cut off, cost, and what a request had used before."""
 
 Column = Literal["entropy", "logprob", "confidence"]
 """A per-token quantity of `TokenLogprobs` that signals are taken from."""
@@ -31,24 +32,93 @@ CANDIDATES: Final = ("finished", "held")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
-    """Tokens of a rollout, in tokens of the model's own tokenizer.
+    """Tokens of a rollout, in tokens of the model's own tokenizer; a lower bound where calls were cut off.
 
     Attributes:
         prompt_tokens: Tokens read by the server, those it had cached included.
-        generated_tokens: Tokens the server sampled for us.
+        cached_tokens: Of these, what the server says it had cached.
+        generated_tokens: Tokens the server sampled for us; of calls without a count, those that were seen to arrive.
         model_calls: Requests answered.
+        cut_calls: Calls of which no count of the server's is known: cut off, failed after they had begun, or answered
+            without one.
+        cost: Of these tokens, in the currency of the prices; None where a model has no price.
+        charged_tokens: What a budget was charged: of calls without a count, the most they may have used.
+        charged_cost: The same in money.
     """
 
     prompt_tokens: int = 0
+    cached_tokens: int = 0
     generated_tokens: int = 0
     model_calls: int = 0
+    cut_calls: int = 0
+    cost: float | None = 0.0
+    charged_tokens: int = 0
+    charged_cost: float = 0.0
 
     def __add__(self, other: Usage) -> Usage:
         return Usage(
             prompt_tokens=self.prompt_tokens + other.prompt_tokens,
+            cached_tokens=self.cached_tokens + other.cached_tokens,
             generated_tokens=self.generated_tokens + other.generated_tokens,
             model_calls=self.model_calls + other.model_calls,
+            cut_calls=self.cut_calls + other.cut_calls,
+            cost=None if self.cost is None or other.cost is None else self.cost + other.cost,
+            charged_tokens=self.charged_tokens + other.charged_tokens,
+            charged_cost=self.charged_cost + other.charged_cost,
         )
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any]) -> Self:
+        """Read what `asdict` made; nobody knows what a usage cost that was recorded before there were prices."""
+        return cls(**{**dict[str, Any](cost=None), **record})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spent:
+    """What a request has used up to some point, each rollout counted once.
+
+    Attributes:
+        usage: Of all model calls.
+        rollouts: How many were begun.
+        rounds: How many came to a commit.
+        seconds: Of its nodes, so without the time that people take to answer.
+        seconds_to_first_visible: From its beginning to its first commit, which is the first thing that a user can see;
+            None before that.
+    """
+
+    usage: Usage = field(default_factory=Usage)
+    rollouts: int = 0
+    rounds: int = 0
+    seconds: float = 0.0
+    seconds_to_first_visible: float | None = None
+
+    def plus(self, rollouts: Sequence[Rollout], *, seconds: float, rounds: int = 0) -> Spent:
+        """With these rollouts and so much time besides; the first round that is added makes them visible."""
+        seconds += self.seconds
+        first = self.seconds_to_first_visible
+        return Spent(
+            usage=sum((rollout.usage for rollout in rollouts), self.usage),
+            rollouts=self.rollouts + len(rollouts),
+            rounds=self.rounds + rounds,
+            seconds=seconds,
+            seconds_to_first_visible=seconds if first is None and rounds else first,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON-able form, flat: the usage record of a request."""
+        return {
+            "rollouts": self.rollouts,
+            "rounds": self.rounds,
+            **asdict(self.usage),
+            "seconds": self.seconds,
+            "seconds_to_first_visible": self.seconds_to_first_visible,
+        }
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any]) -> Self:
+        """Read what `to_dict` wrote."""
+        own = {name: record[name] for name in ("rollouts", "rounds", "seconds", "seconds_to_first_visible")}
+        return cls(usage=Usage.from_dict({name: value for name, value in record.items() if name not in own}), **own)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -215,6 +285,8 @@ class Rollout:
         forks: Where its forks of the environments are, by environment name.
         output: What it adds to the agent's state, packed; opened at commit only.
         plain: Whether it was run in the place of rollouts that failed, and needs no log-probabilities.
+        spent: What its request used beside the rollouts that it stands with; of one that was committed and is held,
+            all that the request used up to there. None where another record of the round says it.
     """
 
     index: int
@@ -228,6 +300,7 @@ class Rollout:
     forks: Mapping[str, str] = field(default_factory=dict[str, str])
     output: str | None = None
     plain: bool = False
+    spent: Spent | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON-able form, without the text of the tokens."""
@@ -244,6 +317,7 @@ class Rollout:
             "forks": dict(self.forks),
             "output": self.output,
             "plain": self.plain,
+            "spent": self.spent.to_dict() if self.spent else None,
         }
 
     @classmethod
@@ -256,20 +330,21 @@ class Rollout:
         if record.get("version") not in READ_VERSIONS:
             raise errors.RecordingError(
                 f"a rollout record of version {record.get('version')!r}; this release reads "
-                f"{' and '.join(map(str, READ_VERSIONS))}"
+                f"{', '.join(map(str, READ_VERSIONS))}"
             )
         return cls(
             index=record["index"],
             thread_id=record["thread_id"],
             status=record["status"],
             trajectory=Trajectory(turns=tuple(Turn.from_dict(turn) for turn in record["turns"])),
-            usage=Usage(**record["usage"]),
+            usage=Usage.from_dict(record["usage"]),
             seconds=record["seconds"],
             error=record["error"],
             vote_key=record["vote_key"],
             forks=dict(record["forks"]),
             output=record["output"],
             plain=record.get("plain", False),
+            spent=Spent.from_dict(record["spent"]) if record.get("spent") else None,
         )
 
 

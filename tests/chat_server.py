@@ -52,7 +52,7 @@ class Reply:
     body in its middle: by closing the connection early ("close"), in the middle of a chunk ("cut"), by resetting it
     ("reset"), or by falling silent ("stall"). `hangs_up` closes the connection before a byte; `trickle_seconds` pass
     after every event of a stream, and twentieth of a body. `listed` is how many tokens get log-probabilities: all of
-    them if None. Ids of tool calls are `call_id` and a number.
+    them if None. Ids of tool calls are `call_id` and a number. `prompt_tokens` is what usage says of this prompt.
     """
 
     tokens: Sequence[Token] = (Token(says="ok"),)
@@ -72,6 +72,7 @@ class Reply:
     delay_seconds: float = 0.0
     hangs_up: bool = False
     trickle_seconds: float = 0.0
+    prompt_tokens: int | None = None
 
     def content(self) -> dict[str, Any] | None:
         return {"content": [token.entry() for token in self.tokens[: self.listed]]} if self.logprobs else None
@@ -234,7 +235,8 @@ class ChatServer:
             return None
         counted = replies[:1] if self._counts == "first" else replies
         generated = sum(len(reply.tokens) for reply in counted)
-        return {"prompt_tokens": self._prompt_tokens, "completion_tokens": generated}
+        prompt = self._prompt_tokens if replies[0].prompt_tokens is None else replies[0].prompt_tokens
+        return {"prompt_tokens": prompt, "completion_tokens": generated}
 
     def _json(self, value: Any) -> bytes:
         return json.dumps(value, ensure_ascii=self._ascii).encode()

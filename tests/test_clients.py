@@ -101,6 +101,22 @@ def test_a_loop_that_ends_in_the_middle_of_an_answer_leaves_no_connection(serve)
     assert connections(server) == 0
 
 
+async def test_clients_of_keys_that_nobody_uses_any_more_are_closed(serve, monkeypatch):
+    monkeypatch.setattr("entcent_agents.chat.clients.IDLE_SECONDS", 0.2)
+    server = serve([says("a b c d", breaks_after=3, breaks_how="stall"), says("x")])
+    held = chat(server, api_key="busy").astream("Hi")
+    await anext(held)
+    for i in range(5):
+        await ask(chat(server, api_key=f"key-{i}"))
+    assert connections(server) == 6
+    await asyncio.sleep(0.4)
+    await ask(chat(server, api_key="another"))
+    await asyncio.sleep(0.1)
+    assert connections(server) == 2  # the one that is in the middle of an answer is let alone
+    assert await ask(chat(server, api_key="key-0")) == ["x"]
+    await held.aclose()
+
+
 # Threads
 
 

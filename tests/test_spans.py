@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from langchain.agents import create_agent
 from langchain_core.messages import HumanMessage
 from langchain_core.tools import tool
 from langgraph.checkpoint.memory import InMemorySaver
-from langgraph.graph import END, START, StateGraph
+from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.types import Command, interrupt
 from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor, TracerProvider
@@ -23,6 +25,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
+from entcent_agents.budget import Budget
 from entcent_agents.chat.model import ChatLogprobs
 from entcent_agents.effects import EXTERNAL, READ
 from entcent_agents.errors import RolloutsFailedError
@@ -360,3 +363,77 @@ except MissingExtraError as error:
     answer, refusal = ran.stdout.splitlines()
     assert answer == "fine"
     assert refusal.endswith("pip install 'entcent-agents[otel]'")
+
+
+async def test_a_span_of_the_users_own_around_calls_keeps_its_place(seen: Seen):
+    tracer = trace.get_tracer("users", tracer_provider=seen.provider)
+    model = ScriptedChat(scripts=[[turn("fine")]])
+
+    @tool
+    async def look(x: int) -> str:
+        """Look."""
+        return "seen"
+
+    async def answer(state: MessagesState) -> dict[str, Any]:
+        with tracer.start_as_current_span("in node"):
+            await look.ainvoke({"x": 1})
+            with tracer.start_as_current_span("after look"):
+                return {"messages": [await model.ainvoke(state["messages"])]}
+
+    agent = StateGraph(MessagesState).add_node(answer).add_edge(START, "answer").compile()
+    await entropy_centroid_graph(
+        agent, n=1, effects={"look": READ}, spans=Spans(tracer_provider=seen.provider)
+    ).ainvoke(ASK)
+    parents = {span.name: seen.parent(span).name for span in seen.spans if span.parent}
+    assert parents == {
+        "execute_tool look": "in node",
+        "after look": "in node",
+        "chat": "after look",
+        "in node": "invoke_agent LangGraph",
+        "invoke_agent LangGraph": "invoke_workflow LangGraph",
+    }
+
+
+async def test_a_rollout_that_ends_after_its_round_was_settled_ends_its_spans(seen: Seen):
+    spans = Spans(tracer_provider=seen.provider).begin(request="r", round=1, agent="a", thread=None)
+    with spans.rollout(0) as calls:
+        calls.on_chat_model_start(None, [], run_id=uuid4())
+        spans.settle((), {"winner": 1, "selector": "s"})
+        assert seen.open == ["invoke_agent a", "chat"]
+    assert seen.open == []
+    assert {told(span).get("entcent.selected") for span in seen.of("chat")} == {False}
+
+
+async def test_a_processor_that_fails_fails_no_request(seen: Seen, caplog: pytest.LogCaptureFixture):
+    class Failing(SpanProcessor):
+        def on_end(self, span: ReadableSpan) -> None:
+            raise RuntimeError("the exporter is down")
+
+    seen.provider.add_span_processor(Failing())
+    agent = create_agent(ScriptedChat(scripts=[[turn("fine")]]), [])
+    spans = Spans(tracer_provider=seen.provider)
+    result = await entropy_centroid_graph(agent, n=1, spans=spans).ainvoke(ASK)
+    assert result["messages"][-1].text == "fine"
+    assert "spans were not ended" in caplog.text
+
+
+async def test_rollouts_that_a_deadline_cuts_off_have_spans_that_end_and_say_so(
+    seen: Seen, caplog: pytest.LogCaptureFixture
+):
+    slow = ScriptedTurn(text="secret", delay_seconds=30.0)
+    agent = create_agent(ScriptedChat(scripts=[[turn("fine")], [slow]]), [])
+    graph = entropy_centroid_graph(
+        agent, n=2, spans=Spans(tracer_provider=seen.provider), budget=Budget(max_seconds_per_rollout=0.3)
+    )
+    with caplog.at_level(logging.INFO, "entcent_agents.round"):
+        result = await graph.ainvoke(ASK)
+    assert result["messages"][-1].text == "fine"
+    assert seen.open == []
+    cut = next(span for span in seen.of("invoke_agent") if told(span)["entcent.rollout"] == 1)
+    assert told(cut)["entcent.status"] == "unfinished"
+    assert "max_seconds_per_rollout=0.3" in told(cut)["entcent.error"]
+    assert {told(span).get("error.type") for span in seen.of("chat")} == {None, "CancelledError"}
+    (record,) = [record for record in caplog.records if record.name == "entcent_agents.round"]
+    assert record.round["rollouts"] == {"finished": 1, "unfinished": 1}
+    ((error, times),) = record.round["errors"].items()
+    assert "max_seconds_per_rollout=0.3" in error and times == 1

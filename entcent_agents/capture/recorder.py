@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+import threading
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID
 
@@ -11,9 +13,11 @@ from langchain_core.messages import AIMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, LLMResult
 from pydantic import ConfigDict, Field
 
+from entcent_agents.budget import Prices
 from entcent_agents.capture.handlers import ModelAndToolHandler, single
 from entcent_agents.capture.messages import RAW, capture_logprobs, strip_logprobs
 from entcent_agents.capture.tokens import estimated_tokens
+from entcent_agents.capture.usage import counted_usage, generations_of, may_have_generated, price_of
 from entcent_agents.errors import LogprobsMalformedError, causes_of
 from entcent_agents.logprobs import TokenLogprobs
 from entcent_agents.trajectory import Turn, Usage
@@ -22,10 +26,11 @@ TurnListener = Callable[[Turn], None]
 
 
 class LogprobsGeneration(ChatGeneration):
-    """A generation that carries its arrays beside the message, never in it."""
+    """A generation that carries its arrays beside the message, never in it, and what its request's prompt took."""
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
     token_logprobs: TokenLogprobs | None = Field(default=None, exclude=True, repr=False)
+    whole_prompt_tokens: int | None = Field(default=None, exclude=True, repr=False)
 
 
 class LogprobsGenerationChunk(ChatGenerationChunk):
@@ -33,17 +38,27 @@ class LogprobsGenerationChunk(ChatGenerationChunk):
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
     token_logprobs: TokenLogprobs | None = Field(default=None, exclude=True, repr=False)
+    whole_prompt_tokens: int | None = Field(default=None, exclude=True, repr=False)
 
     def __add__(self, other: ChatGenerationChunk | list[ChatGenerationChunk]) -> ChatGenerationChunk:
         """Concatenate, and keep the arrays."""
         total = super().__add__(other)
         chunks = (self, *(other if isinstance(other, list) else (other,)))
-        found = (getattr(chunk, "token_logprobs", None) for chunk in chunks)
         return LogprobsGenerationChunk(
             message=total.message,
             generation_info=total.generation_info,
-            token_logprobs=next((logprobs for logprobs in found if logprobs is not None), None),
+            token_logprobs=_first(chunks, "token_logprobs"),
+            whole_prompt_tokens=_first(chunks, "whole_prompt_tokens"),
         )
+
+
+@dataclass(slots=True)
+class _Call:
+    """A model call under way: what its model costs, and the tokens that were seen to arrive."""
+
+    price: Prices | None = None
+    arrived: int = 0
+    chunks: int = 0
 
 
 class TurnRecorder(ModelAndToolHandler):
@@ -54,16 +69,21 @@ class TurnRecorder(ModelAndToolHandler):
 
     Args:
         on_turn: Called with each recorded turn.
+        prices: What models cost, by name.
     """
 
+    hears_starts = True
     hears_answers = True
 
-    def __init__(self, on_turn: TurnListener | None = None) -> None:
+    def __init__(self, on_turn: TurnListener | None = None, prices: Mapping[str, Prices] | None = None) -> None:
         self.turns: dict[str, Turn] = {}
         self.usage = Usage()
         self._ids_by_words: dict[str, str] = {}
         self._streamed: dict[UUID, TokenLogprobs] = {}
         self._on_turn = on_turn
+        self._prices = prices or {}
+        self._calls: dict[UUID, _Call] = {}
+        self._counting = threading.Lock()
         self._failed_calls: list[BaseException] = []
         self._failed_tools: list[tuple[str, BaseException]] = []
         self._running_tools: dict[UUID, str] = {}
@@ -97,8 +117,37 @@ class TurnRecorder(ModelAndToolHandler):
         """The turn of a message that the agent kept, also where a node rebuilt it under another id."""
         return self.turns.get(str(message.id)) or self.turns.get(self._ids_by_words.get(_said(message), ""))
 
+    def count(self, usage: Usage) -> None:
+        """Add to the usage, from whatever thread."""
+        with self._counting:
+            self.usage += usage
+
+    def close(self) -> None:
+        """Nothing will be heard of the calls that are under way: they count as cut off."""
+        for run_id in (*self._calls,):
+            self._cut_off(run_id)
+
+    def forget(self, run_id: UUID) -> None:
+        """A call that was told of was not made."""
+        self._calls.pop(run_id, None)
+
+    def arrived(self, run_id: UUID, tokens: int) -> None:
+        """Tokens of a call arrived, in whatever way the chat model tells."""
+        if call := self._calls.get(run_id):
+            call.arrived += tokens
+
+    def on_chat_model_start(self, serialized: Any, messages: Any, *, run_id: UUID, **kwargs: Any) -> None:
+        """A call begins."""
+        self._calls[run_id] = _Call(price_of(kwargs, self._prices))
+
+    def on_llm_start(self, serialized: Any, prompts: Any, *, run_id: UUID, **kwargs: Any) -> None:
+        """A call of a model without messages begins."""
+        self._calls[run_id] = _Call(price_of(kwargs, self._prices))
+
     def on_llm_new_token(self, token: Any, *, chunk: Any = None, run_id: UUID, **kwargs: Any) -> None:
         """Keep the arrays that come with the last chunk: LangChain drops them where it makes one message of chunks."""
+        if token and (call := self._calls.get(run_id)):
+            call.chunks += 1  # of one token at least
         logprobs = getattr(chunk, "token_logprobs", None)
         if logprobs is not None:
             self.on_logprobs(logprobs, run_id=run_id)
@@ -111,6 +160,9 @@ class TurnRecorder(ModelAndToolHandler):
         """A call that failed has no turn; with what it failed is remembered."""
         self._streamed.pop(run_id, None)
         self._failed_calls.append(error)
+        if may_have_generated(error):
+            self._cut_off(run_id)
+        self._calls.pop(run_id, None)
 
     def on_tool_start(self, serialized: dict[str, Any] | None, input_str: str, *, run_id: UUID, **kwargs: Any) -> None:
         """A tool runs until its end or error; of one that was cut off neither is told."""
@@ -127,15 +179,21 @@ class TurnRecorder(ModelAndToolHandler):
     def on_llm_end(self, response: LLMResult, *, run_id: UUID, **kwargs: Any) -> None:
         """Record each generation and strip its raw log-probabilities."""
         streamed = self._streamed.pop(run_id, None)
-        self.usage += Usage(model_calls=len(response.generations))
-        for generation in (generation for batch in response.generations for generation in batch):
+        call = self._calls.pop(run_id, None) or _Call()
+        self.count(Usage(model_calls=len(response.generations)))
+        for generation in generations_of(response):
             message = getattr(generation, "message", None)
+            counted = counted_usage(generation)
             if generation.generation_info:
                 generation.generation_info.pop(RAW, None)  # the message has them too, for now
+            turn = None
             if isinstance(message, AIMessage):
-                self._record(message, getattr(generation, "token_logprobs", None) or streamed, f"{run_id}")
+                turn = self._record(message, getattr(generation, "token_logprobs", None) or streamed, f"{run_id}")
+            self.count(_used(counted, turn, call.price))
+            if turn and self._on_turn:
+                self._on_turn(turn)
 
-    def _record(self, message: AIMessage, logprobs: TokenLogprobs | None, run_id: str) -> None:
+    def _record(self, message: AIMessage, logprobs: TokenLogprobs | None, run_id: str) -> Turn:
         if logprobs is None:
             try:
                 logprobs = capture_logprobs(message)
@@ -145,10 +203,36 @@ class TurnRecorder(ModelAndToolHandler):
         message_id = message.id or run_id
         turn = Turn(message_id=message_id, generated_tokens=_generated(message, logprobs), logprobs=logprobs)
         self.remember(turn, _said(message))
-        prompt = message.usage_metadata["input_tokens"] if message.usage_metadata else 0
-        self.usage += Usage(prompt_tokens=prompt, generated_tokens=turn.generated_tokens)
-        if self._on_turn:
-            self._on_turn(turn)
+        return turn
+
+    def _cut_off(self, run_id: UUID) -> None:
+        if call := self._calls.pop(run_id, None):
+            seen = max(call.arrived, call.chunks)
+            self.count(Usage(generated_tokens=seen, cut_calls=1, cost=_cost(call.price, Usage(generated_tokens=seen))))
+
+
+def _first(chunks: Sequence[ChatGenerationChunk], name: str) -> Any:
+    """What the first chunk has that has it."""
+    found = (getattr(chunk, name, None) for chunk in chunks)
+    return next((value for value in found if value is not None), None)
+
+
+def _used(counted: Usage | None, turn: Turn | None, price: Prices | None) -> Usage:
+    """By the server's count; without one the tokens that are there, or seem to be."""
+    usage = counted or Usage(cut_calls=1)
+    if turn:
+        usage = replace(usage, generated_tokens=turn.generated_tokens)
+    return replace(usage, cost=_cost(price, usage))
+
+
+def _cost(price: Prices | None, usage: Usage) -> float | None:
+    if price is None:
+        return None
+    return price.cost(
+        prompt_tokens=usage.prompt_tokens,
+        generated_tokens=usage.generated_tokens,
+        cached_tokens=usage.cached_tokens,
+    )
 
 
 def hand_over(logprobs: TokenLogprobs | None, run: BaseRunManager | None) -> None:

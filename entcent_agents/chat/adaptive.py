@@ -24,6 +24,8 @@ GROWTH: Final = 1 / 16
 SLOW: Final = 8.0
 SLOW_SECONDS: Final = 1.0
 """Below it nothing is slow: what varies there is connections being opened, and our own event loop."""
+STEPS: Final = 4
+"""After so many the limit is past where it was refused: the server has more room than it had, and steps double."""
 FEW_ANSWERS: Final = 8
 """Fewer answers are no reason for a change: some prompts are in the server's cache, and some are not; and a server that
 takes one request at a time would refuse every other."""
@@ -49,7 +51,7 @@ class AdaptiveLimit:
         self.reason = ""
         self._limit = math.inf
         self._doubles_to = math.inf
-        self._sent = self._sent_before_cut = 0
+        self._sent = self._sent_before_cut = self._grown = 0
         self._trip, self._pace = _Window(math.inf), _Window(FEW_ANSWERS)
         self._quickest = _Quickest()
 
@@ -97,6 +99,7 @@ class AdaptiveLimit:
     def _cut(self, factor: float, before: float, left: int, reason: str) -> None:
         """Once a round trip: nothing that was sent before tells of the new limit."""
         self._sent_before_cut = self._sent
+        self._grown = 0
         self._doubles_to = before
         self._limit = max(1.0, factor * min(self._limit, left + 1))
         self._trip, self._pace = self._round_trip(), _Window(max(FEW_ANSWERS, left))
@@ -109,7 +112,9 @@ class AdaptiveLimit:
         if self._limit < self._doubles_to:  # nothing at all was taken when it was cut: the server was away, not full
             self._limit = min(2 * self._limit, self._doubles_to)
         else:
-            self._limit += max(1.0, GROWTH * self._limit)
+            step = max(1.0, GROWTH * self._limit) * 2 ** max(0, self._grown - STEPS)
+            self._limit += min(step, self._limit)
+            self._grown += 1
 
 
 class _Window:

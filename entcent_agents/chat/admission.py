@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from typing import Any, Final, cast
 
@@ -35,9 +35,31 @@ class AdmittedClient(DefaultAsyncHttpxClient):
     def __init__(self, endpoint: Endpoint, ceiling: int, **settings: Any) -> None:
         super().__init__(**settings)
         self._endpoint, self._ceiling = endpoint, ceiling
+        self._under_way = 0
+        self._used_at = time.monotonic()
+
+    @property
+    def idle_seconds(self) -> float:
+        """Since the end of its last request; 0 while one waits or is under way."""
+        return 0.0 if self._under_way else time.monotonic() - self._used_at
 
     async def send(self, request: httpx2.Request, *, stream: bool = False, **rest: Any) -> httpx2.Response:
         """Send a request in its turn."""
+        self._under_way += 1
+        try:
+            response = await self._admitted(request, **rest)
+        except BaseException:
+            self._ended()
+            raise
+        if not stream:
+            try:
+                await response.aread()
+            except BaseException:
+                await response.aclose()
+                raise
+        return response
+
+    async def _admitted(self, request: httpx2.Request, **rest: Any) -> httpx2.Response:
         permit = await self._endpoint.permit(self._ceiling)
         began = time.monotonic()
         try:
@@ -48,20 +70,26 @@ class AdmittedClient(DefaultAsyncHttpxClient):
         except BaseException:
             permit.close()
             raise
-        response.stream = _Body(response, request, permit, began)
-        if not stream:
-            try:
-                await response.aread()
-            except BaseException:
-                await response.aclose()
-                raise
+        response.stream = _Body(response, request, permit, began, self._ended)
         return response
+
+    def _ended(self) -> None:
+        self._under_way -= 1
+        self._used_at = time.monotonic()
 
 
 class _Body(httpx2.AsyncByteStream):
     """A response's body, watched until it is closed."""
 
-    def __init__(self, response: httpx2.Response, request: httpx2.Request, permit: Permit, began: float) -> None:
+    def __init__(
+        self,
+        response: httpx2.Response,
+        request: httpx2.Request,
+        permit: Permit,
+        began: float,
+        closed: Callable[[], None],
+    ) -> None:
+        self._closed: Callable[[], None] | None = closed
         self._inner = cast(httpx2.AsyncByteStream, response.stream)
         self._status, self._headers = response.status_code, response.headers
         self._request, self._permit, self._began = request, permit, began
@@ -90,7 +118,10 @@ class _Body(httpx2.AsyncByteStream):
         try:
             await self._inner.aclose()
         finally:
-            self._report()
+            if closed := self._closed:
+                self._closed = None
+                self._report()
+                closed()
 
     def _report(self) -> None:
         if self._status in REFUSALS:

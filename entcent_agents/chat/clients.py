@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
+import time
 from collections.abc import AsyncGenerator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -25,6 +27,9 @@ MAX_CONNECTIONS: Final = 256
 1,024 files that a process may open on most systems."""
 CONNECT_SECONDS: Final = 15.0
 """Longest wait for a connection to be taken; a server that is there takes it at once, however busy it is."""
+IDLE_SECONDS: Final = 300.0
+"""Clients that nobody used for so long are closed when another is made: keys may come and go. It is longer than the SDK
+waits between two attempts (two minutes)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +41,13 @@ class _Settings:
     max_connections: int
 
 
+@dataclass(slots=True)
+class _Client:
+    sdk: AsyncOpenAI
+    http: AdmittedClient
+    taken_at: float = 0.0
+
+
 class _Clients:
     """The clients of one loop.
 
@@ -44,16 +56,28 @@ class _Clients:
     """
 
     def __init__(self) -> None:
-        self._clients: dict[_Settings, AsyncOpenAI] = {}
+        self._clients: dict[_Settings, _Client] = {}
+        self._closing: dict[asyncio.Task[None], _Client] = {}
         self._end = self._ending()
         with suppress(StopIteration):
             self._end.__anext__().send(None)  # up to its yield
 
     def get(self, settings: _Settings) -> AsyncOpenAI:
         """The client for these settings."""
+        now = time.monotonic()
         if settings not in self._clients:
+            self._close_idle(now)
             self._clients[settings] = _client(settings)
-        return self._clients[settings]
+        client = self._clients[settings]
+        client.taken_at = now
+        return client.sdk
+
+    def _close_idle(self, now: float) -> None:
+        for settings, client in list(self._clients.items()):
+            if min(now - client.taken_at, client.http.idle_seconds) > IDLE_SECONDS:
+                closing = asyncio.get_running_loop().create_task(client.sdk.close())
+                self._closing[closing] = self._clients.pop(settings)
+                closing.add_done_callback(self._closing.pop)
 
     async def aclose(self) -> None:
         """Close all connections."""
@@ -64,8 +88,8 @@ class _Clients:
             yield
         finally:
             forget(_Clients)
-            for client in self._clients.values():
-                await client.close()
+            for client in [*self._clients.values(), *self._closing.values()]:
+                await client.sdk.close()
 
 
 def client_of_loop(
@@ -106,28 +130,29 @@ def _certificates() -> ssl.SSLContext:
     return httpx2.create_ssl_context()
 
 
-def _client(settings: _Settings) -> AsyncOpenAI:
+def _client(settings: _Settings) -> _Client:
     """A client that takes nothing from the environment: its keys and headers are for OpenAI, and not for any server."""
     most, silence = settings.max_connections, settings.timeout_seconds
     address = httpx2.URL(settings.base_url)
-    client = AsyncOpenAI(
+    http = AdmittedClient(
+        endpoint(settings.base_url, digest(settings.api_key), shown(settings.base_url)),
+        most,
+        # Whoever waits for a connection waits for other answers, not for a silent server: without a limit.
+        timeout=httpx2.Timeout(silence, connect=min(silence, CONNECT_SECONDS), pool=None),
+        # Idle connections are all kept (for five seconds, the default): agents come back turn after turn.
+        limits=httpx2.Limits(max_connections=most, max_keepalive_connections=most),
+        verify=_certificates(),
+    )
+    sdk = AsyncOpenAI(
         base_url=address.copy_with(query=None),
         default_query=dict(address.params),  # the SDK would write its path behind the query
         api_key=settings.api_key,
         max_retries=settings.max_retries,
-        http_client=AdmittedClient(
-            endpoint(settings.base_url, digest(settings.api_key), shown(settings.base_url)),
-            most,
-            # Whoever waits for a connection waits for other answers, not for a silent server: without a limit.
-            timeout=httpx2.Timeout(silence, connect=min(silence, CONNECT_SECONDS), pool=None),
-            # Idle connections are all kept (for five seconds, the default): agents come back turn after turn.
-            limits=httpx2.Limits(max_connections=most, max_keepalive_connections=most),
-            verify=_certificates(),
-        ),
+        http_client=http,
     )
-    client.organization = client.project = client.admin_api_key = client.webhook_secret = None
-    client._custom_headers = {}  # pyright: ignore[reportPrivateUsage]: OPENAI_CUSTOM_HEADERS
-    return client
+    sdk.organization = sdk.project = sdk.admin_api_key = sdk.webhook_secret = None
+    sdk._custom_headers = {}  # pyright: ignore[reportPrivateUsage]: OPENAI_CUSTOM_HEADERS
+    return _Client(sdk, http)
 
 
 def shown(address: str | httpx2.URL) -> str:

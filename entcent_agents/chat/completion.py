@@ -64,6 +64,7 @@ class Completion:
         cached_tokens: Of these, what the server had read before; None where it does not say.
         generated_tokens: Tokens sampled for this choice.
         model: The model's name, as the server says.
+        whole_prompt_tokens: Of the request that this choice is of; 0 where the server does not count.
     """
 
     text: str
@@ -75,6 +76,7 @@ class Completion:
     cached_tokens: int | None
     generated_tokens: int
     model: str
+    whole_prompt_tokens: int = 0
 
 
 @dataclass(slots=True)
@@ -309,6 +311,7 @@ class CompletionRequest:
             cached_tokens=cached,
             generated_tokens=generated,
             model=self._model,
+            whole_prompt_tokens=self._usage.prompt_tokens if self._usage else 0,
         )
 
 
@@ -321,7 +324,8 @@ def server_error(error: APIStatusError | APIConnectionError | httpx2.HTTPError, 
     if isinstance(error, APIConnectionError):
         why = _line(str(error.__cause__ or "")) or "it does not take the connection"
         seen = f"no model server answers at {base_url} ({why}): start one, or correct the address"
-        return ModelServerError(seen, broke_off=True)
+        unreached = isinstance(error.__cause__, httpx2.ConnectError | httpx2.ConnectTimeout)
+        return ModelServerError(seen, broke_off=True, reached=not unreached)
     if isinstance(error, httpx2.HTTPError):
         seen = f"{base_url} broke off in the middle of its answer ({_line(str(error))})"
         return ModelServerError(seen, broke_off=True)

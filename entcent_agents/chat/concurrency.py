@@ -134,6 +134,7 @@ class Endpoint:
                 return self._granted(loop)
             waiter = _Waiter(loop, ceiling)
             self._waiting[waiter] = None
+            self._admit()  # whoever is first may be on a loop that is gone
         try:
             while not waiter.permit.done():
                 await asyncio.wait([waiter.permit], timeout=self._pause())

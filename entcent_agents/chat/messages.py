@@ -35,6 +35,7 @@ def generation(completion: Completion, text_tools: Sequence[str]) -> LogprobsGen
         message=ai_message(completion, text_tools),
         generation_info=_info(completion),
         token_logprobs=completion.logprobs,
+        whole_prompt_tokens=completion.whole_prompt_tokens,
     )
 
 
@@ -62,7 +63,12 @@ def last_chunks(completion: Completion, text_tools: Sequence[str], *, streamed: 
             ]
         )
     last = AIMessageChunk(content="", usage_metadata=message.usage_metadata, chunk_position="last")
-    yield LogprobsGenerationChunk(message=last, generation_info=_info(completion), token_logprobs=completion.logprobs)
+    yield LogprobsGenerationChunk(
+        message=last,
+        generation_info=_info(completion),
+        token_logprobs=completion.logprobs,
+        whole_prompt_tokens=completion.whole_prompt_tokens,
+    )
 
 
 def ai_message(completion: Completion, text_tools: Sequence[str]) -> AIMessage:

@@ -20,6 +20,7 @@ from pydantic import AliasChoices, Field, SecretStr
 
 from entcent_agents.blocking import iterate_sync, run_sync
 from entcent_agents.capture.recorder import LogprobsGeneration, hand_over
+from entcent_agents.capture.usage import SHARING
 from entcent_agents.chat.choices import choices
 from entcent_agents.chat.clients import MAX_CONNECTIONS, aclose_clients, check_address, client_of_loop, shown
 from entcent_agents.chat.completion import Completion, CompletionRequest
@@ -36,7 +37,14 @@ from entcent_agents.chat.continuation import (
 from entcent_agents.chat.digests import digest, prompt_digest
 from entcent_agents.chat.messages import generation, last_chunks, piece_chunk
 from entcent_agents.chat.payload import chat_payload
-from entcent_agents.chat.sampling import Outcome, TokenListener, current_pool, known_calls, token_listener
+from entcent_agents.chat.sampling import (
+    Outcome,
+    TokenListener,
+    current_pool,
+    known_calls,
+    makes_one_attempt,
+    token_listener,
+)
 from entcent_agents.chat.structured import Method, Schema, structured_output
 from entcent_agents.errors import ConfigurationError, LogprobsMissingError
 from entcent_agents.logprobs import TokenLogprobs
@@ -82,7 +90,7 @@ class ChatLogprobs(BaseChatModel):
     timeout_seconds: float = Field(default=600.0, validation_alias=AliasChoices("timeout_seconds", "timeout"))
     """Longest silence of the server; `timeout`, as LangChain calls it, is understood too."""
     max_retries: int = 2
-    """How often a failed request is repeated (with backoff, Retry-After honoured)."""
+    """How often a failed request is repeated (with backoff, Retry-After honoured); never below a budget."""
     max_connections: int = Field(default=MAX_CONNECTIONS, ge=1)
     """Most requests at once, from the whole process to one server with one key; further ones wait, however long. Fewer
     while the server shows that it takes fewer."""
@@ -109,7 +117,7 @@ class ChatLogprobs(BaseChatModel):
             yield name, shown(value) if name == "base_url" else value
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
-        return {**super()._get_ls_params(stop=stop or self.stop, **kwargs), "ls_provider": "entcent"}
+        return {**super()._get_ls_params(stop=stop or self.stop, **kwargs), "ls_provider": SHARING}
 
     @classmethod
     def is_lc_serializable(cls) -> bool:
@@ -404,7 +412,7 @@ class ChatLogprobs(BaseChatModel):
             base_url=self.base_url,
             api_key=self._key(),
             timeout_seconds=self.timeout_seconds,
-            max_retries=self.max_retries,
+            max_retries=0 if makes_one_attempt() else self.max_retries,
             max_connections=self.max_connections,
         )
 

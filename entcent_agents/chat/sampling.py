@@ -265,5 +265,23 @@ def plain_sampling() -> Generator[None]:
         _plain.reset(plain)
 
 
+_one_attempt: ContextVar[bool] = ContextVar("one_attempt", default=False)
+
+
+def makes_one_attempt() -> bool:
+    """Whether a failed request is left to whoever asked, and not repeated here."""
+    return _one_attempt.get()
+
+
+@contextmanager
+def one_attempt(wanted: bool = True) -> Generator[None]:
+    """Repeat no request inside, if that is wanted: one that failed may be billed, and budgets reserve for one."""
+    token = _one_attempt.set(wanted)
+    try:
+        yield
+    finally:
+        _one_attempt.reset(token)
+
+
 def _deaf(tokens: int) -> None:
     """Nobody listens."""

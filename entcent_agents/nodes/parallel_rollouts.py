@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -16,7 +17,7 @@ from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.runtime import Runtime, get_runtime
 
 from entcent_agents.budget import Budget
-from entcent_agents.chat.sampling import SamplingPool, current_pool, plain_sampling, use_pool
+from entcent_agents.chat.sampling import SamplingPool, current_pool, one_attempt, plain_sampling, use_pool
 from entcent_agents.effects import (
     Effect,
     committing_selector_needed,
@@ -27,6 +28,7 @@ from entcent_agents.effects import (
 )
 from entcent_agents.environments import Environment, Fork
 from entcent_agents.errors import (
+    BudgetExceededError,
     ConfigurationError,
     EffectError,
     EnvironmentUnusableError,
@@ -39,6 +41,7 @@ from entcent_agents.nodes.recorded import until_recorded
 from entcent_agents.nodes.shadow import as_alone
 from entcent_agents.nodes.state import Node, RolloutsState
 from entcent_agents.rollouts.cleanup import Lingering, discard, to_the_end
+from entcent_agents.rollouts.gate import Gate
 from entcent_agents.rollouts.guard import Rules, inside_a_rollout
 from entcent_agents.rollouts.hooks import hook
 from entcent_agents.rollouts.isolation import (
@@ -59,10 +62,10 @@ from entcent_agents.rollouts.request import Base, RolloutRequest
 from entcent_agents.rollouts.retries import Retries
 from entcent_agents.rollouts.rollout import run_beside, run_rollout
 from entcent_agents.rollouts.store import RolloutStore
-from entcent_agents.rollouts.writing import abandon
+from entcent_agents.rollouts.writing import abandon, used
 from entcent_agents.telemetry.rounds import Round, observed_rollout, observed_round
 from entcent_agents.telemetry.waiting import Waiting
-from entcent_agents.trajectory import CANDIDATES, Rollout
+from entcent_agents.trajectory import CANDIDATES, Rollout, Spent
 
 if TYPE_CHECKING:  # OpenTelemetry is an extra
     from entcent_agents.telemetry import Spans
@@ -100,6 +103,7 @@ class ParallelRollouts(Node):
     Raises:
         ConfigurationError: On settings that cannot work.
         EffectError: On effects that cannot be honoured; before any model call.
+        BudgetExceededError: At a call, where `max_rollouts` leaves too few for a quorum.
         RolloutsFailedError: At a call, where fewer rollouts than the quorum finish.
     """
 
@@ -170,21 +174,27 @@ class ParallelRollouts(Node):
         self, input: RolloutsState, config: RunnableConfig | None = None, **kwargs: Any
     ) -> dict[str, Any]:
         """Run the rollouts of a round; their records go to the `rollouts` channel."""
+        started = time.perf_counter()
         config = config or RunnableConfig()
         self._require_safety(config)
         request = await self._request(whole_input(input, config, also="rollouts"), config, get_runtime())
         write = get_runtime().stream_writer
+        left = self._rollouts_left(request.spent)
         with self._observed(request) as observed:
-            with use_pool(SamplingPool(self.seed, plain_first=self.shadowed)):
-                rollouts = await self._run(request, range(self.n), write)
+            with use_pool(SamplingPool(self.seed, plain_first=self.shadowed)), one_attempt(request.gate is not None):
+                begun = rollouts = await self._run(request, range(min(self.n, left)), write)
                 single = self.shadowed or self.on_unavailable == "single"
-                if single and len(_candidates(rollouts)) < self._needed:
+                if single and left > len(begun) and len(_candidates(rollouts)) < self._needed:
                     rollouts = await self._single(request, rollouts, write)
             observed.rollouts = rollouts
             await self._require_quorum(request, rollouts)
             await self._require_answerable(request, rollouts)
         if self.keeps_words:
             self.said.put(request.thread_prefix, rollouts)
+        kept = {rollout.index for rollout in rollouts}
+        replaced = [rollout for rollout in begun if rollout.index not in kept]
+        spent = request.spent.plus(replaced, seconds=time.perf_counter() - started)
+        rollouts[0] = replace(rollouts[0], spent=spent)
         return {"rollouts": [rollout.to_dict() for rollout in rollouts]}
 
     def forks_of(self, rollout: Rollout) -> list[Fork]:
@@ -269,8 +279,34 @@ class ParallelRollouts(Node):
             await self.forget(rollouts)
             raise ConfigurationError(refusal)
 
+    def _rollouts_left(self, spent: Spent) -> int:
+        """How many rollouts the budget leaves, so many at least as a quorum needs.
+
+        Raises:
+            BudgetExceededError: It leaves fewer; what is held stays so.
+        """
+        most = self.budget.max_rollouts
+        left = self.n + 1 if most is None else most - spent.rollouts
+        if left < self._needed:
+            raise BudgetExceededError(
+                f"max_rollouts={most}: {spent.rollouts} were begun, and a round needs {self._needed}: a held rollout "
+                "stays held, and a call with a larger budget goes on from it"
+            )
+        return left
+
+    async def _gate(self, request: RolloutRequest) -> Gate | None:
+        """Where model calls wait for the budget; what rollouts of another process used is used."""
+        if not self.budget.meters_calls:
+            return None
+        charged = request.spent.usage
+        for index in range(self.n + 1) if self.store.durable else ():
+            charged += used(await self.store.read(request.thread_id(index)))
+        return Gate(self.budget, charged)
+
     async def _request(self, state: Mapping[str, Any], config: RunnableConfig, runtime: Runtime[Any]) -> RolloutRequest:
         base = await self._base(state)
+        if base:
+            self._rollouts_left(base.spent)  # before a person is asked for the sake of a round that cannot be
         answers = ask(base) if base else {}
         if base:
             await settle_doubts(base, self.ledger, self.ledger_settings)
@@ -281,7 +317,7 @@ class ParallelRollouts(Node):
         prefix = f"{thread}:{task}"
         accepted = accepted_channels(self.agent)
         memory = runtime.store or self.agent.store
-        return RolloutRequest(
+        request = RolloutRequest(
             agent=self.agent,
             state={key: value for key, value in state.items() if key in accepted},
             channels=outer_channels(config) or state_channels(self.agent),
@@ -308,6 +344,7 @@ class ParallelRollouts(Node):
             base=base,
             answers=answers,
         )
+        return replace(request, gate=await self._gate(request))
 
     async def _base(self, state: Mapping[str, Any]) -> Base | None:
         """The held rollout to go on from; one that the conversation has left behind is forgotten.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, replace
 from typing import Any, Final, Literal
@@ -29,7 +30,7 @@ from entcent_agents.rollouts.overlay import apply_writes
 from entcent_agents.rollouts.packing import place_of, unpack
 from entcent_agents.selection import Selection, Selector, default_selector, require_scorable
 from entcent_agents.telemetry.rounds import Round
-from entcent_agents.trajectory import CANDIDATES, Rollout
+from entcent_agents.trajectory import CANDIDATES, Rollout, Spent
 
 _LOGGER: Final = logging.getLogger(__name__)
 
@@ -97,6 +98,7 @@ class EntropyCentroidSelector(Node):
     async def _selected(
         self, input: RolloutsState, config: RunnableConfig | None, committing: Callable[[], None]
     ) -> dict[str, Any] | list[dict[str, Any] | Command[Any]]:
+        started = time.perf_counter()
         rollouts = [Rollout.from_dict(record) for record in input.get("rollouts") or ()]
         candidates = [rollout for rollout in rollouts if rollout.status in self._selectable]
         if not candidates:
@@ -128,16 +130,17 @@ class EntropyCentroidSelector(Node):
         if self.shadow:
             log_shadow(result, request=output["request"], round=output["round"], candidates=len(candidates))
         held = winner.status == "held"
-        committed = replace(winner, forks={})
-        if self.rollouts is not None:
-            await to_the_end(self._clean_up(rollouts, committed, output))
+        before = next((rollout.spent for rollout in rollouts if rollout.spent), Spent())
+        spent = before.plus(rollouts, seconds=time.perf_counter() - started, rounds=1)
+        committed = replace(winner, forks={}, spent=spent)
         selected = {
             **result,
             "status": winner.status,
             "held": [{key: held["call"][key] for key in ("tool", "arguments")} for held in output["held"]],
             "changes": changes,
+            "usage": spent.to_dict(),
         }
-        await to_the_end(self._tell(input, rollouts, selected, output))
+        await to_the_end(self._settle(input, rollouts, committed, selected, output))
         update = {
             **output["state"],
             "rollouts": [committed.to_dict()] if held else [],
@@ -157,6 +160,19 @@ class EntropyCentroidSelector(Node):
         is_committed = self.rollouts.is_committed
         done = await asyncio.to_thread(lambda: [rollout for rollout in candidates if is_committed(rollout)])
         return done or candidates
+
+    async def _settle(
+        self,
+        input: RolloutsState,
+        rollouts: Sequence[Rollout],
+        winner: Rollout,
+        selected: dict[str, Any],
+        output: dict[str, Any],
+    ) -> None:
+        """What follows a commit. It stands, so what fails here must not look like a failed request."""
+        await self._tried(self._tell(input, rollouts, selected, output), "telling what was committed")
+        if self.rollouts is not None:
+            await self._clean_up(rollouts, winner, output)
 
     async def _tell(
         self, input: RolloutsState, rollouts: Sequence[Rollout], selected: dict[str, Any], output: dict[str, Any]
@@ -223,23 +239,20 @@ class EntropyCentroidSelector(Node):
         return changes
 
     async def _clean_up(self, rollouts: Sequence[Rollout], winner: Rollout, output: dict[str, Any]) -> None:
-        """Forget the losers and what the round went on from; of a finished request, everything.
-
-        The commit stands, so what fails here must not look like a failed request.
-        """
+        """Forget the losers and what the round went on from; of a finished request, everything."""
         assert self.rollouts is not None
         losers = [rollout for rollout in rollouts if rollout.index != winner.index]
         over = [*losers, winner] if winner.status == "finished" else losers
         for rollout in over:
-            await self._tried(self.rollouts.forget([rollout]), f"rollout {rollout.index}")
+            await self._tried(self.rollouts.forget([rollout]), f"forgetting rollout {rollout.index}")
         if output["base"] is not None:
-            await self._tried(self.rollouts.store.forget(output["base"]), f"thread {output['base']}")
+            await self._tried(self.rollouts.store.forget(output["base"]), f"forgetting thread {output['base']}")
         # A process that was taken for dead may still come to a call of this request: other ledgers keep it on record.
         if winner.status == "finished" and isinstance(self.rollouts.ledger, MemoryLedger):
-            await self._tried(self.rollouts.ledger.forget(output["request"]), "the effect ledger")
+            await self._tried(self.rollouts.ledger.forget(output["request"]), "forgetting in the effect ledger")
 
-    async def _tried(self, cleaning: Awaitable[object], what: str) -> None:
+    async def _tried(self, doing: Awaitable[object], what: str) -> None:
         try:
-            await cleaning
+            await doing
         except Exception:
-            _LOGGER.exception("%s was not cleaned up after the commit", what)
+            _LOGGER.exception("%s failed, after the commit", what)

@@ -46,7 +46,7 @@ class Records:
         text: Whether to keep what the tokens say, and the messages.
         redact: Applied to every text that is written: to messages, tool arguments, errors, and ids, the task's too.
             What the tokens say is left out of a rollout in which it changes anything, as tokens have no place for what
-            it puts there. Called in a thread.
+            it puts there, and of one that failed. Called in a thread.
         max_age_days: A file is removed when its day is longer ago; None keeps all.
 
     Raises:
@@ -119,7 +119,9 @@ def _redacted(record: dict[str, Any], rollout: Rollout, redact: Redactor) -> dic
     said = {"messages": record["messages"]} if "messages" in record else {}
     clean = _applied(said, redact)
     tokens = ["" if turn.logprobs is None else turn.logprobs.text.decode(errors="replace") for turn in _turns(rollout)]
-    untouched = clean == said and all(redact(text) == text for text in tokens)
+    # Arguments may be escaped in what tokens say; in messages, which failed rollouts lack, they are not.
+    seen = "messages" in record and rollout.output is not None
+    untouched = seen and clean == said and all(redact(text) == text for text in tokens)
     inner = record["rollout"]
     turns = inner["turns"] if untouched else [turn.to_dict() for turn in _turns(rollout)]
     ids = [{**turn, "message_id": redact(turn["message_id"])} for turn in turns]

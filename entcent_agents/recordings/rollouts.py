@@ -43,6 +43,11 @@ class _Usage(msgspec.Struct):
     prompt_tokens: _Count
     generated_tokens: _Count
     model_calls: _Count
+    cached_tokens: _Count = 0
+    cut_calls: _Count = 0
+    cost: float | None = None
+    charged_tokens: _Count = 0
+    charged_cost: float = 0.0
 
 
 class _Rollout(msgspec.Struct):

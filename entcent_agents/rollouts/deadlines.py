@@ -55,7 +55,7 @@ def deadline_of(request: RolloutRequest) -> Deadline | None:
     """When a rollout that begins now has to be over; None where nothing says so."""
     budget, ends = request.budget, list[Deadline]()
     if budget.max_seconds is not None:
-        left = budget.max_seconds - (request.base.seconds if request.base else 0.0)
+        left = budget.max_seconds - request.spent.seconds
         ends.append(Deadline(at=request.begun + left, limit=f"max_seconds={budget.max_seconds:g} of the request"))
     if (most := budget.max_seconds_per_rollout) is not None:
         ends.append(Deadline(at=time.monotonic() + most, limit=f"max_seconds_per_rollout={most:g}"))
@@ -67,19 +67,23 @@ class CallLimit(BaseCallbackHandler):
 
     The whole attempt ends, and the rollout goes on from its last checkpoint: it is all that can be done alike for every
     chat model, which knows its own time-outs at best. The time of a call begins when LangChain begins it, and so holds
-    the client's own retries and what it waits for a connection.
+    the client's own retries and what it waits for a connection; where a budget lets calls through, when it does.
 
     Args:
         seconds: How long a call may take.
         recorder: Told of the failure.
+        let_through: Whether calls wait for a budget first, and `begin` is called when they are let through.
         together: What all failures of a round have as their cause: those of one moment then wait equally long before
             they ask again, and can be one request again.
     """
 
     run_inline = True
 
-    def __init__(self, seconds: float, recorder: TurnRecorder, together: Exception) -> None:
+    def __init__(
+        self, seconds: float, recorder: TurnRecorder, together: Exception, *, let_through: bool = False
+    ) -> None:
         self._seconds = seconds
+        self._let_through = let_through
         self._recorder = recorder
         self._together = together
         self._loop = asyncio.get_running_loop()
@@ -112,10 +116,15 @@ class CallLimit(BaseCallbackHandler):
 
     def on_chat_model_start(self, serialized: Any, messages: Any, *, run_id: UUID, **kwargs: Any) -> None:
         """A call begins."""
-        self._on_the_loop(self._arm, run_id, current_calls())
+        if not self._let_through:
+            self.begin(run_id)
 
     def on_llm_start(self, serialized: Any, prompts: Any, *, run_id: UUID, **kwargs: Any) -> None:
         """A call begins, of a model that does not chat."""
+        self.on_chat_model_start(serialized, prompts, run_id=run_id)
+
+    def begin(self, run_id: UUID) -> None:
+        """Its time runs from now on."""
         self._on_the_loop(self._arm, run_id, current_calls())
 
     def on_llm_end(self, response: LLMResult, *, run_id: UUID, **kwargs: Any) -> None:

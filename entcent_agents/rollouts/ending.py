@@ -123,7 +123,6 @@ def packed(
         "store": store,
         "request": guard.request,
         "round": request.round,
-        "seconds": request.seconds,
         "base": request.base.thread_id if request.base else None,
         "last_message": next(iter(reversed(ending.values.get("messages", ()))), None),
         "held": [held.to_dict() for held in ending.held],

@@ -240,7 +240,9 @@ def _forwarded(callbacks: Any, handlers: list[BaseCallbackHandler]) -> Any:
 
 
 def _may_follow(handler: BaseCallbackHandler) -> bool:
-    """Tracers and usage counters follow into rollouts; whatever feeds a user's stream does not."""
+    """Tracers, usage counters and budgets follow into rollouts; whatever feeds a user's stream does not."""
+    if getattr(handler, "into_rollouts", False):
+        return True
     if type(handler).__module__.startswith("langgraph.") or hasattr(handler, "tap_output_aiter"):
         return False
     return isinstance(handler, BaseTracer | AsyncBaseTracer | UsageMetadataCallbackHandler)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import fields, replace
+from functools import partial
 from typing import Any, Final
 from uuid import UUID
 
 from entcent_agents.capture.handlers import ModelAndToolHandler
+from entcent_agents.chat.sampling import token_listener
 from entcent_agents.rollouts.events import EVENT, Progress, State
 from entcent_agents.trajectory import Turn
 
@@ -21,17 +23,22 @@ class ProgressReporter(ModelAndToolHandler):
         rollout: Its index.
         round: The number of its round.
         write: Takes an event; LangGraph's stream writer, as a rule.
+
+    Attributes:
+        arrived: Told of tokens that arrive, and for which call.
     """
 
     hears_starts = True
 
     def __init__(self, rollout: int, round: int, write: Callable[[Any], None]) -> None:
+        self.arrived: Callable[[UUID, int], None] | None = None
         self._now = Progress(rollout=rollout, round=round)
         self._finished_turns = 0  # tokens of the turns that are over
         self._write = write
 
     def on_chat_model_start(self, serialized: Any, messages: Any, *, run_id: UUID, **kwargs: Any) -> None:
-        """A turn begins."""
+        """A turn begins; what the model is asked next in this context, this call asks."""
+        token_listener.set(partial(self._on_tokens_of, run_id))
         self._tell(state="thinking", turns=self._now.turns + 1)
 
     def on_tool_start(self, serialized: dict[str, Any] | None, input_str: str, *, run_id: UUID, **kwargs: Any) -> None:
@@ -49,6 +56,11 @@ class ProgressReporter(ModelAndToolHandler):
     def on_tokens(self, tokens: int) -> None:
         """Tokens of the running turn arrived."""
         self._tell(tokens=self._now.tokens + tokens)
+
+    def _on_tokens_of(self, run_id: UUID, tokens: int) -> None:
+        if self.arrived:
+            self.arrived(run_id, tokens)
+        self.on_tokens(tokens)
 
     def on_turn(self, turn: Turn) -> None:
         """A turn is over; now its tokens are known for sure."""

@@ -15,12 +15,13 @@ from entcent_agents.budget import Budget
 from entcent_agents.environments import Environment
 from entcent_agents.rollouts.calls import HeldCall, Key
 from entcent_agents.rollouts.cleanup import Lingering
+from entcent_agents.rollouts.gate import Gate
 from entcent_agents.rollouts.guard import Rules
 from entcent_agents.rollouts.isolation import Channel, Graph
 from entcent_agents.rollouts.packing import unpack
 from entcent_agents.rollouts.retries import Retries
 from entcent_agents.rollouts.store import RolloutStore
-from entcent_agents.trajectory import Rollout, Trajectory
+from entcent_agents.trajectory import Rollout, Spent, Trajectory, Usage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +52,7 @@ class Base:
         questions: The interrupts that it stopped at.
         results: Of calls that ran in tasks which have to run again.
         last_message: The conversation's last message when this had been committed; None where there was none.
-        seconds: What its rounds took of the request's time.
+        spent: What the request had used by then.
     """
 
     thread_id: str
@@ -62,7 +63,7 @@ class Base:
     questions: tuple[Question, ...]
     results: Mapping[Key, Mapping[str, Any]]
     last_message: BaseMessage | None
-    seconds: float = 0.0
+    spent: Spent = field(default_factory=Spent)
 
     @classmethod
     def of(cls, rollout: Rollout) -> Self:
@@ -77,7 +78,7 @@ class Base:
             questions=tuple(Question(**question) for question in output["questions"]),
             results={tuple(key): value for key, value in output["results"]},
             last_message=output["last_message"],
-            seconds=output.get("seconds", 0.0),
+            spent=rollout.spent or Spent(),
         )
 
 
@@ -99,6 +100,7 @@ class RolloutRequest:
         retries: Of model calls that fail for a passing reason.
         rules: What tools may do.
         budget: What all rounds together may use.
+        gate: Where model calls wait for the budget's tokens and cost; None where it limits neither.
         resumable: Whether another process may go on with them.
         base: What the rollouts go on from; None at the beginning.
         answers: What a person answered to the base's questions, by their ids.
@@ -106,6 +108,7 @@ class RolloutRequest:
         begun: When the round began, by `time.monotonic`.
         late: What all model calls that took too long have as their cause.
         lingering: Where rollouts that were cut off are left to end.
+        used: What rollouts used that ended in this process, however they did, by their indices.
     """
 
     agent: Graph
@@ -121,6 +124,7 @@ class RolloutRequest:
     retries: Retries
     rules: Rules
     budget: Budget = field(default_factory=Budget)
+    gate: Gate | None = None
     resumable: bool = False
     base: Base | None = None
     answers: Mapping[str, Any] = field(default_factory=dict[str, Any])
@@ -128,20 +132,21 @@ class RolloutRequest:
     begun: float = field(default_factory=time.monotonic)
     late: Exception = field(default_factory=lambda: TimeoutError("a model call of this round took too long"))
     lingering: Lingering = field(default_factory=Lingering)
+    used: dict[int, Usage] = field(default_factory=dict[int, Usage])
 
     def thread_id(self, index: int) -> str:
         """The thread of one rollout."""
         return f"{self.thread_prefix}:{index}"
 
     @property
+    def spent(self) -> Spent:
+        """What the request used in the rounds before this one."""
+        return self.base.spent if self.base else Spent()
+
+    @property
     def round(self) -> int:
         """The number of this round of the request."""
         return self.base.round + 1 if self.base else 1
-
-    @property
-    def seconds(self) -> float:
-        """What the request's rounds have taken so far; the time that people took to answer is not in it."""
-        return (self.base.seconds if self.base else 0.0) + time.monotonic() - self.begun
 
     @property
     def messages(self) -> Sequence[BaseMessage]:

@@ -11,15 +11,13 @@ from typing import Any, Final, TypeVar
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt, wait_exponential
 
 from entcent_agents.chat.retry_after import retry_after_seconds
-from entcent_agents.errors import ConfigurationError, ModelServerError, causes_of
+from entcent_agents.errors import ConfigurationError, ModelServerError, causes_of, http_status
 from entcent_agents.ledger.perform import is_cut_off
 
 T = TypeVar("T")
 
 _PASSING: Final = frozenset({408, 409, 425, 429, *range(500, 600)})
 """HTTP statuses of a server that may answer another time; 409 is a lock that was not got in time, with OpenAI."""
-_STATUS_NAMES: Final = ("status_code", "status", "code")
-"""How exceptions call their HTTP status: those of the SDKs; of aiohttp and this library; of Google and urllib."""
 _SAYS_SO: Final = (
     *("ConnectionError", "NetworkError", "RemoteProtocolError"),
     *("ChunkedEncodingError", "ClientPayloadError"),
@@ -62,7 +60,7 @@ def is_passing(error: BaseException) -> bool:
     no client has to be imported.
     """
     for link in causes_of(error):
-        status = _status(link)
+        status = http_status(link)
         if status is not None:
             return status in _PASSING
         if _is_of_the_connection(link):
@@ -140,12 +138,6 @@ def _asked_for_seconds(error: BaseException) -> float | None:
         if found is not None:
             return found
     return None
-
-
-def _status(error: BaseException) -> int | None:
-    holders = (error, getattr(error, "response", None))
-    found = (getattr(holder, name, None) for holder in holders for name in _STATUS_NAMES)
-    return next((int(status) for status in found if isinstance(status, int) and 400 <= status < 600), None)
 
 
 def _is_of_the_connection(error: BaseException) -> bool:

@@ -19,12 +19,13 @@ from entcent_agents.capture.handlers import HandlerGroup
 from entcent_agents.capture.recorder import TurnRecorder
 from entcent_agents.chat.sampling import own_calls, rollout_index, token_listener
 from entcent_agents.environments import Environment, Fork, use_environments
-from entcent_agents.errors import ConfigurationError
+from entcent_agents.errors import BudgetExceededError, ConfigurationError, causes_of
 from entcent_agents.rollouts.breakpoints import is_at, stopped_at_breakpoint
 from entcent_agents.rollouts.calls import Key
 from entcent_agents.rollouts.cleanup import discard, to_the_end
 from entcent_agents.rollouts.deadlines import CallLimit, OutOfTime, deadline_of, within
 from entcent_agents.rollouts.ending import Ending, packed, read_ending, trajectory_of
+from entcent_agents.rollouts.gate import Passage
 from entcent_agents.rollouts.guard import Guard, use_guard
 from entcent_agents.rollouts.hooks import ToolWatch
 from entcent_agents.rollouts.isolation import (
@@ -43,7 +44,7 @@ from entcent_agents.rollouts.retries import with_retries
 from entcent_agents.rollouts.store import Journal
 from entcent_agents.rollouts.writing import Writing, ended, resumed
 from entcent_agents.telemetry.rounds import observing_handlers
-from entcent_agents.trajectory import CANDIDATES, Rollout, Trajectory
+from entcent_agents.trajectory import CANDIDATES, Rollout, Trajectory, Usage
 
 PROGRAMMING_ERRORS = (ConfigurationError, NotImplementedError, NameError, ImportError)
 """What no other rollout would do better: these end all of them instead of being recorded."""
@@ -75,7 +76,10 @@ async def run_rollout(request: RolloutRequest, index: int, write: Callable[[Any]
         raise
     except Exception as error:  # a bad rollout is data
         request.errors[index] = error
-        attempt.ending = Ending(error=_one_line(error))
+        stopped = next((link for link in causes_of(error) if isinstance(link, BudgetExceededError)), None)
+        attempt.ending = Ending(status="unfinished" if stopped else "failed", error=_one_line(stopped or error))
+    finally:
+        attempt.close()
     if attempt.ending.status not in CANDIDATES and not request.lingering.knows(attempt.writing.thread_id):
         await attempt.discard()
     rollout = attempt.record(time.perf_counter() - started)
@@ -90,7 +94,13 @@ async def run_beside(request: RolloutRequest, index: int, write: Callable[[Any],
         return await run_rollout(request, index, write)
     except Exception as error:
         ProgressReporter(index, request.round, write).end("failed")
-        return Rollout(index=index, thread_id=request.thread_id(index), status="failed", error=_one_line(error))
+        return Rollout(
+            index=index,
+            thread_id=request.thread_id(index),
+            status="failed",
+            usage=request.used.get(index, Usage()),
+            error=_one_line(error),
+        )
 
 
 class _Attempt:
@@ -101,7 +111,8 @@ class _Attempt:
         self.index = index
         self.ending = Ending()
         self.reporter = ProgressReporter(index, request.round, write)
-        self.recorder = TurnRecorder(on_turn=self.reporter.on_turn)
+        self.recorder = TurnRecorder(on_turn=self.reporter.on_turn, prices=request.budget.prices)
+        self.reporter.arrived = self.recorder.arrived
         self.overlay = OverlayStore(request.memory) if request.memory else None
         self.writing = Writing(
             store=request.store, thread_id=request.thread_id(index), recorder=self.recorder, overlay=self.overlay
@@ -109,7 +120,11 @@ class _Attempt:
         self._ended: tuple[Graph, Guard, StateSnapshot] | None = None
         self._guard: Guard | None = None
         most = request.budget.max_seconds_per_call
-        self._call_limit = None if most is None else CallLimit(most, self.recorder, request.late)
+        self._call_limit = (
+            None if most is None else CallLimit(most, self.recorder, request.late, let_through=request.gate is not None)
+        )
+        begins = self._call_limit and self._call_limit.begin
+        self.passage = Passage(request.gate, self.recorder, begins) if request.gate else None
         self._handoff: Command[Any] | None = None
         self._output: str | None = None
 
@@ -145,6 +160,7 @@ class _Attempt:
                 HandlerGroup(self.recorder, self.reporter, ToolWatch(guard)),
                 *observing_handlers(),
                 *([self._call_limit] if self._call_limit else ()),
+                *(self.passage.handlers if self.passage else ()),
             ],
             identity=(request.rules.request, request.round, self.index),
         )
@@ -185,6 +201,13 @@ class _Attempt:
                 self.ending.changes += await asyncio.to_thread(fork.diff)
             before, writes = await self._committed(graph), self.overlay.writes if self.overlay else []
             self._output = packed(self.ending, graph, request, before, guard, writes)
+
+    def close(self) -> None:
+        """Count what was cut off; nothing more is asked for."""
+        if self.passage:
+            self.passage.close()
+        self.recorder.close()
+        self.request.used[self.index] = self.recorder.usage
 
     async def _committed(self, graph: Graph) -> Mapping[str, Any]:
         """The state that the outer graph has of the agent: at first its input, then what the last round came to."""

@@ -197,10 +197,18 @@ def ended(journal: Journal | None) -> Rollout | None:
     return Rollout.from_dict(found[-1]) if found else None
 
 
+def used(journal: Journal | None) -> Usage:
+    """What a rollout of another process had used, as far as its journal knows: of calls under way it does not."""
+    if (rollout := ended(journal)) is not None:
+        return rollout.usage
+    found = [entry.value["usage"] for entry in journal.entries if entry.kind == "turns"] if journal else []
+    return Usage.from_dict(found[-1]) if found else Usage()
+
+
 def _remember(recorder: TurnRecorder, value: Mapping[str, Any]) -> None:
     for turn, words in value["turns"]:
         recorder.remember(Turn.from_dict(turn), words)
-    recorder.usage = Usage(**value["usage"])
+    recorder.usage = Usage.from_dict(value["usage"])
 
 
 async def _keep(forks: Mapping[str, Fork]) -> None:

@@ -35,7 +35,7 @@ Attributes = dict[str, AttributeValue]
 class CallSpans(BaseCallbackHandler):
     """Follows one rollout through its callbacks, with a span for each call.
 
-    Spans are ended when the round is settled, with the time at which they were over: what ends cannot be marked.
+    Spans are ended when the round is settled, with the time at which they were over: what has ended cannot be marked.
 
     Args:
         tracer: Makes the spans.
@@ -50,9 +50,14 @@ class CallSpans(BaseCallbackHandler):
         self._root = root
         self._common = common
         self._open: dict[UUID, Span] = {}
-        self._inside: dict[UUID, Context] = {}  # of tools, and of what runs in them
+        self._before: dict[UUID, Context] = {}  # what was current when a tool began
         self._closed = False
         self.over: list[tuple[Span, int]] = []
+
+    @property
+    def ignore_chain(self) -> bool:
+        """Yes: nodes have no spans, and there are many of them."""
+        return True
 
     def close(self) -> None:
         """End what was cut off: nobody is told of the end of a call that was cancelled."""
@@ -60,46 +65,17 @@ class CallSpans(BaseCallbackHandler):
         for run_id in [*self._open]:
             self._end(run_id, "CancelledError")
 
-    def on_chain_start(
-        self, serialized: Any, inputs: Any, *, run_id: UUID, parent_run_id: UUID | None = None, **kwargs: Any
-    ) -> None:
-        """What runs in a tool is remembered, for the calls below it."""
-        if (around := self._inside.get(parent_run_id or run_id)) is not None:
-            self._inside[run_id] = around
-
-    def on_chain_end(self, outputs: Any, *, run_id: UUID, **kwargs: Any) -> None:
-        """It is over."""
-        self._inside.pop(run_id, None)
-
-    def on_chain_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
-        """It failed."""
-        self._inside.pop(run_id, None)
-
     def on_chat_model_start(
-        self,
-        serialized: Any,
-        messages: Any,
-        *,
-        run_id: UUID,
-        parent_run_id: UUID | None = None,
-        metadata: Mapping[str, Any] | None = None,
-        **kwargs: Any,
+        self, serialized: Any, messages: Any, *, run_id: UUID, metadata: Mapping[str, Any] | None = None, **kwargs: Any
     ) -> None:
         """A chat model is asked."""
-        self._ask("chat", serialized, run_id, parent_run_id, metadata or {})
+        self._ask("chat", serialized, run_id, metadata or {})
 
     def on_llm_start(
-        self,
-        serialized: Any,
-        prompts: Any,
-        *,
-        run_id: UUID,
-        parent_run_id: UUID | None = None,
-        metadata: Mapping[str, Any] | None = None,
-        **kwargs: Any,
+        self, serialized: Any, prompts: Any, *, run_id: UUID, metadata: Mapping[str, Any] | None = None, **kwargs: Any
     ) -> None:
         """A model that completes text is asked."""
-        self._ask("text_completion", serialized, run_id, parent_run_id, metadata or {})
+        self._ask("text_completion", serialized, run_id, metadata or {})
 
     def on_llm_end(self, response: LLMResult, *, run_id: UUID, **kwargs: Any) -> None:
         """It answered."""
@@ -111,24 +87,16 @@ class CallSpans(BaseCallbackHandler):
         """It failed."""
         self._end(run_id, error_of(error))
 
-    def on_tool_start(
-        self,
-        serialized: dict[str, Any] | None,
-        input_str: str,
-        *,
-        run_id: UUID,
-        parent_run_id: UUID | None = None,
-        **kwargs: Any,
-    ) -> None:
+    def on_tool_start(self, serialized: dict[str, Any] | None, input_str: str, *, run_id: UUID, **kwargs: Any) -> None:
         """A tool runs; the spans that it makes itself hang below its own."""
         name = str((serialized or {}).get("name") or kwargs.get("name"))
         attributes: Attributes = {"gen_ai.tool.name": name, "gen_ai.tool.type": "function"}
         if call_id := kwargs.get("tool_call_id"):
             attributes["gen_ai.tool.call.id"] = str(call_id)
-        span = self._start("execute_tool", name, SpanKind.INTERNAL, attributes, run_id, parent_run_id)
+        span = self._start("execute_tool", name, SpanKind.INTERNAL, attributes, run_id)
         if span is not None:
-            self._inside[run_id] = trace.set_span_in_context(span)
-            context.attach(self._inside[run_id])
+            self._before[run_id] = context.get_current()
+            context.attach(trace.set_span_in_context(span))
 
     def on_tool_end(self, output: Any, *, run_id: UUID, **kwargs: Any) -> None:
         """It is done."""
@@ -140,37 +108,32 @@ class CallSpans(BaseCallbackHandler):
         self._leave(run_id)
         self._end(run_id, error_of(error))
 
-    def _ask(
-        self, operation: str, serialized: Any, run_id: UUID, parent_run_id: UUID | None, metadata: Mapping[str, Any]
-    ) -> None:
-        model = str(metadata.get("ls_model_name") or "unknown")
-        attributes = {"gen_ai.request.model": model, **_asked(metadata), **_server(serialized)}
-        self._start(operation, model, SpanKind.CLIENT, attributes, run_id, parent_run_id)
+    def _ask(self, operation: str, serialized: Any, run_id: UUID, metadata: Mapping[str, Any]) -> None:
+        model = str(metadata.get("ls_model_name") or "")
+        named: Attributes = {"gen_ai.request.model": model} if model else {}
+        attributes = named | _asked(metadata) | _server(serialized)
+        self._start(operation, model, SpanKind.CLIENT, attributes, run_id)
 
-    def _start(
-        self,
-        operation: str,
-        what: str,
-        kind: SpanKind,
-        attributes: Attributes,
-        run_id: UUID,
-        parent_run_id: UUID | None,
-    ) -> Span | None:
+    def _start(self, operation: str, what: str, kind: SpanKind, attributes: Attributes, run_id: UUID) -> Span | None:
         if self._closed:  # a thread that nobody waits for any more
             return None
-        around = self._inside.get(parent_run_id, self._root) if parent_run_id else self._root
         named: Attributes = {"gen_ai.operation.name": operation}
         span = self._tracer.start_span(
-            f"{operation} {what}", around, kind, attributes=named | self._common | attributes
+            f"{operation} {what}".strip(), self._around(), kind, attributes=named | self._common | attributes
         )
         self._open[run_id] = span
         return span
 
+    def _around(self) -> Context:
+        """What is current where the call is made: a tool, or a span of the user's; else the rollout."""
+        here, root = (trace.get_current_span(each).get_span_context() for each in (None, self._root))
+        return context.get_current() if here.trace_id == root.trace_id else self._root
+
     def _leave(self, run_id: UUID) -> None:
-        """Put the rollout's span in the place of a tool's, where the tool's is still the current one."""
-        self._inside.pop(run_id, None)
-        if trace.get_current_span() is self._open.get(run_id):
-            context.attach(self._root)
+        """Put back what was current before a tool, where the tool's span still is."""
+        before = self._before.pop(run_id, None)
+        if before is not None and trace.get_current_span() is self._open.get(run_id):
+            context.attach(before)
 
     def _end(self, run_id: UUID, error: str | None = None) -> None:
         span = self._open.pop(run_id, None)

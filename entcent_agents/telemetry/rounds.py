@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Generator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
@@ -37,17 +38,28 @@ class Round:
     def committed(self, selection: dict[str, Any]) -> None:
         """Its winner was committed; `selection` is as in the channel of that name."""
         log_commit(self.rollouts, selection, request=self.request, round=self.number)
-        if self.spans is not None:
-            self.spans.settle(self.rollouts, selection)
+        self._settle(selection, None)
 
     def stopped(self, stop: BaseException) -> None:
         """It ended without a commit; where it only asks or hands over, that is no failure."""
         if not isinstance(stop, GraphBubbleUp):
             log_stop(self.rollouts, stop, request=self.request, round=self.number)
-        if self.spans is not None:
-            self.spans.settle(self.rollouts, stop=stop)
+        self._settle(None, stop)
+
+    def unselected(self) -> None:
+        """Its rollouts have ended, and no selector will come."""
+        self._settle(None, None)
+
+    def _settle(self, selection: dict[str, Any] | None, stop: BaseException | None) -> None:
+        if self.spans is None:
+            return
+        try:
+            self.spans.settle(self.rollouts, selection, stop)
+        except Exception:  # of a span processor; neither a commit nor an error may be lost for it
+            _LOGGER.exception("spans were not ended")
 
 
+_LOGGER: Final = logging.getLogger(__name__)
 _ROUND: Final[ContextVar[Round | None]] = ContextVar("_ROUND", default=None)
 _FOLLOWING: Final[ContextVar[BaseCallbackHandler | None]] = ContextVar("_FOLLOWING", default=None)
 
@@ -83,7 +95,7 @@ def observed_round(
         if selected:
             spans.waiting.put(key, observed.spans)
         else:
-            observed.spans.settle(observed.rollouts)
+            observed.unselected()
 
 
 async def observed_rollout(index: int, running: Awaitable[Rollout]) -> Rollout:

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 from opentelemetry import trace
-from opentelemetry.trace import SpanKind, Tracer, TracerProvider
+from opentelemetry.trace import Span, SpanKind, Tracer, TracerProvider
 
 from entcent_agents.telemetry.calls import Attributes, CallSpans, error_of, mark_error
 from entcent_agents.telemetry.lines import error_name
@@ -76,7 +76,10 @@ class RoundSpans:
         self._losers = losers
         operation: Attributes = {"gen_ai.operation.name": "invoke_workflow", "gen_ai.workflow.name": agent}
         self._span = tracer.start_span(f"invoke_workflow {agent}", attributes=operation | common)
-        self._rollouts: dict[int, CallSpans] = {}
+        self._over: dict[int, tuple[Span, int, CallSpans]] = {}
+        self._records: dict[int, Rollout] = {}
+        self._winner: int | None = None
+        self._settled = False
 
     @contextmanager
     def rollout(self, index: int) -> Generator[CallSpans]:
@@ -94,7 +97,6 @@ class RoundSpans:
             attributes=operation | common,
         )
         calls = CallSpans(self._tracer, trace.set_span_in_context(span), common)
-        self._rollouts[index] = calls
         error = None
         try:
             with trace.use_span(span, record_exception=False, set_status_on_exception=False):
@@ -105,7 +107,9 @@ class RoundSpans:
         finally:
             calls.close()
             mark_error(span, error)
-            calls.over.append((span, time.time_ns()))
+            self._over[index] = (span, time.time_ns(), calls)
+            if self._settled:  # nobody waited for it
+                self._end(index)
 
     def settle(
         self,
@@ -113,32 +117,36 @@ class RoundSpans:
         selection: dict[str, Any] | None = None,
         stop: BaseException | None = None,
     ) -> None:
-        """End all spans.
+        """End all spans, those of rollouts that still run when these end.
 
         Args:
             rollouts: Their records, as far as there are any.
             selection: What was selected and committed; None where nothing was.
             stop: What ended the round instead.
         """
-        winner = selection and selection["winner"]
-        records = {rollout.index: rollout for rollout in rollouts}
-        for index, calls in self._rollouts.items():
-            if selection is not None and index != winner and not self._losers:
-                continue
-            selected: Attributes = {} if selection is None else {"entcent.selected": index == winner}
-            if index in records:
-                own = calls.over[-1][0]
-                own.set_attributes(_measures(records[index]))
-                if records[index].status == "failed":
-                    mark_error(own, error_name(records[index].error) or "_OTHER")
-            for span, over in calls.over:
-                span.set_attributes(selected)
-                span.end(over)
+        self._records = {rollout.index: rollout for rollout in rollouts}
         if selection is not None:
+            self._winner = selection["winner"]
             chosen: Attributes = {"entcent.winner": selection["winner"], "entcent.selector": selection["selector"]}
             self._span.set_attributes(chosen)
+        self._settled = True
+        for index in [*self._over]:
+            self._end(index)
         mark_error(self._span, error_of(stop))
         self._span.end()
+
+    def _end(self, index: int) -> None:
+        own, over, calls = self._over.pop(index)
+        if self._winner not in (None, index) and not self._losers:
+            return
+        if (record := self._records.get(index)) is not None:
+            own.set_attributes(_measures(record))
+            if record.status == "failed":
+                mark_error(own, error_name(record.error) or "_OTHER")
+        for span, at in [*calls.over, (own, over)]:
+            if self._winner is not None:
+                span.set_attribute("entcent.selected", index == self._winner)
+            span.end(at)
 
 
 def _measures(rollout: Rollout) -> Attributes:

@@ -58,6 +58,10 @@ class ScriptedChat(BaseChatModel):
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
     scripts: Sequence[Script] = Field(repr=False)
+    model: str = "scripted"
+    """What it says it is called."""
+    max_tokens: int | None = None
+    """What it says is the limit of a turn; budgets ask for it."""
 
     @property
     def _llm_type(self) -> str:

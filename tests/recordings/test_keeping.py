@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from langchain.agents import create_agent
 from langchain_core.tools import tool
+from langchain_openai import ChatOpenAI
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import END, START, StateGraph
 
@@ -30,7 +31,7 @@ from entcent_agents.recordings.appending import append_lines
 from entcent_agents.recordings.keeping import RecordedRound
 from entcent_agents.testing import ScriptedChat
 from entcent_agents.trajectory import Rollout
-from tests.chat_server import ChatServer, says
+from tests.chat_server import ChatServer, Reply, Token, says
 from tests.whole_graphs.comparing import Chosen
 from tests.whole_graphs.comparing import says as turn
 
@@ -141,6 +142,23 @@ async def test_redaction_reaches_every_text_escaped_text_and_numbers(tmp_path: P
     assert len(candidates) == 3 and candidates[0].rollout.trajectory.mean_entropy == pytest.approx(0.1)
 
 
+async def test_of_a_rollout_that_failed_tokens_are_kept_only_where_nothing_is_redacted(tmp_path: Path):
+    @tool
+    def fail(x: str) -> str:
+        """Fail."""
+        raise ValueError("secret")
+
+    call = ("fail", json.dumps({"x": "sécret"}))  # escaped, and so in the tokens of a text tool call too
+    for folder, redact in (("clean", masked), ("plain", None)):
+        records = Records(tmp_path / folder, which="all", text=True, redact=redact)
+        with ChatServer(lambda request: [says("call", tool_calls=[call]), says("done")]) as server:
+            agent = create_agent(ChatLogprobs(model="m", base_url=server.base_url), [fail])
+            await entropy_centroid_graph(agent, n=2, effects={"fail": READ}, records=records).ainvoke(ASK)
+        failed = [line["rollout"] for line in lines_in(tmp_path / folder) if line["rollout"]["status"] == "failed"]
+        assert [("text" in turn["logprobs"]) for line in failed for turn in line["turns"]] == [redact is None]
+        assert "secret" not in "".join(line["error"] for line in failed)
+
+
 async def test_text_of_tokens_reaches_no_checkpoint_although_it_is_recorded(tmp_path: Path):
     saver = InMemorySaver()
     graph = graph_of(Records(tmp_path, text=True), checkpointer=saver)
@@ -155,6 +173,34 @@ async def test_text_of_tokens_reaches_no_checkpoint_although_it_is_recorded(tmp_
     assert (
         "tokens" in lines_in(tmp_path)[0]["rollout"] or lines_in(tmp_path)[0]["rollout"]["turns"][0]["logprobs"]["text"]
     )
+
+
+@pytest.mark.parametrize("foreign", [False, True])
+async def test_what_the_server_says_of_tokens_reaches_no_checkpoint(tmp_path: Path, foreign: bool):
+    outer, inner = InMemorySaver(), Threads()
+    tokens = [Token(says="fine", probabilities=(0.6, 0.4), names=["fine", "ALTERNATIVE"])]
+    with ChatServer([Reply(tokens=tokens)]) as server:
+        model: Any = ChatLogprobs(model="m", base_url=server.base_url)
+        if foreign:
+            model = ChatOpenAI(
+                model="m", base_url=server.base_url, api_key="k", logprobs=True, top_logprobs=2, use_responses_api=False
+            )
+        settings: Any = {"records": Records(tmp_path, text=True), "rollout_checkpointer": inner, "checkpointer": outer}
+        result = await entropy_centroid_graph(create_agent(model, []), n=2, **settings).ainvoke(
+            ASK, {"configurable": {"thread_id": "t"}}
+        )
+    assert result["selection"]["candidates"][0]["value"] is not None  # it was scored
+    kept = [[saved async for saved in saver.alist(None)] for saver in (outer, inner)]
+    assert kept[0] and kept[1] and "fine" in repr(kept[1])
+    assert "ALTERNATIVE" not in repr(kept)
+    assert "ALTERNATIVE" not in "".join(path.read_text() for path in tmp_path.iterdir())
+
+
+class Threads(InMemorySaver):
+    """Forgets nothing."""
+
+    async def adelete_thread(self, thread_id: str) -> None:
+        pass
 
 
 def broken(text: str) -> str:
