@@ -18,6 +18,7 @@ RECORD_VERSION: Final = 1
 Float32Array = NDArray[np.float32]
 
 _COLUMNS: Final = ("logprob", "entropy", "residual", "confidence")
+_LAST_KIND: Final = max(SegmentKind)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -67,8 +68,8 @@ class TokenLogprobs:
                     f"expected ({tokens},) and {np.dtype(dtype)}"
                 )
             column.setflags(write=False)
-        if self.kind.max(initial=0) > max(SegmentKind):
-            raise LogprobsMalformedError(f"kind has {self.kind.max()}; the last one is {max(SegmentKind)}")
+        if self.kind.max(initial=0) > _LAST_KIND:
+            raise LogprobsMalformedError(f"kind has {self.kind.max()}; the last one is {_LAST_KIND}")
         self.offsets.setflags(write=False)
 
     def __len__(self) -> int:

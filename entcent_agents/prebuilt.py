@@ -11,6 +11,7 @@ from langgraph.types import Command
 from typing_extensions import TypedDict  # of Python's own, pydantic makes no schemas before 3.12
 
 from entcent_agents.nodes import EntropyCentroidSelector, ParallelRollouts, RolloutsState, unfinished
+from entcent_agents.nodes.unclaimed import RequestGraph
 from entcent_agents.recordings import Records
 from entcent_agents.rollouts.isolation import Graph, with_every_channel_public
 from entcent_agents.selection import Selector
@@ -71,7 +72,7 @@ def entropy_centroid_graph(
     builder.add_edge(START, "rollouts")
     builder.add_edge("rollouts", "select")
     builder.add_conditional_edges("select", unfinished, {True: "rollouts", False: END})
-    return builder.compile(checkpointer=checkpointer, store=store, name=name)
+    return RequestGraph.of(builder.compile(checkpointer=checkpointer, store=store, name=name))
 
 
 def _joined(name: str, *schemas: type[Any]) -> type[Any]:

@@ -145,10 +145,8 @@ class CompletionRequest:
         Raises:
             ModelServerError: Where the server cannot be reached, answers with an error or breaks off.
         """
-        api = self._client.completions if "prompt" in self._payload else self._client.chat.completions
-        create = cast(Any, api.with_streaming_response.create)
         try:
-            async with create(**self._payload) as response:
+            async with self._created() as response:
                 body: AsyncIterator[bytes] = response.iter_bytes()
                 async for decoded in self._decoded(body):
                     for delta in self._take(decoded):
@@ -160,6 +158,22 @@ class CompletionRequest:
             failure = server_error(error, self._base_url)
         if failure:  # raised out here, unchained: what the SDK's errors quote may hold the key
             raise without_key(failure, self._client.api_key)
+
+    def _created(self) -> Any:
+        """The SDK's call, not yet sent.
+
+        What it is given as parameters the SDK walks through message by message, by their types: about as much work as
+        all else of a call together. What it is given as `extra_body` it sends as it is.
+        """
+        sent = dict(self._payload)
+        sent |= sent.pop("extra_body", None) or {}
+        if "prompt" in sent:
+            return cast(Any, self._client.completions.with_streaming_response.create)(
+                model="", prompt="", extra_body=sent
+            )
+        return cast(Any, self._client.chat.completions.with_streaming_response.create)(
+            model="", messages=(), extra_body=sent
+        )
 
     @property
     def usage(self) -> TokenUsage | None:

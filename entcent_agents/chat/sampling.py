@@ -156,7 +156,7 @@ class SamplingPool:
     def _flush(self, slot: _Slot) -> None:
         group = self._open.pop(slot)
         waiting = [call for call in group.calls if not call.waiter.done()]  # the rest gave up meanwhile
-        if not waiting:
+        if not waiting:  # all in this very moment, and none has come to say so
             return
         group.calls = sorted(waiting, key=lambda call: call.index)
         loop, _, prompt = slot

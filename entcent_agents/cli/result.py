@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from rich.console import Console
@@ -16,7 +16,7 @@ from rich.text import Text
 from entcent_agents.cli.calls import WatchedLedger, call_of
 from entcent_agents.cli.text import printable, readable
 from entcent_agents.ledger import State
-from entcent_agents.trajectory import Rollout, Usage
+from entcent_agents.trajectory import Rollout, Spent
 
 if TYPE_CHECKING:
     from langgraph.types import Interrupt
@@ -71,9 +71,9 @@ class RunResult:
     first_token_seconds: float | None = None
 
     @property
-    def usage(self) -> Usage:
-        """Tokens of all rollouts of all rounds."""
-        return sum((rollout.usage for each in self.rounds for rollout in each.rollouts), Usage())
+    def spent(self) -> Spent:
+        """What all rollouts of all rounds used, up to the last commit."""
+        return Spent.from_dict(self.rounds[-1].selection["usage"]) if self.rounds else Spent()
 
     @property
     def changes(self) -> list[dict[str, Any]]:
@@ -103,11 +103,12 @@ def print_result(result: RunResult, *, as_json: bool) -> None:
         console.print(_reason(each.selection))
     console.print(Panel(Text(result.answer or ""), title="answer", title_align="left"))
     _print_committed(console, result)
-    usage = result.usage
+    usage = result.spent.usage
+    least = "at least " if usage.cut_calls else ""
     first = f", first token after {result.first_token_seconds:.1f} s" if result.first_token_seconds else ""
     console.print(
-        f"tokens: {usage.prompt_tokens:,} prompt, {usage.generated_tokens:,} generated, in {usage.model_calls} model "
-        f"calls; {result.seconds:.1f} s{first}"
+        f"tokens: {least}{usage.prompt_tokens:,} prompt, {usage.generated_tokens:,} generated, "
+        f"in {usage.model_calls} model calls; {result.seconds:.1f} s{first}"
     )
 
 
@@ -170,7 +171,7 @@ def _plain(result: RunResult) -> dict[str, Any]:
         "rounds": [_plain_round(each) for each in result.rounds],
         "committed": {"changes": result.changes, "calls": result.calls},
         "answer": result.answer,
-        "usage": asdict(result.usage),
+        "usage": result.spent.to_dict(),
         "seconds": result.seconds,
         "first_token_seconds": result.first_token_seconds,
     }

@@ -40,6 +40,7 @@ from entcent_agents.nodes.questions import ask, settle_doubts
 from entcent_agents.nodes.recorded import until_recorded
 from entcent_agents.nodes.shadow import as_alone
 from entcent_agents.nodes.state import Node, RolloutsState
+from entcent_agents.nodes.unclaimed import leave
 from entcent_agents.rollouts.cleanup import Lingering, discard, to_the_end
 from entcent_agents.rollouts.gate import Gate
 from entcent_agents.rollouts.guard import Rules, inside_a_rollout
@@ -195,6 +196,8 @@ class ParallelRollouts(Node):
         replaced = [rollout for rollout in begun if rollout.index not in kept]
         spent = request.spent.plus(replaced, seconds=time.perf_counter() - started)
         rollouts[0] = replace(rollouts[0], spent=spent)
+        if parent_saver(config) is None:  # else the graph can go on from here
+            leave(partial(self.forget, rollouts))
         return {"rollouts": [rollout.to_dict() for rollout in rollouts]}
 
     def forks_of(self, rollout: Rollout) -> list[Fork]:
@@ -215,6 +218,9 @@ class ParallelRollouts(Node):
 
     async def forget(self, rollouts: Sequence[Rollout]) -> None:
         """Discard what rollouts left: their forks and their threads; of one that still does something, later."""
+        await to_the_end(self._forget_all(rollouts))
+
+    async def _forget_all(self, rollouts: Sequence[Rollout]) -> None:
         for rollout in rollouts:
             if not self.lingering.then(rollout.thread_id, partial(self._forget, rollout)):
                 await self._forget(rollout)

@@ -21,6 +21,7 @@ from entcent_agents.nodes.recorded import until_recorded
 from entcent_agents.nodes.records import record
 from entcent_agents.nodes.shadow import alone, log_shadow, would_have_been
 from entcent_agents.nodes.state import Node, RolloutsState
+from entcent_agents.nodes.unclaimed import claim
 from entcent_agents.nodes.untold import Untold
 from entcent_agents.recordings import Records
 from entcent_agents.recordings.keeping import RecordedRound
@@ -90,6 +91,7 @@ class EntropyCentroidSelector(Node):
         self, input: RolloutsState, config: RunnableConfig | None = None, **kwargs: Any
     ) -> dict[str, Any] | list[dict[str, Any] | Command[Any]]:
         """Select and commit; the result goes to `selection`, and `rollouts` is emptied but for a held winner."""
+        claim()
         key = next((record["thread_id"] for record in input.get("rollouts") or ()), None)
         if (update := self._untold.take(key)) is not None:
             return update

@@ -116,8 +116,11 @@ async def discard(forks: Iterable[Fork], haunted: Callable[[], bool] = lambda: F
         forks: What nobody will commit.
         haunted: Whether such threads may still run.
     """
-    forks = tuple(forks)
-    left = [fork for fork in forks if not await to_the_end(_discard(fork))]
+    await to_the_end(_discard_all(tuple(forks), haunted))
+
+
+async def _discard_all(forks: Sequence[Fork], haunted: Callable[[], bool]) -> None:
+    left = [fork for fork in forks if not await _discard(fork)]
     if left or (forks and haunted()):
         _look_again(forks, lambda: bool(left) or haunted(), _PAUSE_SECONDS)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from copy import deepcopy
 from functools import partial
 from typing import Any
@@ -73,6 +73,10 @@ async def run_rollout(request: RolloutRequest, index: int, write: Callable[[Any]
     except (asyncio.CancelledError, GraphBubbleUp, *PROGRAMMING_ERRORS) as stop:
         if not (request.resumable and isinstance(stop, asyncio.CancelledError)):
             await attempt.discard()
+        elif request.gate:
+            attempt.close()
+            with suppress(Exception):  # whoever goes on would forget what these calls may have used, as after a crash
+                await to_the_end(attempt.writing.flush())
         raise
     except Exception as error:  # a bad rollout is data
         request.errors[index] = error
@@ -125,6 +129,7 @@ class _Attempt:
         )
         begins = self._call_limit and self._call_limit.begin
         self.passage = Passage(request.gate, self.recorder, begins) if request.gate else None
+        self._new = False  # whether its thread is known to be empty
         self._handoff: Command[Any] | None = None
         self._output: str | None = None
 
@@ -247,6 +252,7 @@ class _Attempt:
         for environment in self.request.environments:
             await to_the_end(asyncio.to_thread(_fork_into, self.writing.forks, environment))
         await self.writing.begin(self.request.base.thread_id if self.request.base else None)
+        self._new = self.request.base is None
         return {}
 
     def _saver(self) -> BaseCheckpointSaver[Any]:
@@ -255,8 +261,8 @@ class _Attempt:
 
     async def _start(self, graph: Graph, config: RunnableConfig) -> None:
         """Begin, or go on, depending on what the thread says."""
-        snapshot = await graph.aget_state(config)
-        if snapshot.created_at is None:
+        snapshot = None if self._new else await graph.aget_state(config)
+        if snapshot is None or snapshot.created_at is None:
             given: Any = state_updates(state_channels(graph), {}, deepcopy(dict(self.request.state)))
         elif not snapshot.tasks:  # `next` leaves out tasks that are done and whose writes no step has taken up yet
             return  # it had ended, and its process did not live to say so

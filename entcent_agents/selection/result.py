@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from entcent_agents.trajectory import Rollout
@@ -24,6 +24,10 @@ class Candidate:
     value: float | None
     rank: int | None = None
     reason: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON-able form."""
+        return {"rollout": self.rollout, "value": self.value, "rank": self.rank, "reason": self.reason}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +61,7 @@ class Selection:
             "winner": self.winner,
             "selector": self.selector,
             "reason": self.reason,
-            "candidates": [asdict(candidate) for candidate in self.candidates],
+            "candidates": [candidate.to_dict() for candidate in self.candidates],
             "tied": list(self.tied),
             "steps": [step.to_dict() for step in self.steps],
         }

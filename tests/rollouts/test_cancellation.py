@@ -8,6 +8,7 @@ import threading
 import time
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from langchain.agents import create_agent
@@ -19,9 +20,9 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import START, MessagesState, StateGraph
 
 from entcent_agents.chat.model import ChatLogprobs
-from entcent_agents.chat.sampling import SamplingPool, use_pool
+from entcent_agents.chat.sampling import QUIET_SECONDS, SamplingPool, use_pool
 from entcent_agents.effects import READ, WRITE
-from entcent_agents.environments import DirectoryEnvironment, SqliteEnvironment, current_environment
+from entcent_agents.environments import DirectoryEnvironment, MemoryEnvironment, SqliteEnvironment, current_environment
 from entcent_agents.errors import ConfigurationError, RolloutsFailedError
 from entcent_agents.prebuilt import entropy_centroid_graph
 from entcent_agents.rollouts.cleanup import discard
@@ -132,6 +133,24 @@ async def test_the_others_get_their_answers_when_one_is_cancelled(serve):
     assert server.hang_ups == 0
 
 
+async def test_a_call_that_is_cancelled_in_the_moment_when_it_would_be_sent_is_not_sent():
+    sent, failed, loop = [], [], asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _, context: failed.append(context))
+
+    async def send(*call):
+        sent.append(call)
+        return []
+
+    call = asyncio.create_task(SamplingPool().sample("caller", "prompt", send))
+    await asyncio.sleep(0)
+    loop.call_later(QUIET_SECONDS / 2, call.cancel)
+    time.sleep(3 * QUIET_SECONDS)  # noqa: ASYNC251 (both are due now)
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    await asyncio.sleep(QUIET_SECONDS)
+    assert (sent, failed) == ([], [])
+
+
 @slowly
 async def test_an_error_that_ends_all_rollouts_ends_their_requests(serve, reply):
     server = serve(lambda request: [reply])
@@ -172,6 +191,65 @@ async def test_calls_from_synchronous_nodes_end_too_and_no_further_ones_are_made
     for _ in range(2 * 3):
         assert await asyncio.to_thread(ended.acquire, timeout=10)
     assert len(server.answered) == requests
+
+
+# Everywhere
+
+
+def noting(environment, saver):
+    @tool
+    async def note() -> str:
+        """Note something."""
+        current_environment().value["noted"] = True
+        return "noted"
+
+    turns = [ScriptedTurn(text="t", tool_calls=[("note", {})]), ScriptedTurn(text="done")]
+    return entropy_centroid_graph(
+        create_agent(ScriptedChat(scripts=[turns]), [note]),
+        n=2,
+        effects={"note": WRITE},
+        environments=[environment],
+        rollout_checkpointer=saver,
+        on_unscorable="fallback",
+    )
+
+
+async def test_wherever_a_request_is_cancelled_nothing_of_it_is_left():
+    cancelled_at, done = 0, False
+    while not done:
+        environment, saver = MemoryEnvironment({}), InMemorySaver()
+        request = asyncio.create_task(noting(environment, saver).ainvoke(ASK))
+        for _ in range(cancelled_at):
+            await asyncio.sleep(0)
+        done = request.done()
+        request.cancel()
+        await asyncio.wait([request])
+        assert done or request.cancelled() or environment.value == {"noted": True}
+        assert (environment.forks, [*saver.storage]) == ({}, []), f"after {cancelled_at} steps of the loop"
+        cancelled_at += 3
+    assert cancelled_at > 60
+
+
+async def test_who_stops_listening_between_rollouts_and_selection_leaves_nothing():
+    environment, saver = MemoryEnvironment({}), InMemorySaver()
+    stream = noting(environment, saver).astream(ASK, stream_mode="updates")
+    async for update in stream:
+        assert [*update] == ["rollouts"]
+        break
+    await stream.aclose()
+    assert (environment.value, environment.forks, [*saver.storage]) == ({}, {}, [])
+
+
+async def test_rollouts_stay_where_a_checkpointer_lets_the_request_go_on():
+    environment, saver = MemoryEnvironment({}), InMemorySaver()
+    graph = noting(environment, saver)
+    graph.checkpointer = InMemorySaver()
+    config: Any = {"configurable": {"thread_id": "1"}}
+    await graph.ainvoke(ASK, config, interrupt_before=["select"])
+    assert len(environment.forks) == 2
+    result = await graph.ainvoke(None, config)
+    assert result["messages"][-1].text == "done"
+    assert (environment.value, environment.forks) == ({"noted": True}, {})
 
 
 # Threads

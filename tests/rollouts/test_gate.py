@@ -214,7 +214,7 @@ async def test_below_a_budget_a_request_is_repeated_by_the_rollout_alone(serve):
 async def test_a_server_that_is_not_there_is_charged_for_nothing(model):
     other = model(SimpleNamespace(base_url="http://127.0.0.1:9/v1"))
     budget = Budget(max_tokens=900)  # a second attempt has room only where the first gave everything back
-    with pytest.raises(RolloutsFailedError, match=r"ModelServerError|APIConnectionError") as failed:
+    with pytest.raises(RolloutsFailedError, match="ModelServerError|OpenAIConnectionError") as failed:
         await budgeted(create_agent(other, []), budget, n=1).ainvoke(ASK)
     assert "BudgetExceededError" not in str(failed.value)
 
@@ -469,3 +469,32 @@ async def test_max_rollouts_bounds_those_of_all_rounds():
     assert len(sent) == 3
     assert result["selection"]["usage"]["rollouts"] == 7
     assert result["selection"]["usage"]["rounds"] == 4
+
+
+async def test_rollouts_inside_a_rollout_draw_on_the_outer_budget_too(serve):
+    biller = Biller()
+    server = serve(biller)
+    inner = budgeted(create_agent(ours(server), []), Budget(), n=3)
+
+    async def answer(state: MessagesState) -> dict[str, Any]:
+        return {"messages": (await inner.ainvoke({"messages": state["messages"]}))["messages"][-1:]}
+
+    agent = StateGraph(MessagesState).add_node(answer).add_edge(START, "answer").compile()
+    usage = await outcome_of(budgeted(agent, Budget(max_tokens=4_000), n=2))
+    assert usage is not None
+    assert usage["charged_tokens"] == biller.total.tokens
+    assert await outcome_of(budgeted(agent, Budget(max_tokens=400), n=2)) is None
+
+
+async def test_the_tokens_of_a_streamed_call_are_counted_and_charged_as_of_any(serve):
+    biller = Biller()
+    server = serve(biller)
+    model = ours(server)
+
+    async def answer(state: MessagesState) -> dict[str, Any]:
+        return {"messages": ["".join([str(chunk.text) async for chunk in model.astream(state["messages"])])]}
+
+    agent = StateGraph(MessagesState).add_node(answer).add_edge(START, "answer").compile()
+    usage = await outcome_of(budgeted(agent, Budget(max_tokens=4_000), n=4))
+    assert usage is not None
+    assert usage["charged_tokens"] == usage["prompt_tokens"] + usage["generated_tokens"] == biller.total.tokens
