@@ -73,6 +73,9 @@ class Chaos:
         seed: What everything is drawn from.
         silence_seconds: How long a silent server is waited for.
         call_seconds: How long one model call may take.
+        rollout_seconds: How long a rollout may take.
+        request_seconds: How long a request may take.
+        hurry_seconds: How long one may take whose caller is in a hurry.
         hurried: Share of the requests that have `hurry_seconds` instead of `request_seconds`.
         hanging_up: Share of the requests whose caller hangs up within `hurry_seconds`.
         hang_seconds: A request that takes longer hangs.
@@ -89,7 +92,7 @@ class Chaos:
     call_seconds: float = 4.0
     rollout_seconds: float = 30.0
     request_seconds: float = 60.0
-    hurry_seconds: float = 2.0
+    hurry_seconds: float = 6.0
     hurried: float = 0.05
     hanging_up: float = 0.05
     hang_seconds: float = 120.0
