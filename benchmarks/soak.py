@@ -39,6 +39,7 @@ MUST_BE_ZERO: Final = {
     "requests half committed": ("half committed",),
     "errors that do not say why": ("unclear error", "other error"),
     "turns sampled again": ("sampled again",),
+    "exceptions that nobody heard of": ("unheard exception",),
     "tasks left": ("leftover task",),
     "threads left": ("leftover thread",),
     "open files left": ("leftover open file",),

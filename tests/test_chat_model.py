@@ -20,7 +20,14 @@ from langchain_core.tools import tool
 from entcent_agents.blocking import run_sync
 from entcent_agents.capture.recorder import TurnRecorder
 from entcent_agents.chat.model import ChatLogprobs
-from entcent_agents.chat.sampling import SamplingPool, plain_sampling, token_listener, use_pool
+from entcent_agents.chat.sampling import (
+    QUIET_SECONDS,
+    Outcome,
+    SamplingPool,
+    plain_sampling,
+    token_listener,
+    use_pool,
+)
 from entcent_agents.errors import ConfigurationError, LogprobsMissingError, ModelServerError
 from tests.chat_server import Reply, Request, Token, numbered, says
 
@@ -237,6 +244,25 @@ async def test_a_cancelled_call_does_not_cancel_the_others(serve):
         tasks[1].cancel()
         assert (await tasks[0]).content == (await tasks[2]).content == "late"
     assert tasks[1].cancelled()
+
+
+async def test_a_group_whose_calls_were_all_cancelled_just_now_is_not_sent():
+    unheard = list[object]()
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda loop, context: unheard.append(context))
+
+    async def send(n: int, seed: int | None, listeners: object) -> list[Outcome]:
+        raise AssertionError("nobody waits for it")
+
+    pool = SamplingPool(1)
+    call = asyncio.create_task(pool.sample("caller", "prompt", send))
+    await asyncio.sleep(0)
+    # In one step of the loop: the call is cancelled but has not come to know of it, and the time of its group is over.
+    loop.call_later(QUIET_SECONDS / 2, call.cancel)
+    loop.call_soon(time.sleep, 2 * QUIET_SECONDS)
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    assert not unheard
 
 
 async def test_when_all_calls_are_cancelled_so_is_the_request(serve):

@@ -300,6 +300,8 @@ class ParallelRollouts(Node):
         thread = config.get("configurable", {}).get("thread_id") or uuid4().hex
         task = runtime.execution_info.task_id if runtime.execution_info else uuid4().hex
         prefix = f"{thread}:{task}"
+        # What an earlier try at this round left to end would clean up threads that have the same names.
+        await self.lingering.end(f"{prefix}:{index}" for index in range(self.n + 1))
         accepted = accepted_channels(self.agent)
         memory = runtime.store or self.agent.store
         request = RolloutRequest(

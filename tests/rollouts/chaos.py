@@ -8,7 +8,7 @@ import re
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -73,6 +73,9 @@ class Chaos:
         seed: What everything is drawn from.
         silence_seconds: How long a silent server is waited for.
         call_seconds: How long one model call may take.
+        rollout_seconds: How long a rollout may take.
+        request_seconds: How long a request may take.
+        hurry_seconds: How long one may take whose caller is in a hurry.
         hurried: Share of the requests that have `hurry_seconds` instead of `request_seconds`.
         hanging_up: Share of the requests whose caller hangs up within `hurry_seconds`.
         hang_seconds: A request that takes longer hangs.
@@ -89,7 +92,7 @@ class Chaos:
     call_seconds: float = 4.0
     rollout_seconds: float = 30.0
     request_seconds: float = 60.0
-    hurry_seconds: float = 2.0
+    hurry_seconds: float = 6.0
     hurried: float = 0.05
     hanging_up: float = 0.05
     hang_seconds: float = 120.0
@@ -213,9 +216,13 @@ class Ran:
             self.account.violations.append(f"{kind}: request {number}: {type(error).__name__}: {error}")
         await self.settle(graph, config, place)
         self.ended += 1
-        if self.ended in {max(1, self.chaos.requests * share // 100) for share in (10, 50, 100)}:
+        if self.ended in {max(1, self.chaos.requests * share // 100) for share in (10, 50)}:
             self.memory.append(Memory.now(self.ended))
         self.on_end(self.ended)
+
+    def note_unheard(self, loop: Any, context: Mapping[str, Any]) -> None:
+        """An exception that nobody awaited: of a callback, or of a task that was left alone."""
+        self.account.violations.append(f"unheard exception: {context['message']}: {context.get('exception')!r}")
 
     def note_error(self, number: int, error: EntcentError) -> None:
         """Count a request that ended in an error that says why."""
@@ -295,6 +302,7 @@ class Ran:
         await _comes_to(lambda: asyncio.all_tasks() <= before)
         found = [f"leftover task: {task!r}" for task in asyncio.all_tasks() - before]
         await _comes_to(lambda: not server.open_connections())
+        await _comes_to(lambda: not _unexpected(self.folder))
         found += ["leftover connection: at the server"] * server.open_connections()
         found += [f"leftover on disk: {path.relative_to(self.folder)}" for path in _unexpected(self.folder)]
         kept = {thread for (thread, *_) in self.rollouts.writes} | {thread for (thread, *_) in self.rollouts.blobs}
@@ -341,6 +349,7 @@ def run_chaos(chaos: Chaos, on_end: Callable[[int], None] = lambda ended: None) 
             seconds, cpu_seconds = time.monotonic() - begun, time.process_time() - cpu
             served = psutil.Process(server.process.pid).cpu_times()
             ran.account.violations.extend(Holdings.now().left_since(before))
+            ran.memory.append(Memory.now(chaos.requests))
         log = read_log(script.log)
     account = ran.account + audit_effects(ran.committed, ran.effects)
     account += audit_writes(ran.committed, "note", ran.rows) + audit_writes(ran.committed, "save", ran.files)
@@ -378,6 +387,7 @@ async def _run(ran: Ran, server: ModelServer) -> Ran:
             await ran.request(number)
 
     before = asyncio.all_tasks()
+    asyncio.get_running_loop().set_exception_handler(ran.note_unheard)
     await asyncio.gather(*(one(number) for number in ran.chaos.numbers))
     await aclose_clients()
     ran.account.violations.extend(await ran.leftovers(server, before))
@@ -393,5 +403,7 @@ async def _comes_to(state: Callable[[], bool], seconds: float = 5.0) -> None:
 
 
 def _unexpected(folder: Path) -> list[Path]:
-    """What lies beside the databases and the files that tools wrote."""
-    return [path for place in folder.iterdir() for path in place.iterdir() if path.name not in {"app.db", "files"}]
+    """What lies beside the databases and the files that tools wrote, as deep as it goes."""
+    beside = [path for place in folder.iterdir() for path in place.iterdir() if path.name not in {"app.db", "files"}]
+    inside = [found for path in beside for found in (path, *path.rglob("*"))]
+    return [path for path in inside if not (path.is_dir() and any(path.iterdir()))]

@@ -351,6 +351,33 @@ async def test_a_call_made_by_the_deadline_is_not_made_again_when_the_round_is_t
     assert paid == ["begun", "done"]
 
 
+async def test_a_round_that_is_tried_again_waits_for_what_the_deadline_left_to_end():
+    tries, stopped = list[int](), asyncio.Event()
+
+    @tool
+    async def work() -> str:
+        """Work; the first time for long, and take long to stop."""
+        tries.append(len(tries))
+        if tries[-1] == 0:
+            try:
+                await asyncio.sleep(30)
+            finally:
+                with suppress(asyncio.CancelledError):
+                    await asyncio.sleep(1.2)
+                stopped.set()
+        assert stopped.is_set()
+        return "worked"
+
+    agent = create_agent(ScriptedChat(scripts=[[calling("work"), answer("at last", after=1.5)]]), [work])
+    node = ParallelRollouts(agent, n=1, effects={"work": READ}, budget=Budget(max_seconds=0.3))
+    graph, config = _around(node), {"configurable": {"thread_id": "1"}}
+    with pytest.raises(RolloutsFailedError, match=r"max_seconds=0\.3"):
+        await graph.ainvoke(ASK, config)
+    node.budget = Budget(max_seconds=20)
+    result = await graph.ainvoke(None, config)
+    assert result["messages"][-1].text == "at last"
+
+
 def _around(node: ParallelRollouts) -> Any:
     builder = StateGraph(MessagesState)
     builder.add_node("rollouts", node)
