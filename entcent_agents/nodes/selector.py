@@ -19,6 +19,7 @@ from entcent_agents.ledger import MemoryLedger
 from entcent_agents.nodes.parallel_rollouts import ParallelRollouts
 from entcent_agents.nodes.recorded import until_recorded
 from entcent_agents.nodes.records import record
+from entcent_agents.nodes.settings import require_kind
 from entcent_agents.nodes.shadow import alone, log_shadow, would_have_been
 from entcent_agents.nodes.state import Node, RolloutsState
 from entcent_agents.nodes.unclaimed import claim
@@ -77,6 +78,7 @@ class EntropyCentroidSelector(Node):
             )
         if shadow and rollouts is None:
             raise ConfigurationError("shadow=True needs the node of the rollouts: EntropyCentroidSelector(rollouts, …)")
+        require_kind("records", records, "Records")
         self.on_unscorable = on_unscorable
         self.shadow = shadow
         self._untold = Untold()
