@@ -249,6 +249,7 @@ class ParallelRollouts(Node):
             key=request.thread_prefix,
             agent=self.agent.name,
             selected=self.has_selector,
+            spent=request.spent_so_far,
         )
 
     @property
