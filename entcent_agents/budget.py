@@ -211,10 +211,10 @@ class Meter:
         tokens, cost, spent, reserved = self._budget.max_tokens, self._budget.max_cost, self._spent, self.reserved
         if tokens is not None and (spent + reserved + most).tokens > tokens:
             refusal = f"max_tokens={tokens}: {spent.tokens} are spent, {reserved.tokens} reserved"
-            refusal += f", and the call may use {most.tokens}"
+            refusal += f", and the call may use {most.tokens} (prompt and max_tokens)"
         else:
             refusal = f"max_cost={cost}: {spent.cost:.6g} is spent, {reserved.cost:.6g} reserved"
-            refusal += f", and the call may cost {most.cost:.6g}"
+            refusal += f", and the call may cost {most.cost:.6g} (prompt and max_tokens)"
         return Decision(call=call, refusal=refusal)
 
 

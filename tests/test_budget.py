@@ -87,13 +87,17 @@ def test_a_call_that_nothing_can_make_room_for_is_refused_at_once_and_told_why()
     meter = Meter(Budget(max_tokens=100), tokens(50))
     meter.ask("a", tokens(10))
     (decision,) = meter.ask("b", tokens(51))
-    assert decision.refusal == "max_tokens=100: 50 are spent, 10 reserved, and the call may use 51"
+    assert (
+        decision.refusal == "max_tokens=100: 50 are spent, 10 reserved, and the call may use 51 (prompt and max_tokens)"
+    )
 
 
 def test_the_refusal_names_the_limit_that_is_in_the_way():
     meter = Meter(Budget(max_tokens=100, max_cost=0.5, prices={"m": Prices(prompt=1, generated=1)}))
     (decision,) = meter.ask("a", Amount(tokens=10, cost=0.75))
-    assert decision.refusal == "max_cost=0.5: 0 is spent, 0 reserved, and the call may cost 0.75"
+    assert (
+        decision.refusal == "max_cost=0.5: 0 is spent, 0 reserved, and the call may cost 0.75 (prompt and max_tokens)"
+    )
 
 
 def test_small_calls_do_not_pass_a_large_one_that_waits():

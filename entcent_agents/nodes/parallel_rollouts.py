@@ -357,7 +357,8 @@ class ParallelRollouts(Node):
         if not await self.store.has(base.thread_id):
             raise RolloutError(
                 f"the held rollout {base.thread_id} that this state goes on from is not there any more: it went on "
-                "already, or was swept; go back to a checkpoint before its round, or send a new message"
+                "already, was swept, or is in another rollout_checkpointer; go back to a checkpoint before its round, "
+                "or send a new message"
             )
         return base
 
