@@ -20,8 +20,8 @@ from langgraph.types import interrupt
 
 from entcent_agents.effects import EXTERNAL, READ
 from entcent_agents.errors import LogprobsMissingError, RolloutsFailedError
+from entcent_agents.nodes import SelectionEvent
 from entcent_agents.prebuilt import entropy_centroid_graph
-from entcent_agents.rollouts.events import SelectionEvent
 from entcent_agents.testing import ScriptedChat, ScriptedTurn
 from tests.whole_graphs.comparing import Chosen
 from tests.whole_graphs.comparing import says as turn
