@@ -71,9 +71,9 @@ def lines_of(caplog: pytest.LogCaptureFixture, name: str) -> list[dict[str, Any]
 
 async def test_each_round_is_one_line_and_says_nothing_of_the_content(caplog: pytest.LogCaptureFixture):
     with caplog.at_level(logging.INFO, "entcent_agents"):
-        await graph_of().ainvoke(ASK)
+        result = await graph_of().ainvoke(ASK)
     first, second = lines_of(caplog, "round")
-    assert {key: first[key] for key in first if key not in ("request", "seconds", "reason")} == {
+    assert {key: first[key] for key in first if key not in ("request", "usage", "reason")} == {
         "round": 1,
         "status": "held",
         "rollout": 1,
@@ -81,12 +81,12 @@ async def test_each_round_is_one_line_and_says_nothing_of_the_content(caplog: py
         "rollouts": {"held": 3},
         "errors": {},
         "held": ["send"],
-        "usage": None,
         "error": None,
     }
     assert (second["round"], second["status"], second["rollouts"]) == (2, "finished", {"finished": 3})
     assert first["request"] == second["request"]
-    assert first["seconds"] > 0
+    assert second["usage"] == result["selection"]["usage"]
+    assert (first["usage"]["rollouts"], second["usage"]["rollouts"]) == (3, 6)
     assert "secret" not in caplog.text
     assert lines_of(caplog, "rollout") == []
 
@@ -238,5 +238,6 @@ async def test_the_last_event_of_a_round_says_what_was_selected_and_why():
     assert (first["round"], first["winner"], first["status"], first["held"]) == (1, 1, "held", ["send"])
     assert (last["round"], last["winner"], last["status"], last["held"]) == (2, 1, "finished", [])
     assert first["selector"] == "chosen" and first["reason"]
+    assert (first["usage"]["model_calls"], last["usage"]["model_calls"]) == (6, 9)
     assert [(each["rollout"], each["value"]) for each in last["candidates"]] == [(0, 1.0), (1, 0.0), (2, 1.0)]
     assert "secret" not in json.dumps(events)

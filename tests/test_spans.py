@@ -388,7 +388,7 @@ async def test_a_span_of_the_users_own_around_calls_keeps_its_place(seen: Seen):
     assert parents == {
         "execute_tool look": "in node",
         "after look": "in node",
-        "chat": "after look",
+        "chat scripted": "after look",
         "in node": "invoke_agent LangGraph",
         "invoke_agent LangGraph": "invoke_workflow LangGraph",
     }

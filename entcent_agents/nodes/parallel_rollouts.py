@@ -28,7 +28,6 @@ from entcent_agents.effects import (
 )
 from entcent_agents.environments import Environment, Fork
 from entcent_agents.errors import (
-    BudgetExceededError,
     ConfigurationError,
     EffectError,
     EnvironmentUnusableError,
@@ -36,13 +35,13 @@ from entcent_agents.errors import (
     RolloutsFailedError,
 )
 from entcent_agents.ledger import EffectLedger, LedgerSettings, MemoryLedger
+from entcent_agents.nodes.budgeting import gate_of, rollouts_left
 from entcent_agents.nodes.questions import ask, settle_doubts
 from entcent_agents.nodes.recorded import until_recorded
 from entcent_agents.nodes.shadow import as_alone
 from entcent_agents.nodes.state import Node, RolloutsState
 from entcent_agents.nodes.unclaimed import leave
 from entcent_agents.rollouts.cleanup import Lingering, discard, to_the_end
-from entcent_agents.rollouts.gate import Gate
 from entcent_agents.rollouts.guard import Rules, inside_a_rollout
 from entcent_agents.rollouts.hooks import hook
 from entcent_agents.rollouts.isolation import (
@@ -63,7 +62,7 @@ from entcent_agents.rollouts.request import Base, RolloutRequest
 from entcent_agents.rollouts.retries import Retries
 from entcent_agents.rollouts.rollout import run_beside, run_rollout
 from entcent_agents.rollouts.store import RolloutStore
-from entcent_agents.rollouts.writing import abandon, used
+from entcent_agents.rollouts.writing import abandon
 from entcent_agents.telemetry.rounds import Round, observed_rollout, observed_round
 from entcent_agents.telemetry.waiting import Waiting
 from entcent_agents.trajectory import CANDIDATES, Rollout, Spent
@@ -286,28 +285,8 @@ class ParallelRollouts(Node):
             raise ConfigurationError(refusal)
 
     def _rollouts_left(self, spent: Spent) -> int:
-        """How many rollouts the budget leaves, so many at least as a quorum needs.
-
-        Raises:
-            BudgetExceededError: It leaves fewer; what is held stays so.
-        """
-        most = self.budget.max_rollouts
-        left = self.n + 1 if most is None else most - spent.rollouts
-        if left < self._needed:
-            raise BudgetExceededError(
-                f"max_rollouts={most}: {spent.rollouts} were begun, and a round needs {self._needed}: a held rollout "
-                "stays held, and a call with a larger budget goes on from it"
-            )
-        return left
-
-    async def _gate(self, request: RolloutRequest) -> Gate | None:
-        """Where model calls wait for the budget; what rollouts of another process used is used."""
-        if not self.budget.meters_calls:
-            return None
-        charged = request.spent.usage
-        for index in range(self.n + 1) if self.store.durable else ():
-            charged += used(await self.store.read(request.thread_id(index)))
-        return Gate(self.budget, charged)
+        """How many the budget leaves, of n and the plain run that may take their place."""
+        return rollouts_left(self.budget, spent, wanted=self.n + 1, needed=self._needed)
 
     async def _request(self, state: Mapping[str, Any], config: RunnableConfig, runtime: Runtime[Any]) -> RolloutRequest:
         base = await self._base(state)
@@ -352,7 +331,7 @@ class ParallelRollouts(Node):
             base=base,
             answers=answers,
         )
-        return replace(request, gate=await self._gate(request))
+        return replace(request, gate=await gate_of(request, self.n + 1))
 
     async def _base(self, state: Mapping[str, Any]) -> Base | None:
         """The held rollout to go on from; one that the conversation has left behind is forgotten.

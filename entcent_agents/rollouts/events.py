@@ -51,7 +51,7 @@ class SelectionEvent(TypedDict):
         reason: Why, in one sentence.
         candidates: Of every candidate its `rollout`, `value`, `rank` and the `reason` why it has no value.
         held: The tools of the external calls that the winner is held before.
-        usage: The usage record of the request so far; None where there is none.
+        usage: The usage record of the request so far.
     """
 
     type: str
@@ -63,7 +63,7 @@ class SelectionEvent(TypedDict):
     reason: str
     candidates: list[dict[str, Any]]
     held: list[str]
-    usage: dict[str, Any] | None
+    usage: dict[str, Any]
 
 
 def selection_event(selection: Mapping[str, Any], *, request: str, round: int) -> SelectionEvent:
@@ -84,5 +84,5 @@ def selection_event(selection: Mapping[str, Any], *, request: str, round: int) -
         "reason": selection["reason"],
         "candidates": selection["candidates"],
         "held": [held["tool"] for held in selection["held"]],
-        "usage": selection.get("usage"),
+        "usage": selection["usage"],
     }

@@ -6,6 +6,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any, Final
 
 from entcent_agents.trajectory import Rollout
@@ -27,16 +28,13 @@ def log_rollout(rollout: Rollout, *, request: str, round: int) -> None:
     """Say how a rollout ended."""
     if not ROLLOUT.isEnabledFor(logging.DEBUG):
         return
-    usage = rollout.usage
     line = {
         "request": request,
         "round": round,
         "rollout": rollout.index,
         "status": rollout.status,
         "turns": len(rollout.trajectory.turns),
-        "model_calls": usage.model_calls,
-        "prompt_tokens": usage.prompt_tokens,
-        "generated_tokens": usage.generated_tokens,
+        **asdict(rollout.usage),
         "coverage": rollout.trajectory.coverage,
         "seconds": rollout.seconds,
         "error": error_name(rollout.error),
@@ -53,7 +51,6 @@ def log_commit(rollouts: Sequence[Rollout], selection: Mapping[str, Any], *, req
         request: What the rounds of a request have in common.
         round: The number of this round, from 1.
     """
-    usage = selection.get("usage")
     line = {
         "request": request,
         "round": round,
@@ -63,8 +60,7 @@ def log_commit(rollouts: Sequence[Rollout], selection: Mapping[str, Any], *, req
         "reason": selection["reason"],
         **_counts(rollouts),
         "held": [held["tool"] for held in selection["held"]],
-        "usage": usage,
-        "seconds": usage["seconds"] if usage else max(rollout.seconds for rollout in rollouts),
+        "usage": selection["usage"],
         "error": None,
     }
     log_line(ROUND, logging.INFO, line)

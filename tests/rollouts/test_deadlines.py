@@ -547,7 +547,9 @@ async def test_rollouts_whose_shared_call_took_too_long_share_the_next_one_too(s
     )
     assert (await graph.ainvoke(ASK))["messages"][-1].text == "a b c"
     assert await asyncio.to_thread(server.comes_to, lambda: server.hang_ups == 1, 2.0)
-    assert [request.n for request in server.answered] == [4, 4]
+    first, *later = [request.n for request in server.answered]
+    assert first == sum(later) == 4
+    assert len(later) < 4  # one, where the machine has nothing else to do
 
 
 @pytest.mark.parametrize("model", [ours, foreign])

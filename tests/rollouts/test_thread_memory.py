@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any, TypedDict
 
+from langchain.agents import create_agent
 from langgraph.checkpoint.memory import InMemorySaver
-from langgraph.graph import START, StateGraph
+from langgraph.graph import START, MessagesState, StateGraph
 
+from entcent_agents.nodes import EntropyCentroidSelector, ParallelRollouts
 from entcent_agents.rollouts.memory import ThreadMemory
+from entcent_agents.testing import ScriptedChat, ScriptedTurn
 
 
 class State(TypedDict):
@@ -55,3 +58,16 @@ async def test_a_thread_that_was_forgotten_may_begin_again_and_be_forgotten_agai
         await saver.adelete_thread("again")
         await saver.adelete_thread("again")
     assert not saver.writes and not saver.blobs
+
+
+async def test_a_request_that_is_over_leaves_nothing_in_the_memory_of_its_rollouts():
+    model = ScriptedChat(scripts=[[ScriptedTurn(text="Hi", entropy=[0.5, 1.0])]])
+    rollouts = ParallelRollouts(create_agent(model, []), n=3)
+    builder = StateGraph(MessagesState).add_node("rollouts", rollouts)
+    builder.add_node("select", EntropyCentroidSelector(rollouts))
+    graph = builder.add_edge(START, "rollouts").add_edge("rollouts", "select").compile()
+    for _ in range(2):
+        assert (await graph.ainvoke({"messages": [("user", "Hello")]}))["messages"][-1].text == "Hi"
+    memory = rollouts.store.saver
+    assert isinstance(memory, ThreadMemory)
+    assert not memory.storage and not memory.writes and not memory.blobs
