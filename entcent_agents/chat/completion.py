@@ -165,8 +165,8 @@ class CompletionRequest:
         What it is given as parameters the SDK walks through message by message, by their types: about as much work as
         all else of a call together. What it is given as `extra_body` it sends as it is.
         """
-        sent: dict[str, Any] = {**self._payload, **(self._payload.get("extra_body") or {})}
-        sent.pop("extra_body", None)
+        sent: dict[str, Any] = dict(self._payload)
+        sent |= sent.pop("extra_body", None) or {}
         if "prompt" in sent:
             return cast(Any, self._client.completions.with_streaming_response.create)(
                 model="", prompt="", extra_body=sent
