@@ -134,7 +134,13 @@ class MeterMachine(RuleBasedStateMachine):
                 least = self.spent + self.most[call]
                 assert least.tokens > LIMIT or least.cost > LIMIT / 2, "it might have had room"
 
-    @rule(target=open_calls, size=st.integers(0, 120), cost=st.integers(0, 60), waits=st.booleans(), turns=st.integers(0, 2))
+    @rule(
+        target=open_calls,
+        size=st.integers(0, 120),
+        cost=st.integers(0, 60),
+        waits=st.booleans(),
+        turns=st.integers(0, 2),
+    )
     def ask(self, size: int, cost: int, waits: bool, turns: int):
         self.number += 1
         self.turns[self.number] = turns
