@@ -5,15 +5,16 @@ Whoever cancels a request in that moment cancels neither node. The graph itself 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
 from contextvars import ContextVar
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from langgraph.graph.state import CompiledStateGraph
 
 Forget = Callable[[], Awaitable[None]]
 _unclaimed: Final[ContextVar[list[Forget] | None]] = ContextVar("entcent_agents_unclaimed", default=None)
+_END: Final = object()
 
 
 def leave(forget: Forget) -> None:
@@ -41,12 +42,20 @@ class RequestGraph(CompiledStateGraph[Any, Any, Any, Any]):
     async def astream(self, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
         """As any graph; `ainvoke` comes by here too."""
         left = list[Forget]()
-        token = _unclaimed.set(left)
         try:
-            async for chunk in super().astream(*args, **kwargs):
-                yield chunk
+            # Closed first: the nodes end before what they left goes.
+            async with aclosing(cast("AsyncGenerator[Any]", super().astream(*args, **kwargs))) as chunks:
+                while (chunk := await _next(chunks, left)) is not _END:
+                    yield chunk
         finally:
-            with suppress(ValueError):  # closed by somebody else, in a context of their own
-                _unclaimed.reset(token)
             for forget in left:
                 await forget()
+
+
+async def _next(chunks: AsyncGenerator[Any], left: list[Forget]) -> Any:
+    """The next chunk, its nodes run with this list. Each may be waited for in another context, and in the caller's."""
+    token = _unclaimed.set(left)
+    try:
+        return await anext(chunks, _END)
+    finally:
+        _unclaimed.reset(token)

@@ -87,3 +87,28 @@ async def test_a_stream_that_the_agent_reads_no_further_has_no_limit_any_more():
     agent = StateGraph(MessagesState).add_node(ask).add_edge(START, "ask").compile()
     graph = entropy_centroid_graph(agent, n=1, retries=Retries(attempts=1), budget=Budget(max_seconds_per_call=0.4))
     assert (await graph.ainvoke(ASK))["messages"][-1].text == "done"
+
+
+# Streams
+
+
+async def test_closing_the_stream_ends_the_rollouts_before_it_returns():
+    environment = MemoryEnvironment({})
+    graph = noting(environment, [[NOTES, SLOW]])
+    before = asyncio.all_tasks()
+    async with aclosing(graph.astream(ASK, stream_mode="custom")) as stream:
+        async for event in stream:
+            if event.get("state") == "tool":
+                break
+    assert environment.forks == {}
+    assert asyncio.all_tasks() == before
+
+
+async def test_who_stops_listening_leaves_nothing_wherever_each_chunk_was_waited_for():
+    environment = MemoryEnvironment({})
+    stream = noting(environment, [[NOTES, DONE]]).astream(ASK, stream_mode=["values", "updates"])
+    while (await asyncio.create_task(anext(stream)))[0] != "updates":
+        pass
+    assert len(environment.forks) == 2
+    await asyncio.create_task(stream.aclose())
+    assert environment.forks == {}
