@@ -112,3 +112,28 @@ async def test_who_stops_listening_leaves_nothing_wherever_each_chunk_was_waited
     assert len(environment.forks) == 2
     await asyncio.create_task(stream.aclose())
     assert environment.forks == {}
+
+
+# Plain runs
+
+
+@pytest.mark.parametrize("stop", ["cancelled", "programming error"])
+async def test_a_plain_run_that_is_stopped_leaves_nothing_of_the_rollouts_before_it(stop):
+    environment = MemoryEnvironment({})
+    last = SLOW if stop == "cancelled" else ScriptedTurn(error=ConfigurationError("this agent cannot work"))
+    asked = asyncio.Event()
+
+    def plainly(messages: Any) -> ScriptedTurn:
+        asked.set()
+        return last
+
+    scripts: Any = [[NOTES, DONE], [FAILS], plainly]
+    graph = noting(environment, scripts, min_finished=2, on_unavailable="single")
+    request = asyncio.create_task(graph.ainvoke(ASK))
+    await asked.wait()
+    if stop == "cancelled":
+        request.cancel()
+    with pytest.raises((asyncio.CancelledError, ConfigurationError)):
+        await request
+    assert environment.forks == {}
+    assert not graph.nodes["rollouts"].bound.store.saver.storage
