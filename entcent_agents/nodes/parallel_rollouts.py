@@ -196,7 +196,7 @@ class ParallelRollouts(Node):
         spent = request.spent.plus(replaced, seconds=time.perf_counter() - started)
         rollouts[0] = replace(rollouts[0], spent=spent)
         if parent_saver(config) is None:  # else the graph can go on from here
-            leave(partial(self.forget, rollouts))
+            leave(partial(self._never_selected, observed, request.thread_prefix, rollouts))
         return {"rollouts": [rollout.to_dict() for rollout in rollouts]}
 
     def forks_of(self, rollout: Rollout) -> list[Fork]:
@@ -218,6 +218,12 @@ class ParallelRollouts(Node):
     async def forget(self, rollouts: Sequence[Rollout]) -> None:
         """Discard what rollouts left: their forks and their threads; of one that still does something, later."""
         await to_the_end(self._forget_all(rollouts))
+
+    async def _never_selected(self, observed: Round, key: str, rollouts: Sequence[Rollout]) -> None:
+        self.said.take(key)
+        if self.spans is not None and self.spans.waiting.take(key):
+            observed.unselected()
+        await self.forget(rollouts)
 
     async def _forget_all(self, rollouts: Sequence[Rollout]) -> None:
         for rollout in rollouts:
