@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import aclosing, suppress
+from contextlib import aclosing, closing, suppress
 from typing import Any
 
 import pytest
@@ -111,6 +111,14 @@ async def test_who_stops_listening_leaves_nothing_wherever_each_chunk_was_waited
         pass
     assert len(environment.forks) == 2
     await asyncio.create_task(stream.aclose())
+    assert environment.forks == {}
+
+
+def test_who_stops_listening_to_a_synchronous_stream_leaves_nothing_either():
+    environment = MemoryEnvironment({})
+    with closing(noting(environment, [[NOTES, DONE]]).stream(ASK, stream_mode="updates")) as stream:
+        assert [*next(stream)] == ["rollouts"]
+        assert len(environment.forks) == 2
     assert environment.forks == {}
 
 
