@@ -6,8 +6,12 @@ import threading
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import isfinite
+from numbers import Integral, Real
+from typing import Any, Final, cast
 
 from entcent_agents.errors import ConfigurationError
+
+_PRICES_LOOK_SO: Final = "{'the-model': Prices(prompt=…, generated=…)}, per million tokens"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,8 +34,8 @@ class Prices:
     def __post_init__(self) -> None:
         for name in ("prompt", "generated", "cached"):
             price = getattr(self, name)
-            if price is not None and not (isfinite(price) and price >= 0):
-                raise ConfigurationError(f"prices: {name}={price} must be a finite number, at least 0")
+            if price is not None and not (_is_finite(price) and price >= 0):
+                raise ConfigurationError(f"prices: {name}={price!r} must be a finite number, at least 0")
 
     def cost(self, *, prompt_tokens: int, generated_tokens: int, cached_tokens: int = 0) -> float:
         """Of a call; the cached tokens are part of the prompt's."""
@@ -65,7 +69,7 @@ class Budget:
         prices: By model name; needed for `max_cost`.
 
     Raises:
-        ConfigurationError: On limits that leave nothing, or a `max_cost` without prices.
+        ConfigurationError: On limits that leave nothing or are no numbers, or a `max_cost` without prices.
     """
 
     max_tokens: int | None = None
@@ -79,17 +83,16 @@ class Budget:
     def __post_init__(self) -> None:
         for name in ("max_tokens", "max_rollouts"):
             limit = getattr(self, name)
-            if limit is not None and limit < 1:
-                raise ConfigurationError(f"budget: {name}={limit} must be at least 1")
+            if limit is not None and not (isinstance(limit, Integral) and int(limit) >= 1):
+                raise ConfigurationError(f"budget: {name}={limit!r} must be a whole number, at least 1")
         for name in ("max_cost", "max_seconds", "max_seconds_per_rollout", "max_seconds_per_call"):
             limit = getattr(self, name)
-            if limit is not None and not (isfinite(limit) and limit > 0):
-                raise ConfigurationError(f"budget: {name}={limit} must be a finite number above 0")
+            if limit is not None and not (_is_finite(limit) and limit > 0):
+                raise ConfigurationError(f"budget: {name}={limit!r} must be a finite number above 0")
+        if not _are_prices(self.prices):
+            raise ConfigurationError(f"budget: prices={self.prices!r} must be {_PRICES_LOOK_SO}")
         if self.max_cost is not None and not self.prices:
-            raise ConfigurationError(
-                "budget: max_cost needs what the models cost: prices={'the-model': Prices(prompt=…, generated=…)}, per "
-                "million tokens"
-            )
+            raise ConfigurationError(f"budget: max_cost needs what the models cost: prices={_PRICES_LOOK_SO}")
 
     @property
     def meters_calls(self) -> bool:
@@ -216,8 +219,18 @@ class Meter:
         tokens, cost, spent, reserved = self._budget.max_tokens, self._budget.max_cost, self._spent, self.reserved
         if tokens is not None and (spent + reserved + most).tokens > tokens:
             refusal = f"max_tokens={tokens}: {spent.tokens} are spent, {reserved.tokens} reserved"
-            refusal += f", and the call may use {most.tokens}"
+            refusal += f", and the call may use {most.tokens} (prompt and max_tokens)"
         else:
             refusal = f"max_cost={cost}: {spent.cost:.6g} is spent, {reserved.cost:.6g} reserved"
-            refusal += f", and the call may cost {most.cost:.6g}"
+            refusal += f", and the call may cost {most.cost:.6g} (prompt and max_tokens)"
         return Decision(call=call, refusal=refusal)
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, Real) and isfinite(value)
+
+
+def _are_prices(value: object) -> bool:
+    return isinstance(value, Mapping) and all(
+        isinstance(each, Prices) for each in cast("Mapping[Any, Any]", value).values()
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -27,6 +28,26 @@ def calls_of(decisions) -> list[tuple[Any, bool]]:
 def test_limits_that_leave_nothing_and_a_cost_without_prices_are_refused(limits):
     with pytest.raises(ConfigurationError, match=f"^budget: {next(iter(limits))}"):
         Budget(**limits)
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [
+        *({"max_tokens": limit} for limit in ("5", 5.5, 2e4, float("nan"), float("inf"))),
+        *({"max_seconds": limit} for limit in ("1", timedelta(seconds=1), float("inf"))),
+        *({"prices": prices} for prices in ({"m": 0.5}, {"m": (0.5, 1.5)}, Prices(prompt=1, generated=1), None)),
+    ],
+    ids=str,
+)
+def test_limits_that_are_no_such_numbers_and_prices_of_another_form_are_refused_in_our_words(limits):
+    with pytest.raises(ConfigurationError, match=f"^budget: {next(iter(limits))}=.* must be "):
+        Budget(**limits)
+
+
+@pytest.mark.parametrize("price", ["1", float("nan"), -1.0])
+def test_prices_that_are_no_prices_are_refused(price):
+    with pytest.raises(ConfigurationError, match=f"^prices: generated={price!r} must be a finite number, at least 0$"):
+        Prices(prompt=1.0, generated=price)
 
 
 def test_a_call_costs_what_it_read_wrote_and_found_cached():
@@ -66,13 +87,17 @@ def test_a_call_that_nothing_can_make_room_for_is_refused_at_once_and_told_why()
     meter = Meter(Budget(max_tokens=100), tokens(50))
     meter.ask("a", tokens(10))
     (decision,) = meter.ask("b", tokens(51))
-    assert decision.refusal == "max_tokens=100: 50 are spent, 10 reserved, and the call may use 51"
+    assert (
+        decision.refusal == "max_tokens=100: 50 are spent, 10 reserved, and the call may use 51 (prompt and max_tokens)"
+    )
 
 
 def test_the_refusal_names_the_limit_that_is_in_the_way():
     meter = Meter(Budget(max_tokens=100, max_cost=0.5, prices={"m": Prices(prompt=1, generated=1)}))
     (decision,) = meter.ask("a", Amount(tokens=10, cost=0.75))
-    assert decision.refusal == "max_cost=0.5: 0 is spent, 0 reserved, and the call may cost 0.75"
+    assert (
+        decision.refusal == "max_cost=0.5: 0 is spent, 0 reserved, and the call may cost 0.75 (prompt and max_tokens)"
+    )
 
 
 def test_small_calls_do_not_pass_a_large_one_that_waits():

@@ -293,6 +293,20 @@ def test_settings_that_cannot_work_are_refused(settings, said):
         ParallelRollouts(looking_agent(), effects={"look": READ}, **settings)
 
 
+@pytest.mark.parametrize(
+    ("setting", "kind"),
+    [
+        ({"budget": 5000}, "Budget"),
+        ({"spans": True}, "Spans"),
+        ({"retries": 3}, "Retries"),
+        ({"records": "x"}, "Records"),
+    ],
+)
+def test_settings_of_another_kind_are_refused_before_a_model_call(setting, kind):
+    with pytest.raises(ConfigurationError, match=rf"^{next(iter(setting))}=.* must be a {kind}\(…\)$"):
+        entropy_centroid_graph(looking_agent(), effects={"look": READ}, **setting)
+
+
 async def test_rollouts_with_environments_and_no_selector_are_refused_before_a_model_call(database: Path):
     agent = create_agent(ScriptedChat(scripts=[[ScriptedTurn(error=AssertionError("asked"))]]), sql_tools())
     builder = StateGraph(RolloutsState)

@@ -20,8 +20,8 @@ from langgraph.types import interrupt
 
 from entcent_agents.effects import EXTERNAL, READ
 from entcent_agents.errors import LogprobsMissingError, RolloutsFailedError
+from entcent_agents.nodes import SelectionEvent
 from entcent_agents.prebuilt import entropy_centroid_graph
-from entcent_agents.rollouts.events import SelectionEvent
 from entcent_agents.testing import ScriptedChat, ScriptedTurn
 from tests.whole_graphs.comparing import Chosen
 from tests.whole_graphs.comparing import says as turn
@@ -121,8 +121,21 @@ async def test_a_round_that_fails_is_a_warning(
         await graph_of([[said]] * 2).ainvoke(ASK)
     (line,) = lines_of(caplog, "round")
     assert (line["round"], line["status"], line["error"], line["rollout"]) == (1, "failed", error.__name__, None)
+    assert (line["usage"]["rollouts"], line["usage"]["rounds"]) == (2, 0)
     assert [record.levelno for record in caplog.records if record.name == "entcent_agents.round"] == [logging.WARNING]
     assert "secret" not in "".join(record.getMessage() for record in caplog.records)
+
+
+async def test_what_a_request_used_that_fails_is_in_its_last_line(caplog: pytest.LogCaptureFixture):
+    scripts = [[turn("secret", ("send", {"x": "secret"})), ScriptedTurn(error=ZeroDivisionError("secret"))]] * 2
+    with caplog.at_level(logging.INFO, "entcent_agents"), pytest.raises(RolloutsFailedError):
+        await graph_of(scripts).ainvoke(ASK)
+    held, failed = (line["usage"] for line in lines_of(caplog, "round"))
+    assert (held["rollouts"], held["rounds"], held["model_calls"], held["cut_calls"]) == (2, 1, 2, 0)
+    assert (failed["rollouts"], failed["rounds"], failed["model_calls"], failed["cut_calls"]) == (4, 1, 2, 2)
+    assert failed["generated_tokens"] == held["generated_tokens"] > 0
+    assert failed["seconds"] > held["seconds"]
+    assert failed["seconds_to_first_visible"] == held["seconds_to_first_visible"]
 
 
 async def test_a_round_that_is_cancelled_is_no_warning(caplog: pytest.LogCaptureFixture):
@@ -131,6 +144,7 @@ async def test_a_round_that_is_cancelled_is_no_warning(caplog: pytest.LogCapture
         await asyncio.wait_for(graph_of(slow).ainvoke(ASK), 0.3)
     (line,) = lines_of(caplog, "round")
     assert (line["status"], line["error"]) == ("cancelled", "CancelledError")
+    assert (line["usage"]["rollouts"], line["usage"]["cut_calls"]) == (2, 2)
     assert {record.levelno for record in caplog.records if record.name == "entcent_agents.round"} == {logging.INFO}
 
 

@@ -8,11 +8,22 @@ import sys
 import pytest
 
 import entcent_agents
-from entcent_agents import capture, environments, ledger, testing
+from entcent_agents import (
+    capture,
+    chat,
+    environments,
+    ledger,
+    nodes,
+    recordings,
+    selection,
+    telemetry,
+    testing,
+)
 
 
 def test_public_names_are_sorted_and_there():
-    for module in (entcent_agents, capture, environments, ledger, testing):
+    modules = (capture, chat, environments, ledger, nodes, recordings, selection, telemetry, testing)
+    for module in (entcent_agents, *modules):
         assert module.__all__ == sorted(module.__all__)
         assert [name for name in module.__all__ if not hasattr(module, name)] == []
 
@@ -40,3 +51,5 @@ def test_lazy_packages_have_no_name_that_they_do_not_say():
         _ = capture.nothing
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = testing.nothing
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = chat.nothing

@@ -15,7 +15,17 @@ from entcent_agents.nodes.parallel_rollouts import ParallelRollouts
 from entcent_agents.nodes.selector import EntropyCentroidSelector
 from entcent_agents.nodes.state import RolloutsState, unfinished
 from entcent_agents.nodes.sweeping import sweep
+from entcent_agents.rollouts.events import SelectionEvent
 from entcent_agents.rollouts.hooks import guarded
 from entcent_agents.rollouts.retries import Retries
 
-__all__ = ["EntropyCentroidSelector", "ParallelRollouts", "Retries", "RolloutsState", "guarded", "sweep", "unfinished"]
+__all__ = [
+    "EntropyCentroidSelector",
+    "ParallelRollouts",
+    "Retries",
+    "RolloutsState",
+    "SelectionEvent",
+    "guarded",
+    "sweep",
+    "unfinished",
+]

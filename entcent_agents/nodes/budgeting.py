@@ -19,9 +19,14 @@ def rollouts_left(budget: Budget, spent: Spent, *, wanted: int, needed: int) -> 
     most = budget.max_rollouts
     left = wanted if most is None else min(wanted, most - spent.rollouts)
     if left < needed:
+        ways_out = "raise it, or lower min_finished"
+        if spent.rollouts:
+            ways_out = (
+                "what is held stays held, and a graph with a larger budget and the same checkpointer and "
+                "rollout_checkpointer goes on from it: invoke(None, config)"
+            )
         raise BudgetExceededError(
-            f"max_rollouts={most}: {spent.rollouts} were begun, and a round needs {needed}: a held rollout stays held, "
-            "and a call with a larger budget goes on from it"
+            f"max_rollouts={most}: {spent.rollouts} were begun, and a round needs {needed}: {ways_out}"
         )
     return left
 

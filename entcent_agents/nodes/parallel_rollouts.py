@@ -38,6 +38,7 @@ from entcent_agents.ledger import EffectLedger, LedgerSettings, MemoryLedger
 from entcent_agents.nodes.budgeting import gate_of, rollouts_left
 from entcent_agents.nodes.questions import ask, settle_doubts
 from entcent_agents.nodes.recorded import until_recorded
+from entcent_agents.nodes.settings import require_kind
 from entcent_agents.nodes.shadow import as_alone
 from entcent_agents.nodes.state import Node, RolloutsState
 from entcent_agents.nodes.unclaimed import leave
@@ -135,6 +136,12 @@ class ParallelRollouts(Node):
             raise ConfigurationError(f"max_concurrency={max_concurrency} must be at least 1")
         if on_unavailable not in ("error", "single"):
             raise ConfigurationError(f"on_unavailable={on_unavailable!r} must be 'error' or 'single'")
+        for name, given, kind in (
+            ("retries", retries, "Retries"),
+            ("budget", budget, "Budget"),
+            ("spans", spans, "Spans"),
+        ):
+            require_kind(name, given, kind)
         names = [environment.name for environment in environments]
         if len(set(names)) < len(names):
             raise ConfigurationError(f"environments share a name: {', '.join(names)}; give each its own")
@@ -248,6 +255,7 @@ class ParallelRollouts(Node):
             key=request.thread_prefix,
             agent=self.agent.name,
             selected=self.has_selector,
+            spent=request.spent_so_far,
         )
 
     @property
@@ -355,7 +363,8 @@ class ParallelRollouts(Node):
         if not await self.store.has(base.thread_id):
             raise RolloutError(
                 f"the held rollout {base.thread_id} that this state goes on from is not there any more: it went on "
-                "already, or was swept; go back to a checkpoint before its round, or send a new message"
+                "already, was swept, or is in another rollout_checkpointer; go back to a checkpoint before its round, "
+                "or send a new message"
             )
         return base
 

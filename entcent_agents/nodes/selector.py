@@ -19,6 +19,7 @@ from entcent_agents.ledger import MemoryLedger
 from entcent_agents.nodes.parallel_rollouts import ParallelRollouts
 from entcent_agents.nodes.recorded import until_recorded
 from entcent_agents.nodes.records import record
+from entcent_agents.nodes.settings import require_kind
 from entcent_agents.nodes.shadow import alone, log_shadow, would_have_been
 from entcent_agents.nodes.state import Node, RolloutsState
 from entcent_agents.nodes.unclaimed import claim
@@ -78,6 +79,7 @@ class EntropyCentroidSelector(Node):
             )
         if shadow and rollouts is None:
             raise ConfigurationError("shadow=True needs the node of the rollouts: EntropyCentroidSelector(rollouts, …)")
+        require_kind("records", records, "Records")
         self.on_unscorable = on_unscorable
         self.shadow = shadow
         self.untold = Untold()
@@ -126,7 +128,8 @@ class EntropyCentroidSelector(Node):
             committing()
             changes = await to_the_end(self._commit(winner, output["store"]))
         except BaseException as stop:
-            self._observed(rollouts, place_of(rollouts)).stopped(stop)
+            spent = _spent(rollouts, time.perf_counter() - started)
+            self._observed(rollouts, place_of(rollouts)).stopped(stop, spent)
             resumable = self.rollouts is not None and self.rollouts.store.durable
             if self.rollouts is not None and not (resumable and isinstance(stop, asyncio.CancelledError)):
                 await to_the_end(self.rollouts.forget(rollouts))
@@ -134,8 +137,7 @@ class EntropyCentroidSelector(Node):
         if self.shadow:
             log_shadow(result, request=output["request"], round=output["round"], candidates=len(candidates))
         held = winner.status == "held"
-        before = next((rollout.spent for rollout in rollouts if rollout.spent), Spent())
-        spent = before.plus(rollouts, seconds=time.perf_counter() - started, rounds=1)
+        spent = _spent(rollouts, time.perf_counter() - started, rounds=1)
         committed = replace(winner, forks={}, spent=spent)
         selected = {
             **result,
@@ -260,3 +262,9 @@ class EntropyCentroidSelector(Node):
             await doing
         except Exception:
             _LOGGER.exception("%s failed, after the commit", what)
+
+
+def _spent(rollouts: Sequence[Rollout], seconds: float, *, rounds: int = 0) -> Spent:
+    """What the request has used with these rollouts, and with so much time in the selector."""
+    before = next((rollout.spent for rollout in rollouts if rollout.spent), Spent())
+    return before.plus(rollouts, seconds=seconds, rounds=rounds)

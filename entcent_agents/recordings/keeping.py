@@ -64,6 +64,8 @@ class Records:
             raise ConfigurationError(f"which={self.which!r} must be 'selected' or 'all'")
         if self.max_age_days is not None and self.max_age_days < 1:
             raise ConfigurationError(f"max_age_days={self.max_age_days} must be at least 1")
+        if self.redact is not None and not callable(self.redact):
+            raise ConfigurationError(f"redact={self.redact!r} must be a function from text to text")
 
     def add(self, round: RecordedRound, messages: Messages, now: datetime | None = None) -> None:
         """Write down a round, whole; with the first of a day, old files are removed.

@@ -108,7 +108,7 @@ class RolloutRequest:
         begun: When the round began, by `time.monotonic`.
         late: What all model calls that took too long have as their cause.
         lingering: Where rollouts that were cut off are left to end.
-        used: What rollouts used that ended in this process, however they did, by their indices.
+        used: What rollouts used that have ended, however they did, by their indices.
     """
 
     agent: Graph
@@ -142,6 +142,16 @@ class RolloutRequest:
     def spent(self) -> Spent:
         """What the request used in the rounds before this one."""
         return self.base.spent if self.base else Spent()
+
+    def spent_so_far(self) -> Spent:
+        """What it has used with those rollouts of this round that have ended, however they did."""
+        return Spent(
+            usage=sum(self.used.values(), self.spent.usage),
+            rollouts=self.spent.rollouts + len(self.used),
+            rounds=self.spent.rounds,
+            seconds=self.spent.seconds + time.monotonic() - self.begun,
+            seconds_to_first_visible=self.spent.seconds_to_first_visible,
+        )
 
     @property
     def round(self) -> int:

@@ -62,6 +62,7 @@ async def run_rollout(request: RolloutRequest, index: int, write: Callable[[Any]
     journal = await request.store.read(request.thread_id(index)) if request.store.durable else None
     if (known := ended(journal)) is not None:
         ProgressReporter(index, request.round, write).end(known.status)
+        request.used[index] = known.usage
         return known
     attempt = _Attempt(request, index, write)
     started = time.perf_counter()

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Final
 
-from entcent_agents.trajectory import Rollout
+from entcent_agents.trajectory import Rollout, Spent
 
 ROUND: Final = logging.getLogger("entcent_agents.round")
 """One line for each round of a request: at INFO where it was committed or cancelled, at WARNING where it failed."""
@@ -66,12 +66,13 @@ def log_commit(rollouts: Sequence[Rollout], selection: Mapping[str, Any], *, req
     log_line(ROUND, logging.INFO, line)
 
 
-def log_stop(rollouts: Sequence[Rollout], stop: BaseException, *, request: str, round: int) -> None:
+def log_stop(rollouts: Sequence[Rollout], stop: BaseException, spent: Spent, *, request: str, round: int) -> None:
     """Say that a round was cancelled, or failed.
 
     Args:
         rollouts: Those that are known.
         stop: What ended it.
+        spent: What the request has used, this round included: no other record has it.
         request: What the rounds of a request have in common.
         round: The number of this round, from 1.
     """
@@ -82,6 +83,7 @@ def log_stop(rollouts: Sequence[Rollout], stop: BaseException, *, request: str, 
         "status": "failed" if failed else "cancelled",
         "rollout": None,
         **_counts(rollouts),
+        "usage": spent.to_dict(),
         "error": type(stop).__name__,
     }
     log_line(ROUND, logging.WARNING if failed else logging.INFO, line)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Generator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from langchain_core.callbacks import BaseCallbackHandler
 from langgraph.errors import GraphBubbleUp
 
 from entcent_agents.telemetry.lines import log_commit, log_rollout, log_stop
-from entcent_agents.trajectory import Rollout
+from entcent_agents.trajectory import Rollout, Spent
 
 if TYPE_CHECKING:  # OpenTelemetry is an extra
     from entcent_agents.telemetry.spans import RoundSpans, Spans
@@ -40,10 +40,10 @@ class Round:
         log_commit(self.rollouts, selection, request=self.request, round=self.number)
         self._settle(selection, None)
 
-    def stopped(self, stop: BaseException) -> None:
+    def stopped(self, stop: BaseException, spent: Spent) -> None:
         """It ended without a commit; where it only asks or hands over, that is no failure."""
         if not isinstance(stop, GraphBubbleUp):
-            log_stop(self.rollouts, stop, request=self.request, round=self.number)
+            log_stop(self.rollouts, stop, spent, request=self.request, round=self.number)
         self._settle(None, stop)
 
     def unselected(self) -> None:
@@ -66,7 +66,15 @@ _FOLLOWING: Final[ContextVar[BaseCallbackHandler | None]] = ContextVar("_FOLLOWI
 
 @contextmanager
 def observed_round(
-    spans: Spans | None, config: Mapping[str, Any], *, request: str, number: int, key: str, agent: str, selected: bool
+    spans: Spans | None,
+    config: Mapping[str, Any],
+    *,
+    request: str,
+    number: int,
+    key: str,
+    agent: str,
+    selected: bool,
+    spent: Callable[[], Spent],
 ) -> Generator[Round]:
     """Observe the rollouts of a round; its `rollouts` are to be set as soon as they are known.
 
@@ -78,6 +86,7 @@ def observed_round(
         key: What its selector finds it by.
         agent: The agent's name.
         selected: Whether a selector comes and settles it.
+        spent: What the request has used; asked for where the round ends in an error.
     """
     observed = Round(request, number)
     if spans is not None:
@@ -87,7 +96,7 @@ def observed_round(
     try:
         yield observed
     except BaseException as stop:
-        observed.stopped(stop)
+        observed.stopped(stop, spent())
         raise
     finally:
         _ROUND.reset(token)

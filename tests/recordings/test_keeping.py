@@ -303,7 +303,7 @@ def test_without_an_age_nothing_is_removed(tmp_path: Path):
     assert len([*tmp_path.iterdir()]) == 2
 
 
-@pytest.mark.parametrize("settings", [{"which": "none"}, {"max_age_days": 0}])
+@pytest.mark.parametrize("settings", [{"which": "none"}, {"max_age_days": 0}, {"redact": "secret"}])
 def test_settings_that_cannot_work_are_refused(tmp_path: Path, settings: dict[str, Any]):
     with pytest.raises(ConfigurationError, match="must be"):
         Records(tmp_path, **settings)

@@ -462,13 +462,22 @@ async def test_max_rollouts_bounds_those_of_all_rounds():
         return builder.compile(checkpointer=saver)
 
     rollouts = InMemorySaver()
-    with pytest.raises(BudgetExceededError, match="max_rollouts=3: 3 were begun, and a round needs 1"):
+    with pytest.raises(
+        BudgetExceededError, match="max_rollouts=3: 3 were begun, and a round needs 1: what is held stays"
+    ):
         await graph_with(3).ainvoke(ASK, config)
     assert len(sent) == 1
     result = await graph_with(8).ainvoke(None, config)
     assert len(sent) == 3
     assert result["selection"]["usage"]["rollouts"] == 7
     assert result["selection"]["usage"]["rounds"] == 4
+
+
+async def test_a_budget_with_fewer_rollouts_than_the_quorum_is_told_so():
+    agent = create_agent(ScriptedChat(scripts=[[ScriptedTurn(text="done")]]), [])
+    graph = entropy_centroid_graph(agent, n=4, min_finished=3, budget=Budget(max_rollouts=2))
+    with pytest.raises(BudgetExceededError, match="a round needs 3: raise it, or lower min_finished"):
+        await graph.ainvoke(ASK)
 
 
 async def test_rollouts_inside_a_rollout_draw_on_the_outer_budget_too(serve):
