@@ -124,12 +124,19 @@ class Decision:
     refusal: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    most: Amount
+    turns: int
+
+
 class Meter:
     """Keeps the calls of a request below its limits of tokens and cost; threads may share it.
 
     What a call may use at most is reserved before it begins. A call that does not fit waits for what those under way
-    give back, and is refused where even all of it would not do. Who came first goes first: a large call is not passed
-    by small ones for ever. Every method returns what it decided, in that order, and none waits.
+    give back, and is refused where even all of it would not do. Who is further along goes first, and among equals who
+    came first: what is left then helps some rollouts to their end. A large call is not passed by
+    small ones. Every method returns what it decided, in that order, and none waits.
 
     Args:
         budget: The limits.
@@ -140,7 +147,7 @@ class Meter:
         self._budget = budget
         self._spent = spent or Amount()
         self._reserved: dict[Hashable, Amount] = {}
-        self._waiting: dict[Hashable, Amount] = {}
+        self._waiting: dict[Hashable, _Waiting] = {}
         self._lock = threading.Lock()
 
     @property
@@ -153,18 +160,19 @@ class Meter:
         """For calls that are under way."""
         return sum(self._reserved.values(), Amount())
 
-    def ask(self, call: Hashable, most: Amount, *, waits: bool = True) -> Sequence[Decision]:
+    def ask(self, call: Hashable, most: Amount, *, waits: bool = True, turns: int = 0) -> Sequence[Decision]:
         """A call would like to begin.
 
         Args:
             call: Which; no other one under way or waiting may be equal.
             most: What it may use.
             waits: Whether it may wait. One that may not is decided on at once, before those that wait.
+            turns: How far its rollout is.
         """
         with self._lock:
             if not waits:
                 return [self._decide(call, most) or self._refused(call, most)]
-            self._waiting[call] = most
+            self._waiting[call] = _Waiting(most, turns)
             return self._decide_on_waiting()
 
     def settle(self, call: Hashable, used: Amount | None) -> Sequence[Decision]:
@@ -189,8 +197,8 @@ class Meter:
 
     def _decide_on_waiting(self) -> list[Decision]:
         decisions: list[Decision] = []
-        for call, most in [*self._waiting.items()]:
-            decision = self._decide(call, most)
+        for call, asked in sorted(self._waiting.items(), key=lambda item: -item[1].turns):
+            decision = self._decide(call, asked.most)
             if decision is None:
                 break
             del self._waiting[call]

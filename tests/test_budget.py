@@ -141,6 +141,7 @@ class MeterMachine(RuleBasedStateMachine):
         self.meter = Meter(Budget(max_tokens=LIMIT, max_cost=LIMIT / 2, prices=PRICES))
         self.number = 0
         self.most: dict[int, Amount] = {}
+        self.turns: dict[int, int] = {}
         self.waiting: list[int] = []
         self.running: set[int] = set()
         self.spent = Amount()
@@ -149,20 +150,29 @@ class MeterMachine(RuleBasedStateMachine):
         for decision in decisions:
             call = decision.call
             if call in self.waiting:
-                assert call == self.waiting.pop(0), "first come, first served"
+                first = min(self.waiting, key=lambda call: (-self.turns[call], call))
+                assert call == first, "who is further along, then who came first"
+                self.waiting.remove(call)
             if decision.refusal is None:
                 self.running.add(call)
             else:
                 least = self.spent + self.most[call]
                 assert least.tokens > LIMIT or least.cost > LIMIT / 2, "it might have had room"
 
-    @rule(target=open_calls, size=st.integers(0, 120), cost=st.integers(0, 60), waits=st.booleans())
-    def ask(self, size: int, cost: int, waits: bool):
+    @rule(
+        target=open_calls,
+        size=st.integers(0, 120),
+        cost=st.integers(0, 60),
+        waits=st.booleans(),
+        turns=st.integers(0, 2),
+    )
+    def ask(self, size: int, cost: int, waits: bool, turns: int):
         self.number += 1
+        self.turns[self.number] = turns
         self.most[self.number] = Amount(tokens=size, cost=float(cost))
         if waits:
             self.waiting.append(self.number)
-            self.heed(self.meter.ask(self.number, self.most[self.number]))
+            self.heed(self.meter.ask(self.number, self.most[self.number], turns=turns))
         else:
             (decision,) = self.meter.ask(self.number, self.most[self.number], waits=False)
             if decision.refusal is None:

@@ -6,6 +6,7 @@ import logging
 from typing import Any
 
 import pytest
+from langchain_core.language_models.fake import FakeListLLM
 from langchain_core.messages import BaseMessage
 from langchain_core.tools import tool
 from langgraph.graph import START, MessagesState, StateGraph
@@ -33,6 +34,9 @@ class Heard(ModelAndToolHandler):
 
     def on_chat_model_start(self, *args: Any, **kwargs: Any) -> None:
         self.events.append("model")
+
+    def on_llm_start(self, *args: Any, **kwargs: Any) -> None:
+        self.events.append("text model")
 
     def on_llm_end(self, *args: Any, **kwargs: Any) -> None:
         self.events.append("answer")
@@ -72,6 +76,12 @@ async def test_members_of_a_group_are_told_of_models_and_tools_and_not_of_steps(
     graph = StateGraph(MessagesState).add_node("node", node).add_edge(START, "node").compile()
     await graph.ainvoke({"messages": "Hello"}, {"callbacks": [HandlerGroup(*members)]})
     assert [member.events for member in members] == [["tool", "result", "model", "answer"]] * 2
+
+
+async def test_members_of_a_group_are_told_of_models_without_messages():
+    heard = Heard()
+    await FakeListLLM(responses=["Hi"]).ainvoke("Hello", {"callbacks": [HandlerGroup(heard)]})
+    assert heard.events == ["text model", "answer"]
 
 
 async def test_members_of_a_group_are_told_of_errors():

@@ -8,7 +8,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import aclosing
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -31,8 +33,10 @@ from entcent_agents.effects import EXTERNAL, READ
 from entcent_agents.errors import RolloutsFailedError
 from entcent_agents.nodes import EntropyCentroidSelector, ParallelRollouts, Retries, RolloutsState
 from entcent_agents.prebuilt import entropy_centroid_graph
+from entcent_agents.recordings import Records
 from entcent_agents.selection import First
 from entcent_agents.telemetry import Spans
+from entcent_agents.telemetry.waiting import Waiting
 from entcent_agents.testing import ScriptedChat, ScriptedTurn
 from tests.chat_server import ChatServer, Reply, Request, says
 from tests.whole_graphs.comparing import Chosen
@@ -319,6 +323,29 @@ async def test_without_a_selector_the_spans_end_unmarked(seen: Seen):
     await as_graph(node).ainvoke(ASK)
     assert seen.open == []
     assert "entcent.selected" not in told(seen.of("invoke_agent")[0])
+
+
+async def test_spans_end_where_nobody_listens_until_the_selection(seen: Seen, tmp_path: Path):
+    agent = create_agent(ScriptedChat(scripts=[[turn("one")]]), [])
+    graph = entropy_centroid_graph(
+        agent, n=2, spans=Spans(tracer_provider=seen.provider), records=Records(tmp_path, text=True)
+    )
+    async with aclosing(graph.astream(ASK, stream_mode="updates")) as stream:
+        async for _ in stream:
+            break
+    assert seen.open == []
+    assert len(seen.of("invoke_agent")) == 2
+    node = graph.nodes["rollouts"].bound
+    assert (len(node.said), len(node.spans.waiting)) == (0, 0)
+
+
+def test_what_waits_is_given_up_where_another_value_takes_its_place():
+    given_up: list[str] = []
+    waiting = Waiting[str](8, given_up.append)
+    waiting.put("round", "first")
+    waiting.put("round", "second")
+    assert given_up == ["first"]
+    assert waiting.take("round") == "second"
 
 
 async def test_a_selector_that_never_comes_leaks_no_spans(seen: Seen, monkeypatch: pytest.MonkeyPatch):

@@ -68,6 +68,10 @@ class HandlerGroup(ModelAndToolHandler):
         """Told to all."""
         self._tell("on_chat_model_start", "ignore_chat_model", *args, **kwargs)
 
+    def on_llm_start(self, *args: Any, **kwargs: Any) -> None:
+        """Told to all."""
+        self._tell("on_llm_start", "ignore_llm", *args, **kwargs)
+
     def on_llm_new_token(self, *args: Any, **kwargs: Any) -> None:
         """Told to all."""
         self._tell("on_llm_new_token", "ignore_llm", *args, **kwargs)

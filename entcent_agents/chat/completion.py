@@ -131,7 +131,7 @@ class CompletionRequest:
 
     def __init__(self, client: AsyncOpenAI, payload: Mapping[str, Any], n: int = 1) -> None:
         self._client = client
-        self._payload = {**payload, "n": n} if n > 1 else dict(payload)
+        self._payload: dict[str, Any] = {**payload, "n": n} if n > 1 else dict(payload)
         self._n = n
         self._parts: dict[int, _ChoiceParts] = {}
         self._usage: TokenUsage | None = None
@@ -165,7 +165,7 @@ class CompletionRequest:
         What it is given as parameters the SDK walks through message by message, by their types: about as much work as
         all else of a call together. What it is given as `extra_body` it sends as it is.
         """
-        sent = dict(self._payload)
+        sent: dict[str, Any] = dict(self._payload)
         sent |= sent.pop("extra_body", None) or {}
         if "prompt" in sent:
             return cast(Any, self._client.completions.with_streaming_response.create)(

@@ -203,7 +203,7 @@ class ParallelRollouts(Node):
         spent = request.spent.plus(replaced, seconds=time.perf_counter() - started)
         rollouts[0] = replace(rollouts[0], spent=spent)
         if parent_saver(config) is None:  # else the graph can go on from here
-            leave(partial(self.forget, rollouts))
+            leave(partial(self._never_selected, observed, request.thread_prefix, rollouts))
         return {"rollouts": [rollout.to_dict() for rollout in rollouts]}
 
     def forks_of(self, rollout: Rollout) -> list[Fork]:
@@ -225,6 +225,12 @@ class ParallelRollouts(Node):
     async def forget(self, rollouts: Sequence[Rollout]) -> None:
         """Discard what rollouts left: their forks and their threads; of one that still does something, later."""
         await to_the_end(self._forget_all(rollouts))
+
+    async def _never_selected(self, observed: Round, key: str, rollouts: Sequence[Rollout]) -> None:
+        self.said.take(key)
+        if self.spans is not None and self.spans.waiting.take(key):
+            observed.unselected()
+        await self.forget(rollouts)
 
     async def _forget_all(self, rollouts: Sequence[Rollout]) -> None:
         for rollout in rollouts:
@@ -393,7 +399,7 @@ class ParallelRollouts(Node):
         """Wait for the rollouts to stop; what they leave stays only where somebody may go on with it."""
         ended = await asyncio.gather(*tasks.values(), return_exceptions=True)
         await self.lingering.end(map(request.thread_id, tasks))
-        if request.resumable and isinstance(stop, asyncio.CancelledError):
+        if _may_go_on(request, stop):
             return
         await self.forget([rollout for rollout in ended if isinstance(rollout, Rollout)])
         for index in tasks:
@@ -406,8 +412,13 @@ class ParallelRollouts(Node):
         self, request: RolloutRequest, failed: Sequence[Rollout], write: Callable[[Any], None]
     ) -> list[Rollout]:
         """One plain run in the place of rollouts too many of which failed."""
-        with plain_sampling():
-            single = await self._run(request, [self.n], write)
+        try:
+            with plain_sampling():
+                single = await self._run(request, [self.n], write)
+        except BaseException as stop:
+            if not _may_go_on(request, stop):
+                await self.forget(failed)
+            raise
         if not _candidates(single):
             return [*failed, *single]
         await self.forget(failed)
@@ -445,6 +456,11 @@ def _goes_on(state: Mapping[str, Any], base: Base) -> bool:
             "answer to a question about it (HumanInTheLoopMiddleware takes edits), or send a new message"
         )
     return now.id == then.id
+
+
+def _may_go_on(request: RolloutRequest, stop: BaseException) -> bool:
+    """Whether somebody may go on with the rollouts of a round that was stopped so."""
+    return request.resumable and isinstance(stop, asyncio.CancelledError)
 
 
 def _calls(message: BaseMessage) -> Any:

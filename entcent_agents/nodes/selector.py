@@ -28,6 +28,7 @@ from entcent_agents.recordings import Records
 from entcent_agents.recordings.keeping import RecordedRound
 from entcent_agents.rollouts.cleanup import to_the_end
 from entcent_agents.rollouts.events import COMMIT_EVENT, selection_event
+from entcent_agents.rollouts.isolation import parent_saver
 from entcent_agents.rollouts.overlay import apply_writes
 from entcent_agents.rollouts.packing import place_of, unpack
 from entcent_agents.selection import Selection, Selector, default_selector, require_scorable
@@ -81,7 +82,7 @@ class EntropyCentroidSelector(Node):
         require_kind("records", records, "Records")
         self.on_unscorable = on_unscorable
         self.shadow = shadow
-        self._untold = Untold()
+        self.untold = Untold()
         self.records = records
         self.name = "EntropyCentroidSelector"
         if rollouts is not None:
@@ -94,10 +95,11 @@ class EntropyCentroidSelector(Node):
     ) -> dict[str, Any] | list[dict[str, Any] | Command[Any]]:
         """Select and commit; the result goes to `selection`, and `rollouts` is emptied but for a held winner."""
         claim()
-        key = next((record["thread_id"] for record in input.get("rollouts") or ()), None)
-        if (update := self._untold.take(key)) is not None:
+        may_come_back = parent_saver(config or RunnableConfig()) is not None
+        key = next((record["thread_id"] for record in input.get("rollouts") or ()), None) if may_come_back else None
+        if (update := self.untold.take(key)) is not None:
             return update
-        return await self._untold.told(key, lambda committing: self._selected(input, config, committing))
+        return await self.untold.told(key, lambda committing: self._selected(input, config, committing))
 
     async def _selected(
         self, input: RolloutsState, config: RunnableConfig | None, committing: Callable[[], None]

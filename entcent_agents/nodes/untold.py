@@ -18,6 +18,9 @@ class Untold:
     def __init__(self) -> None:
         self._updates: dict[str, Any] = {}
 
+    def __len__(self) -> int:
+        return len(self._updates)
+
     def take(self, key: str | None) -> Any:
         """The update of this round, if it waits for its graph; else None."""
         return self._updates.pop(key, None) if key else None

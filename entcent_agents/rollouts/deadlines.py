@@ -89,6 +89,7 @@ class CallLimit(BaseCallbackHandler):
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
         self._timers: dict[UUID, asyncio.TimerHandle] = {}
+        self._tasks: dict[UUID, asyncio.Task[Any]] = {}
         self._attempt: asyncio.Timeout | None = None
         self._calls: Calls | None = None
 
@@ -115,13 +116,15 @@ class CallLimit(BaseCallbackHandler):
             self._disarm_all()
 
     def on_chat_model_start(self, serialized: Any, messages: Any, *, run_id: UUID, **kwargs: Any) -> None:
-        """A call begins."""
+        """A call begins, and no other of the same task is under way, but for those of its batch and around it."""
+        if kwargs.get("batch_size", 1) == 1 and kwargs.get("parent_run_id") not in self._tasks:
+            self._follow(run_id)
         if not self._let_through:
             self.begin(run_id)
 
     def on_llm_start(self, serialized: Any, prompts: Any, *, run_id: UUID, **kwargs: Any) -> None:
         """A call begins, of a model that does not chat."""
-        self.on_chat_model_start(serialized, prompts, run_id=run_id)
+        self.on_chat_model_start(serialized, prompts, run_id=run_id, **kwargs)
 
     def begin(self, run_id: UUID) -> None:
         """Its time runs from now on."""
@@ -135,6 +138,19 @@ class CallLimit(BaseCallbackHandler):
         """The call has failed by itself."""
         self._on_the_loop(self._disarm, run_id)
 
+    def _follow(self, run_id: UUID) -> None:
+        """Nothing is heard of a call that is cancelled: it is over when its task is, or makes another."""
+        if (task := _current_task()) is not None:
+            self._over(task)
+            self._tasks[run_id] = task
+            task.add_done_callback(self._over)
+
+    def _over(self, task: asyncio.Task[Any]) -> None:
+        task.remove_done_callback(self._over)
+        for run_id, known in [*self._tasks.items()]:
+            if known is task:
+                self._on_the_loop(self._disarm, run_id)
+
     def _on_the_loop(self, change: Callable[..., None], *arguments: Any) -> None:
         if threading.get_ident() == self._thread:
             change(*arguments)
@@ -147,17 +163,25 @@ class CallLimit(BaseCallbackHandler):
             self._timers[run_id] = self._loop.call_later(self._seconds, self._end)
 
     def _disarm(self, run_id: UUID) -> None:
+        self._tasks.pop(run_id, None)
         if timer := self._timers.pop(run_id, None):
             timer.cancel()
 
     def _disarm_all(self) -> None:
-        for run_id in [*self._timers]:
+        for run_id in [*self._timers, *self._tasks]:
             self._disarm(run_id)
 
     def _end(self) -> None:
         self._disarm_all()
         assert self._attempt
         self._attempt.reschedule(self._loop.time())
+
+
+def _current_task() -> asyncio.Task[Any] | None:
+    try:
+        return asyncio.current_task()
+    except RuntimeError:  # a thread without a loop, where calls cannot be cancelled
+        return None
 
 
 async def within(

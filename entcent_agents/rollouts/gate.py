@@ -60,10 +60,10 @@ class Gate:
         self._meter = Meter(budget, Amount(tokens=charged.charged_tokens, cost=charged.charged_cost))
         self._places: dict[UUID, _Place] = {}
 
-    def ask(self, call: UUID, most: Amount, *, waits: bool) -> _Place:
-        """Ask for room; does not wait."""
+    def ask(self, call: UUID, most: Amount, *, waits: bool, turns: int) -> _Place:
+        """Ask for room, for a rollout that has made so many turns; does not wait."""
         place = self._places[call] = _Place()
-        self._tell(self._meter.ask(call, most, waits=waits))
+        self._tell(self._meter.ask(call, most, waits=waits, turns=turns))
         return place
 
     def settle(self, call: UUID, used: Amount | None) -> None:
@@ -152,7 +152,8 @@ class Passage:
                 task.remove_done_callback(self._over)
                 task.add_done_callback(self._over)
             inside = told.get("parent_run_id") in self._calls  # of a chat model that asks another, and waits for it
-            place = self._gate.ask(run_id, most, waits=waits and not batched and not inside)
+            may_wait = waits and not batched and not inside
+            place = self._gate.ask(run_id, most, waits=may_wait, turns=len(self._recorder.turns))
             self._calls[run_id] = _Call(most, place, digest, told, task)
         return place
 

@@ -23,7 +23,9 @@ class Waiting(Generic[T]):
         self._values: OrderedDict[str, T] = OrderedDict()
 
     def put(self, key: str, value: T) -> None:
-        """Leave a value."""
+        """Leave a value; one that waited under this key is given up, as where a node runs again."""
+        if (earlier := self._values.pop(key, None)) is not None:
+            self._give_up(earlier)
         self._values[key] = value
         while len(self._values) > self._most:
             self._give_up(self._values.popitem(last=False)[1])

@@ -72,6 +72,14 @@ async def test_what_was_committed_is_known_when_the_request_goes_on_and_is_not_c
     assert [path.name for path in database.parent.iterdir()] == ["world.db"]
 
 
+async def test_nothing_is_kept_for_a_graph_that_cannot_go_on(database: Path, monkeypatch: pytest.MonkeyPatch):
+    graph = graph_of(database)
+    graph.checkpointer = None
+    await cancelled_in("_clean_up", graph, monkeypatch)
+    assert rows(database) == [0]
+    assert len(graph.nodes["select"].bound.untold) == 0
+
+
 async def test_a_commit_that_fails_while_it_is_cancelled_leaves_the_world_untouched(
     database: Path, monkeypatch: pytest.MonkeyPatch
 ):
