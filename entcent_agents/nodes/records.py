@@ -32,7 +32,8 @@ async def record(records: Records, round: RecordedRound, asked: Sequence[Any]) -
     try:
         await asyncio.to_thread(records.add, round, messages)
     except Exception as error:  # the commit stands; what the error says may quote what was to be redacted
-        _LOGGER.warning("the rollouts of %s were not recorded: %s", round.task, type(error).__name__)
+        reason = type(error).__name__
+        _LOGGER.warning("the rollouts of %s were not recorded in %s: %s", round.task, records.folder, reason)
 
 
 def _added(rollout: Rollout) -> Iterable[BaseMessage]:

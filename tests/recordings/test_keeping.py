@@ -219,9 +219,10 @@ async def test_a_redactor_that_fails_writes_nothing_and_fails_no_request(
 
 async def test_a_folder_that_cannot_be_written_fails_no_request(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     (tmp_path / "file").write_text("")
-    result = await graph_of(Records(tmp_path / "file" / "folder")).ainvoke(ASK)
+    folder = tmp_path / "file" / "folder"
+    result = await graph_of(Records(folder)).ainvoke(ASK)
     assert result["messages"][-1].text == "answer 1"
-    assert "were not recorded: NotADirectoryError" in caplog.text
+    assert f"were not recorded in {folder}: NotADirectoryError" in caplog.text
 
 
 async def test_the_event_loop_goes_on_while_a_record_is_written(tmp_path: Path):
