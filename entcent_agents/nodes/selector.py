@@ -13,8 +13,8 @@ from langchain_core.runnables import RunnableConfig
 from langgraph.runtime import get_runtime
 from langgraph.types import Command
 
-from entcent_agents.environments import commit
-from entcent_agents.errors import ConfigurationError
+from entcent_agents.environments import Fork, commit
+from entcent_agents.errors import ConfigurationError, EnvironmentUnusableError, RolloutError
 from entcent_agents.ledger import MemoryLedger
 from entcent_agents.nodes.parallel_rollouts import ParallelRollouts
 from entcent_agents.nodes.recorded import until_recorded
@@ -167,6 +167,15 @@ class EntropyCentroidSelector(Node):
         done = await asyncio.to_thread(lambda: [rollout for rollout in candidates if is_committed(rollout)])
         return done or candidates
 
+    async def _forks(self, rollouts: ParallelRollouts, winner: Rollout) -> list[Fork]:
+        try:
+            return await asyncio.to_thread(rollouts.forks_of, winner)
+        except EnvironmentUnusableError as gone:
+            raise RolloutError(
+                f"what rollout {winner.index} changed is not there any more ({gone}): an earlier try to commit it "
+                "failed, or it was swept; send the request again"
+            ) from gone
+
     async def _settle(
         self,
         input: RolloutsState,
@@ -233,7 +242,7 @@ class EntropyCentroidSelector(Node):
         """Make the winner's forks and store writes real, in this order; returns what changed in the environments."""
         changes: list[dict[str, Any]] = []
         if self.rollouts is not None and winner.forks:
-            forks = await asyncio.to_thread(self.rollouts.forks_of, winner)
+            forks = await self._forks(self.rollouts, winner)
             for fork in forks:
                 changes += [asdict(change) for change in await asyncio.to_thread(fork.diff)]
             await asyncio.to_thread(commit, forks)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +13,10 @@ from langchain.agents import create_agent
 from langgraph.checkpoint.memory import InMemorySaver
 
 from entcent_agents.environments import SqliteEnvironment
+from entcent_agents.errors import EnvironmentConflictError, RolloutError
 from entcent_agents.nodes import EntropyCentroidSelector
 from entcent_agents.prebuilt import entropy_centroid_graph
-from entcent_agents.selection import First
+from entcent_agents.selection import First, Selector
 from entcent_agents.testing import ScriptedChat
 from tests.rollouts.worlds import ASK, turn
 from tests.table import new_table, rows
@@ -27,12 +30,12 @@ def database(tmp_path: Path) -> Path:
     return new_table(tmp_path / "world.db")
 
 
-def graph_of(database: Path) -> Any:
+def graph_of(database: Path, selector: Selector | None = None) -> Any:
     scripts = [[turn("", ("execute", {"sql": f"INSERT INTO t VALUES ({i})"})), turn(f"done {i}")] for i in range(3)]
     return entropy_centroid_graph(
         create_agent(ScriptedChat(scripts=scripts), sql_tools()),
         n=3,
-        selector=First(),
+        selector=selector or First(),
         environments=[SqliteEnvironment(database)],
         checkpointer=InMemorySaver(),
     )
@@ -91,3 +94,18 @@ async def test_a_commit_that_fails_while_it_is_cancelled_leaves_the_world_untouc
     await cancelled_in("_commit", graph, monkeypatch)
     assert rows(database) == []
     assert [path.name for path in database.parent.iterdir()] == ["world.db"]
+
+
+async def test_a_commit_that_failed_is_not_tried_again_on_forks_that_are_gone(database: Path):
+    class Meddling(First):
+        def select(self, candidates: Any) -> Any:
+            with closing(sqlite3.connect(database)) as stranger, stranger:
+                stranger.execute("INSERT INTO t VALUES (99)")
+            return super().select(candidates)
+
+    graph = graph_of(database, selector=Meddling())
+    with pytest.raises(EnvironmentConflictError):
+        await graph.ainvoke(ASK, CONFIG)
+    with pytest.raises(RolloutError, match=r"what rollout 0 changed is not there any more .* send the request again"):
+        await graph.ainvoke(None, CONFIG)
+    assert {*rows(database)} == {99}
