@@ -131,7 +131,7 @@ class CompletionRequest:
 
     def __init__(self, client: AsyncOpenAI, payload: Mapping[str, Any], n: int = 1) -> None:
         self._client = client
-        self._payload = {**payload, "n": n} if n > 1 else dict(payload)
+        self._payload: dict[str, Any] = {**payload, "n": n} if n > 1 else dict(payload)
         self._n = n
         self._parts: dict[int, _ChoiceParts] = {}
         self._usage: TokenUsage | None = None
