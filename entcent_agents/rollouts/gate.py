@@ -147,11 +147,12 @@ class Passage:
         with self._lock:
             if self._closed:
                 raise asyncio.CancelledError
-            if task and not batched:
+            inside = told.get("parent_run_id") in self._calls  # of a chat model that asks another, and waits for it
+            if task and not batched and not inside:
                 self._over(task)
+            if task and not batched:
                 task.remove_done_callback(self._over)
                 task.add_done_callback(self._over)
-            inside = told.get("parent_run_id") in self._calls  # of a chat model that asks another, and waits for it
             may_wait = waits and not batched and not inside
             place = self._gate.ask(run_id, most, waits=may_wait, turns=len(self._recorder.turns))
             self._calls[run_id] = _Call(most, place, digest, told, task)

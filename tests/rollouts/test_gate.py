@@ -314,6 +314,24 @@ async def test_a_call_is_over_when_its_task_makes_another():
             await calls.begin()
 
 
+async def test_a_call_goes_on_while_its_chat_model_asks_another_in_the_same_task():
+    calls = Calls(2 * ROOM_FOR_ONE)
+    outer = await calls.begin()
+    calls.end(await calls.begin(parent_run_id=outer), 7)
+    calls.end(outer, 10)
+    assert calls.charged == 17
+
+
+async def test_a_call_inside_another_one_does_not_wait_for_that_to_end():
+    calls = Calls(ROOM_FOR_ONE)
+    outer = await calls.begin()
+    with pytest.raises(BudgetExceededError, match="reserved"):
+        async with asyncio.timeout(5):
+            await calls.begin(parent_run_id=outer)
+    calls.end(outer, 10)
+    assert calls.charged == 10
+
+
 @pytest.mark.parametrize(
     ("error", "given_back"),
     [
