@@ -108,7 +108,8 @@ def _reading(path: Path) -> Generator[Any]:
     pa, pq = _pyarrow()
     try:
         with pq.ParquetFile(path) as file:
-            version: str = (file.schema_arrow.metadata or {}).get(_SCHEMA_KEY, b"").decode()
+            metadata: dict[bytes, bytes] = file.schema_arrow.metadata or {}
+            version = metadata.get(_SCHEMA_KEY, b"").decode()
             if not version:
                 raise StoreError(f"{path} is a Parquet file, but no table of rollouts")
             if version != str(SCHEMA_VERSION):
