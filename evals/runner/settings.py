@@ -101,5 +101,5 @@ def run_settings(preset: str | None, **asked: Any) -> RunSettings:
         ConfigurationError: On a preset that does not exist, or settings that cannot be.
     """
     given = preset_named(preset).settings if preset else {}
-    single = {"n": 1} if asked.get("mode") == "single" else {}
+    single: dict[str, Any] = {"n": 1} if asked.get("mode") == "single" else {}
     return RunSettings(**{**given, **single, **{name: value for name, value in asked.items() if value is not None}})
