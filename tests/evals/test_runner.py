@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import multiprocessing
 import random
 import signal
-import subprocess
-import time
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +55,7 @@ async def test_ten_kills_leave_the_store_of_a_run_that_was_left_alone(serve: Ser
         process.start()
         asked = len(server.answered) + drawn.randrange(1, 5)
         assert server.comes_to(lambda asked=asked: len(server.answered) >= asked, 30)
-        time.sleep(drawn.random() * 0.06)
+        await asyncio.sleep(drawn.random() * 0.06)
         process.kill()
         process.join()
         if process.exitcode == 0:  # it was done already
