@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from itertools import product
-from typing import Any, Final, Literal, NamedTuple, get_args
+from typing import Final, Literal, NamedTuple, TypeVar, get_args
 
 import numpy as np
 
@@ -28,6 +28,7 @@ PHASES: Final = tuple(
 """The sweep of arXiv 2604.26173."""
 WINDOWS: Final = (0.05, 0.1, 0.2, 0.5, 16, 64, 256, 2048)
 FLOORS: Final = (0, 50, 100, 200, 400, 800)
+T = TypeVar("T")
 
 
 class Split(NamedTuple):
@@ -134,11 +135,15 @@ def parameters(asked: Collection[str], signals: SignalSettings, split: Split | N
     return given
 
 
+def phases_in_words(phases: PhaseConfig) -> str:
+    """A setting of phases as it is printed."""
+    return f"top {phases.top_percent:g} %, bottom {phases.bottom_percent:g} %, {phases.consecutive_low} in a row"
+
+
 def _phases(given: Parameters, mixed: Sequence[TaskRollouts]) -> Parameters:
     tried = [replace(given.signals, phases=phases) for phases in PHASES]
     best, figure = _best(tried, lambda signals: _auroc(mixed, "centroid", signals))
-    phases = best.phases
-    value = f"top {phases.top_percent:g} %, bottom {phases.bottom_percent:g} %, {phases.consecutive_low} in a row"
+    value = phases_in_words(best.phases)
     return _measured_with(given, best, "phases", value, "AUROC of the centroid", figure, len(tried))
 
 
@@ -193,7 +198,7 @@ def _chain(signals: SignalSettings, floor: int) -> Selector:
     return default_selector(LowestCentroid(settings=signals, min_scored_tokens=floor))
 
 
-def _best(values: Sequence[Any], figure: Callable[[Any], float]) -> tuple[Any, float]:
+def _best(values: Sequence[T], figure: Callable[[T], float]) -> tuple[T, float]:
     """The first of the values with the highest figure."""
     figures = [figure(value) for value in values]
     place = int(np.argmax(figures))
