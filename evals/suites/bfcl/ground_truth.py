@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import ast
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from evals.suites.bfcl.names import plain_name
 from evals.suites.protocol import Call, Reply
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from evals.suites.protocol import Task
 
@@ -67,53 +67,43 @@ def _chosen(parameters: Mapping[str, Sequence[Any]], schema: Mapping[str, Any]) 
 
 def _plain(option: Any) -> Any:
     """An answer as a value: where it is an object, or a list of them, each key has its own list of answers."""
-    match option:
-        case dict():
-            fields: dict[str, list[Any]] = option
-            given = {key: [one for one in options if one != ""] for key, options in fields.items()}
-            return {key: options[0] for key, options in given.items() if options}
-        case list():
-            items: list[Any] = option
-            return [_plain(item) if isinstance(item, dict) else item for item in items]
-        case _:
-            return option
+    if isinstance(option, dict):
+        fields = cast("dict[str, list[Any]]", option)
+        given = {key: [one for one in options if one != ""] for key, options in fields.items()}
+        return {key: options[0] for key, options in given.items() if options}
+    if isinstance(option, list):
+        return [_plain(item) if isinstance(item, dict) else item for item in cast("list[Any]", option)]
+    return option
 
 
 def source_text(value: Any, schema: Mapping[str, Any], language: str) -> str:
     """A value as source code of the language that the category asks for, in the forms that the checker reads."""
-    kind = schema["type"]
+    kind: str = schema["type"]
     if language == "javascript":
         return _javascript(value, kind)
-    return _java(value, kind, (schema.get("items") or {}).get("type"))
+    item: str = schema.get("items", {}).get("type", "Object")
+    return _java(value, kind, item)
 
 
 def _javascript(value: Any, kind: str) -> str:
     if isinstance(value, str):
         return value
-    if kind == "Bigint":
-        return f"{value}n"
-    return json.dumps(value)
+    return f"{value}n" if kind == "Bigint" else json.dumps(value)
 
 
-def _java(value: Any, kind: str, item: str | None = None) -> str:
-    match kind, value:
-        case "float", float() | int():
-            return f"{value}f"
-        case "long", int():
-            return f"{value}L"
-        case "ArrayList", list():
-            return f"new ArrayList<>(Arrays.asList({_java_items(value, item)}))" if value else "new ArrayList<>()"  # pyright: ignore[reportUnknownArgumentType]
-        case "Array", list():
-            return f"new {item or 'Object'}[]{{{_java_items(value, item)}}}"  # pyright: ignore[reportUnknownArgumentType]
-        case "HashMap", dict():
-            puts = " ".join(f"put({json.dumps(key)}, {json.dumps(entry)});" for key, entry in value.items())  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
-            return f"new HashMap<>() {{{{ {puts} }}}}"
-        case _, bool():
-            return json.dumps(value)
-        case _:
-            return str(value)
+def _java(value: Any, kind: str, item: str) -> str:
+    suffix = {"float": "f", "long": "L"}
+    if isinstance(value, str | bool):
+        return value if isinstance(value, str) else json.dumps(value)
+    if kind == "ArrayList":
+        return f"new ArrayList<>(Arrays.asList({_java_items(value, item)}))" if value else "new ArrayList<>()"
+    if kind == "Array":
+        return f"new {item}[]{{{_java_items(value, item)}}}"
+    if kind == "HashMap":
+        puts = " ".join(f"put({json.dumps(key)}, {json.dumps(entry)});" for key, entry in value.items())
+        return f"new HashMap<>() {{{{ {puts} }}}}"
+    return f"{value}{suffix.get(kind, '')}"
 
 
-def _java_items(values: Sequence[Any], item: str | None) -> str:
-    write: Callable[[Any], str] = json.dumps if item in (None, "String") else lambda value: _java(value, item or "")
-    return ", ".join(write(value) for value in values)
+def _java_items(values: Sequence[Any], item: str) -> str:
+    return ", ".join(json.dumps(value) if isinstance(value, str) else _java(value, item, "Object") for value in values)

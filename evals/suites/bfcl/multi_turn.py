@@ -9,13 +9,13 @@ import keyword
 from contextlib import contextmanager, suppress
 from copy import deepcopy
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from evals.suites.bfcl.official import BACKENDS, official, restore_shared_objects, shared_objects
 from evals.suites.protocol import Score
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Generator, Mapping, Sequence
 
     from evals.suites.protocol import Call, Reply, Task
 
@@ -126,7 +126,7 @@ def _replayed(task: Task, turns: Turns, truth: list[list[str]]) -> dict[str, Any
 
 
 @contextmanager
-def _left_as_found(name: str) -> Iterator[None]:
+def _left_as_found(name: str) -> Generator[None]:
     shared_objects()  # remembers them, the first time
     try:
         yield
@@ -139,9 +139,12 @@ def _left_as_found(name: str) -> Iterator[None]:
 
 def _own_arguments(method: Callable[..., Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Copies of the arguments, and of defaults that can change: services keep both, and change them later."""
-    parameters = inspect.signature(method).parameters.values()
-    defaults = {each.name: each.default for each in parameters if isinstance(each.default, dict | list)}
-    return deepcopy({**defaults, **arguments})
+    own: dict[str, Any] = {
+        each.name: each.default
+        for each in inspect.signature(method).parameters.values()
+        if isinstance(each.default, dict | list)
+    }
+    return deepcopy({**own, **arguments})
 
 
 def _instances(config: Mapping[str, Any], classes: Sequence[str], category: str) -> dict[str, Any]:
@@ -154,9 +157,7 @@ def _instances(config: Mapping[str, Any], classes: Sequence[str], category: str)
 
 
 def _worded(result: Any) -> str:
-    if isinstance(result, str):
-        return result
     if isinstance(result, dict):
         with suppress(TypeError, ValueError, RecursionError):
             return json.dumps(result)
-    return str(result)
+    return str(cast("object", result))

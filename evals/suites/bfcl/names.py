@@ -30,8 +30,8 @@ def _json_schema(schema: Mapping[str, Any]) -> dict[str, Any]:
     changed = dict(schema)
     if "type" in schema:
         changed["type"] = official().json_types.get(schema["type"], "string")
-    if isinstance(properties := schema.get("properties"), dict):
-        changed["properties"] = {key: _json_schema(value) for key, value in properties.items()}  # pyright: ignore
-    if isinstance(items := schema.get("items"), dict):
-        changed["items"] = _json_schema(items)  # pyright: ignore[reportUnknownArgumentType]
+    if "properties" in schema:
+        changed["properties"] = {key: _json_schema(value) for key, value in schema["properties"].items()}
+    if "items" in schema:
+        changed["items"] = _json_schema(schema["items"])
     return changed

@@ -120,15 +120,15 @@ def shared_objects() -> tuple[tuple[Any, Any], ...]:
     They put the tables that make a context long into their state by reference, and lists that are the default of a
     parameter end up there as well.
     """
-    tables = [value for name, value in vars(official().extensions).items() if name.isupper()]
+    tables: list[Any] = [value for name, value in vars(official().extensions).items() if name.isupper()]
     classes = [getattr(import_module(module), name) for name, module in _offered().items()]
-    defaults = [
+    defaults: list[Any] = [
         default
         for service in classes
         for _, method in inspect.getmembers(service, inspect.isfunction)
         for default in method.__defaults__ or ()
     ]
-    return tuple((value, deepcopy(value)) for value in (*tables, *defaults) if isinstance(value, dict | list))
+    return tuple((value, deepcopy(value)) for value in (*tables, *defaults) if _can_change(value))
 
 
 def restore_shared_objects() -> None:
@@ -137,6 +137,10 @@ def restore_shared_objects() -> None:
         if value != before:
             value.clear()
             (value.update if isinstance(value, dict) else value.extend)(deepcopy(before))
+
+
+def _can_change(value: object) -> bool:
+    return isinstance(value, dict | list)
 
 
 def _offered() -> dict[str, str]:

@@ -5,24 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from evals.suites.bfcl.official import BACKENDS, MODEL, official
-from evals.suites.protocol import Call, Score
+from evals.suites.protocol import Score
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from evals.suites.protocol import Reply, Task
-
-
-class Nothing:
-    """The world of a task that has none."""
-
-    def run(self, call: Call) -> str:
-        """No call is run."""
-        raise NotImplementedError(f"calls of a task of one turn are not run: {call.name}")
-
-    def proceed(self, text: str) -> str | None:
-        """The first reply ends the task."""
-        del text
 
 
 def check(task: Task, replies: Sequence[Reply]) -> Score:
