@@ -26,8 +26,8 @@ class Task:
         id: Identifier, unique in the suite.
         messages: What the model is told first.
         runs_tools: Whether calls are run. Where they are not, the model's first reply is its answer, calls included.
-        max_steps: Replies with calls that the user waits for; one more, and the rollout has failed.
-        max_replies: Replies in all; one more, and the rollout has failed.
+        max_steps: Replies with calls between two words of the user; one more is not run, and the rollout is over.
+        max_replies: Replies in all; then the rollout is over as it stands.
         truth: What the checker needs: plain JSON-able values, the suite's own. Never shown to a model.
     """
 
@@ -151,8 +151,13 @@ class SelfTested(Suite, Protocol):
     """A suite that can be tested without a model."""
 
     @property
-    def known_exceptions(self) -> Mapping[str, str]:
-        """Tasks, by identifier, whose ground truth fails or that pass when nothing is done, and why."""
+    def unsolvable(self) -> Mapping[str, str]:
+        """Tasks, by identifier, whose ground truth the official checker refuses, and why."""
+        ...
+
+    @property
+    def free(self) -> Mapping[str, str]:
+        """Tasks, by identifier, that pass when nothing is done, and why. Worth counting apart."""
         ...
 
     def right_replies(self, task: Task, world: World) -> Iterator[Reply] | None:
@@ -160,6 +165,10 @@ class SelfTested(Suite, Protocol):
 
         It is read one reply at a time, and the world moves between them.
         """
+        ...
+
+    def state(self, world: World) -> object:
+        """All that a rollout can change, to be compared."""
         ...
 
 
@@ -182,7 +191,7 @@ class Allowance:
         self._replies = 0
 
     def permits(self, reply: Reply) -> bool:
-        """Count this reply; False where it is one too many, and the rollout has failed."""
+        """Count this reply. False where the rollout ends here: with calls too many, or with no reply to come."""
         self._steps = self._steps + 1 if reply.calls else 0
         self._replies += 1
         return self._steps <= self._task.max_steps and self._replies <= self._task.max_replies
