@@ -41,6 +41,43 @@ app = typer.Typer(
 )
 
 
+@app.command(name="list")
+def list_(
+    suite: Annotated[str | None, typer.Argument(help="Its categories; without it, every suite.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Say which suites there are, and which of them are installed."""
+    from evals.cli.suites import list_categories, list_suites
+
+    if suite is None:
+        list_suites(as_json=as_json)
+    else:
+        list_categories(suite, as_json=as_json)
+
+
+@app.command()
+def install(suite: Annotated[str, typer.Argument(help="A suite of `list`.")]) -> None:
+    """Install the packages that a suite needs, data included, into this environment."""
+    from evals.cli.suites import install_suite
+
+    install_suite(suite)
+
+
+@app.command(name="self-test")
+def self_test(
+    suite: Annotated[str, typer.Argument(help="A suite that is installed, or jsonl:FOLDER.")],
+    category: Annotated[list[str] | None, typer.Option(help="Parts of the suite; default: all of them.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first tasks of each category.")] = None,
+) -> None:
+    """Test a suite without a model: ground truth passes, doing nothing fails, a fork leaves its parent alone.
+
+    Exit code 0: it judges as it should. 1: it does not; the lines say where. 2: refused.
+    """
+    from evals.cli.suites import self_test as test
+
+    test(suite, tuple(category or ()), limit)
+
+
 @app.command()
 def run(
     suite: Annotated[str, typer.Argument(help="A suite, say bfcl, or jsonl:FOLDER for tasks of your own.")],

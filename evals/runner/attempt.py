@@ -23,7 +23,19 @@ from entcent_agents.outcomes import outcome_key
 from entcent_agents.trajectory import Rollout, Status, Trajectory, Usage
 from evals.runner.models import Answer
 from evals.store import StoredRollout
-from evals.suites.protocol import Allowance, Call, Message, Reply, Score, Suite, Task, ToolSpec, World, respond
+from evals.suites.protocol import (
+    Allowance,
+    Answered,
+    Call,
+    Message,
+    Reply,
+    Score,
+    Suite,
+    Task,
+    ToolSpec,
+    World,
+    respond,
+)
 
 _DIGEST_BYTES: Final = 16
 
@@ -156,9 +168,8 @@ class Attempt:
         """What votes compare: all calls in their order, else the last words."""
         if not self.replies:
             return None
-        own = getattr(self.suite, "outcome", None)
-        if own is not None:
-            return own(self.task, self.replies)
+        if isinstance(self.suite, Answered):
+            return self.suite.outcome(self.task, self.replies)
         calls = [(call.name, call.arguments) for reply in self.replies for call in reply.calls]
         return outcome_key(calls, self.replies[-1].text)
 

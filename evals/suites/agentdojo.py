@@ -53,7 +53,9 @@ class AgentDojo:
     name = "agentdojo"
     categories = ("workspace", "travel", "banking", "slack")
     unsolvable: Mapping[str, str] = {}
-    free: Mapping[str, str] = {}
+    free: Mapping[str, str] = {
+        f"banking/user_task_{number}": "its checker looks at what is there already" for number in (5, 6, 8, 9, 10)
+    }
 
     def tasks(self, category: str) -> Iterator[Task]:
         """The user tasks of one suite."""
@@ -101,11 +103,12 @@ class AgentDojo:
         return Score(reward=1) if useful else Score(reward=0, reason="the user's task is not done")
 
     def right_replies(self, task: Task, world: World) -> Iterator[Reply] | None:
-        """The official calls, one a reply, and the official answer."""
+        """The official calls, all in one reply, as some tasks have more of them than there are rounds; the answer."""
         assert isinstance(world, Office)
         official = _user_task(task)
-        for call in official.ground_truth(deepcopy(world.before)):
-            yield Reply(calls=(Call(name=call.function, arguments=dict(call.args)),))
+        calls = official.ground_truth(deepcopy(world.before))
+        if calls:
+            yield Reply(calls=tuple(Call(name=call.function, arguments=dict(call.args)) for call in calls))
         yield Reply(text=official.GROUND_TRUTH_OUTPUT)
 
     def state(self, world: World) -> object:

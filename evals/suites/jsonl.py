@@ -139,12 +139,15 @@ class Jsonl:
         """By the checker, or by the line's answer and pattern."""
         del world
         line = self.lines[task.id]
-        text = replies[0].text if replies else ""
         if not line.checks_itself:
-            return self._checked(task, text)
-        found = _found(line.pattern, text)
+            return self._checked(task, replies[0].text if replies else "")
+        found = self.outcome(task, replies)
         right = found is not None and (line.answer is None or _same(found, line.answer))
         return Score(reward=1) if right else Score(reward=0, reason=f"found {found!r}")
+
+    def outcome(self, task: Task, replies: Sequence[Reply]) -> str | None:
+        """What the pattern finds, or the last line."""
+        return _found(self.lines[task.id].pattern, replies[0].text if replies else "")
 
     def right_replies(self, task: Task, world: World) -> Iterator[Reply] | None:
         """The line's `solution`, or its answer where no pattern has to find it."""

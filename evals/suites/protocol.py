@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 Message = Mapping[str, str]
 """A chat message as OpenAI writes it: `role` (system, user) and `content`."""
@@ -144,6 +144,15 @@ class Suite(Protocol):
             world: What the rollout left behind. It is not changed.
             replies: Everything that the model wrote, in order; cut short where the rollout broke off.
         """
+        ...
+
+
+@runtime_checkable
+class Answered(Protocol):
+    """A suite whose replies hold an answer that can be told from the reasoning around it."""
+
+    def outcome(self, task: Task, replies: Sequence[Reply]) -> str | None:
+        """The answer, as votes compare it; None where there is none."""
         ...
 
 

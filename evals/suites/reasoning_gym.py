@@ -42,6 +42,7 @@ _LEFT_OUT: Final = {
         "rubiks_cube",
         "rush_hour",
     ),
+    "its checker takes any answer": ("game_of_life_halting",),
     "it is a mixture of the others": ("composite",),
 }
 
@@ -103,9 +104,14 @@ class ReasoningGym:
     def score(self, task: Task, world: World, replies: Sequence[Reply]) -> Score:
         """The generator's own score of what is between the answer tags; a part of 1 for a part of an answer."""
         del world
-        answer = import_module("reasoning_gym.utils").extract_answer(replies[0].text if replies else "")
+        answer = self.outcome(task, replies)
         reward = float(_generator(task.category).score_answer(answer, _entry(task.category, task.truth["index"])))
         return Score(reward=reward, reason="" if reward >= 1 else f"answered {answer!r}")
+
+    def outcome(self, task: Task, replies: Sequence[Reply]) -> str | None:
+        """What is between the answer tags."""
+        del task
+        return import_module("reasoning_gym.utils").extract_answer(replies[0].text if replies else "")
 
     def right_replies(self, task: Task, world: World) -> Iterator[Reply] | None:
         """The generator's answer."""

@@ -78,6 +78,17 @@ ENTRIES: Final = {
 }
 
 
+def entry_of(name: str) -> Entry:
+    """The suite called so.
+
+    Raises:
+        SuiteUnknownError: There is none.
+    """
+    if name not in ENTRIES:
+        raise SuiteUnknownError(f"no suite {name!r}: there are {', '.join(ENTRIES)}")
+    return ENTRIES[name]
+
+
 def load_suite(spec: str) -> SelfTested:
     """The suite called `spec`: a name of `ENTRIES`, and what the suite takes after a colon (jsonl:FOLDER).
 
@@ -87,9 +98,7 @@ def load_suite(spec: str) -> SelfTested:
         SuiteMalformedError: Its folder cannot be read.
     """
     name, _, argument = spec.partition(":")
-    entry = ENTRIES.get(name)
-    if entry is None:
-        raise SuiteUnknownError(f"no suite {name!r}: there are {', '.join(ENTRIES)}")
+    entry = entry_of(name)
     if entry.missing:
         raise SuiteMissingError(name, entry.missing)
     return import_module(f"evals.suites.{name}").open_suite(argument)
