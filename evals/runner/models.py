@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Final, Protocol, cast
 
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage
@@ -24,6 +24,12 @@ from entcent_agents.errors import ConfigurationError
 from entcent_agents.trajectory import Turn
 from evals.runner.settings import RunSettings
 from evals.suites.protocol import ToolSpec
+
+UNSTREAMED: Final = {"type": "text"}
+"""What every answer is anyhow; asked for by name, it is sent as a whole. Of a stream, llama.cpp gives no
+log-probabilities for tokens that a stop sequence might begin with: of tool calls in text, that is every line break."""
+SILENCE_SECONDS: Final = 3600.0
+"""Nothing is heard until the last of all answers is done."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +84,12 @@ class Served:
         recorder = TurnRecorder()
         specifications = [tool.as_openai() for tool in tools]
         found = await self.chat.agenerate_n(
-            list(messages), n, tools=specifications, config={"callbacks": [recorder]}, seed=seed
+            list(messages),
+            n,
+            tools=specifications,
+            config={"callbacks": [recorder]},
+            seed=seed,
+            response_format=UNSTREAMED,
         )
         return [_answer(cast(AIMessage, one.message), recorder) for one in found]
 
@@ -131,6 +142,7 @@ async def open_model(settings: RunSettings, *, context_tokens: int) -> AsyncGene
             top_p=settings.top_p,
             max_tokens=settings.max_tokens,
             top_logprobs=settings.top_logprobs,
+            timeout_seconds=SILENCE_SECONDS,
         )
         await chat.acheck()
         yield Served(chat)
