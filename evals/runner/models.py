@@ -18,8 +18,7 @@ from langchain_core.runnables import Runnable, RunnableBinding
 from entcent_agents.capture import with_logprobs
 from entcent_agents.capture.recorder import TurnRecorder
 from entcent_agents.chat.model import ChatLogprobs
-from entcent_agents.chat.store import is_file_path
-from entcent_agents.cli.serving import address_of, serve
+from entcent_agents.cli.serving import serve
 from entcent_agents.errors import ConfigurationError
 from entcent_agents.trajectory import Turn
 from evals.runner.settings import RunSettings
@@ -129,7 +128,7 @@ async def open_model(settings: RunSettings, *, context_tokens: int) -> AsyncGene
     Raises:
         EntcentError: Where there is no such model, its server does not start, or it gives no log-probabilities.
     """
-    if is_import_path(settings.model):
+    if settings.as_built:
         yield _imported(settings)
         return
     async with serve(settings.model, settings.n, context_tokens=context_tokens) as served:
@@ -146,11 +145,6 @@ async def open_model(settings: RunSettings, *, context_tokens: int) -> AsyncGene
         )
         await chat.acheck()
         yield Served(chat)
-
-
-def is_import_path(model: str) -> bool:
-    """Whether a model is named as MODULE:NAME."""
-    return ":" in model and address_of(model) is None and not is_file_path(model)
 
 
 def _imported(settings: RunSettings) -> Model:
