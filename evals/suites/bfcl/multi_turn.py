@@ -71,7 +71,7 @@ def check(task: Task, replies: Sequence[Reply], methods: Mapping[str, Any]) -> S
     turns = turns_of(replies, methods)
     begun = _Begun(truth[: len(turns)])
     verdict = _replayed(task, turns, begun)
-    derived = {"turns_solved": (begun.count - (not verdict["valid"])) / len(truth)}
+    derived = {"turns_solved": (begun.started - (not verdict["valid"])) / len(truth)}
     if len(turns) != len(truth):
         return Score(reward=0, reason=f"{len(turns)} of {len(truth)} turns were ended", derived=derived)
     if verdict["valid"]:
@@ -87,11 +87,11 @@ class _Begun(list[list[str]]):
 
     def __init__(self, turns: Sequence[list[str]]) -> None:
         super().__init__(turns)
-        self.count = 0
+        self.started = 0
 
     def __iter__(self) -> Iterator[list[str]]:
         for turn in super().__iter__():
-            self.count += 1
+            self.started += 1
             yield turn
 
 
