@@ -135,7 +135,7 @@ class Trajectory:
     @property
     def generated_tokens(self) -> int:
         """Tokens generated in all turns, scored or not."""
-        return sum(turn.listed_tokens + turn.unlisted_tokens for turn in self.turns)
+        return self.remember("generated", lambda: sum(turn.listed_tokens + turn.unlisted_tokens for turn in self.turns))
 
     @property
     def coverage(self) -> float:
@@ -154,8 +154,7 @@ class Trajectory:
     @property
     def top_k(self) -> int | None:
         """The k behind the entropies; None without scored tokens, 0 where turns differ (they do not compare)."""
-        found = {turn.logprobs.top_k for turn in self.turns if turn.logprobs and turn.scored_tokens}
-        return (found.pop() if len(found) == 1 else 0) if found else None
+        return self.remember("top_k", self._top_k)
 
     def phases(self, config: PhaseConfig | None = None) -> int:
         """How many high-entropy phases there are."""
@@ -176,6 +175,10 @@ class Trajectory:
     @cached_property
     def _memory(self) -> dict[Hashable, Any]:
         return {}
+
+    def _top_k(self) -> int | None:
+        found = {turn.logprobs.top_k for turn in self.turns if turn.logprobs and turn.scored_tokens}
+        return (found.pop() if len(found) == 1 else 0) if found else None
 
     def _only(self, kinds: frozenset[SegmentKind]) -> Trajectory:
         cut = tuple(

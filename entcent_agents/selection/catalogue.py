@@ -19,7 +19,9 @@ def default_selector(centroid: LowestCentroid | None = None) -> Chain:
     Args:
         centroid: With other floors or settings than the default ones.
     """
-    return (centroid or LowestCentroid()).then(WeightedVote(), LowestMeanEntropy(), First())
+    centroid = centroid or LowestCentroid()
+    mean_entropy = LowestMeanEntropy(settings=centroid.settings)
+    return centroid.then(WeightedVote(mean_entropy), mean_entropy, First())
 
 
 def named_selectors(settings: SignalSettings | None = None) -> Mapping[str, Selector]:

@@ -114,9 +114,10 @@ class Attempt:
         self.status, self.error = "failed", f"{type(error).__name__}: {error}"
 
     def judged(self) -> StoredRollout:
-        """It and what the checker says of it; the reward of one that failed or did not finish is 0."""
+        """It and what the checker says of it; the reward of one that failed is 0."""
+        assert self.status is not None
         seconds = time.perf_counter() - self._started
-        score, status, error = self._score()
+        score, error = self._score()
         return StoredRollout(
             suite=self.task.suite,
             category=self.task.category,
@@ -124,7 +125,7 @@ class Attempt:
             rollout=Rollout(
                 index=self.index,
                 thread_id="",
-                status=status,
+                status=self.status,
                 trajectory=self._trajectory,
                 usage=self._usage,
                 seconds=seconds,
@@ -154,15 +155,15 @@ class Attempt:
         if not reply.calls:
             self.tools = self.suite.tools(self.task, self.world)
 
-    def _score(self) -> tuple[Score | None, Status, str | None]:
-        assert self.status is not None
+    def _score(self) -> tuple[Score | None, str | None]:
+        """What the checker says, None where it broke; and what went wrong, if anything did."""
         try:
             score = self.suite.score(self.task, self.world, self.replies)
         except Exception as error:  # a checker that breaks says nothing of the rollout
-            return None, self.status, f"the checker failed: {type(error).__name__}: {error}"
-        if self.status != "finished":
+            return None, f"the checker failed: {type(error).__name__}: {error}"
+        if self.status == "failed":
             score = replace(score, reward=0.0, reason=self.error or score.reason)
-        return score, self.status, self.error
+        return score, self.error
 
     def _outcome(self) -> str | None:
         """What votes compare: all calls in their order, else the last words."""

@@ -21,7 +21,7 @@ class PassRates:
         tasks: How many.
         mixed_tasks: In how many of them candidates differ.
         rollouts: Of all of them.
-        unfinished: Those that failed or did not finish: wrong, and no candidates of selectors.
+        unfinished: Those that failed (and are wrong) or did not finish: no candidates of selectors.
         lowest_coverage: Scored over generated tokens, of the candidate with the least.
         scored_tokens: Of a candidate, the median over tasks.
         prompt_tokens: Read, of all rollouts.

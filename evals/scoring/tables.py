@@ -114,7 +114,7 @@ def _passes(rates: Sequence[PassRates]) -> Table:
         head=["tasks of", "pass@1", "95 %", *names],
         rows=rows,
         note="pass@k: one of k passes; pass^k: all of k; both unbiased. cons@k: the most common outcome of k, ties "
-        "drawn. What failed or did not finish counts as wrong.",
+        "drawn. pass counts all rollouts, cons and selectors those that finished.",
     )
 
 

@@ -16,7 +16,6 @@ ADD = ToolSpec(
     description="Add a number to the total.",
     parameters={"type": "object", "properties": {"number": {"type": "integer"}}, "required": ["number"]},
 )
-LIKELY = (0.6, 0.2, 0.1, 0.05, 0.05)
 
 
 @dataclass
@@ -88,7 +87,12 @@ def choice(request: chat_server.Request, index: int) -> chat_server.Reply:
     if "add" in json.dumps(request.body["messages"][0]) and drawn.random() < 0.5:
         text = "<tool_call>" + json.dumps({"name": "add", "arguments": {"number": drawn.randrange(3)}}) + "</tool_call>"
     tokens = [
-        chat_server.Token(says=text[start : start + 4], probabilities=drawn.sample(LIKELY, len(LIKELY)))
+        chat_server.Token(says=text[start : start + 4], probabilities=probabilities(drawn))
         for start in range(0, len(text), 4)
     ]
     return chat_server.Reply(tokens=tokens, delay_seconds=0.03)
+
+
+def probabilities(drawn: random.Random) -> list[float]:
+    weights = [drawn.random() ** 3 + 0.001 for _ in range(5)]
+    return [weight / sum(weights) for weight in weights]
