@@ -15,7 +15,7 @@ from evals.suites.bfcl.official import BACKENDS, official, restore_shared_object
 from evals.suites.protocol import Score
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Mapping, Sequence
+    from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 
     from evals.suites.protocol import Call, Reply, Task
 
@@ -69,12 +69,30 @@ def check(task: Task, replies: Sequence[Reply], methods: Mapping[str, Any]) -> S
     """Judge by the official checkers: of state and results after each turn, and of turns with nothing to call."""
     truth: list[list[str]] = task.truth["ground_truth"]
     turns = turns_of(replies, methods)
+    begun = _Begun(truth[: len(turns)])
+    verdict = _replayed(task, turns, begun)
+    derived = {"turns_solved": (begun.started - (not verdict["valid"])) / len(truth)}
     if len(turns) != len(truth):
-        return Score(reward=0, reason=f"{len(turns)} of {len(truth)} turns were ended", derived=_solved(task, turns))
-    verdict = _replayed(task, turns, truth)
+        return Score(reward=0, reason=f"{len(turns)} of {len(truth)} turns were ended", derived=derived)
     if verdict["valid"]:
-        return Score(reward=1, derived={"turns_solved": 1.0})
-    return Score(reward=0, reason=str(verdict.get("error_message", verdict)), derived=_solved(task, turns))
+        return Score(reward=1, derived=derived)
+    return Score(reward=0, reason=str(verdict.get("error_message", verdict)), derived=derived)
+
+
+class _Begun(list[list[str]]):
+    """Turns that count how many of them the checker has begun: it stops at the first that is wrong.
+
+    So one replay gives the verdict and the turns solved, which are a figure of our own making.
+    """
+
+    def __init__(self, turns: Sequence[list[str]]) -> None:
+        super().__init__(turns)
+        self.started = 0
+
+    def __iter__(self) -> Iterator[list[str]]:
+        for turn in super().__iter__():
+            self.started += 1
+            yield turn
 
 
 def turns_of(replies: Sequence[Reply], methods: Mapping[str, Any]) -> Turns:
@@ -99,15 +117,6 @@ def call_text(call: Call, methods: Mapping[str, Any]) -> str:
     if call.name not in methods or not all(key.isidentifier() and not keyword.iskeyword(key) for key in call.arguments):
         return "not_a_function_of_the_task()"
     return f"{call.name}({', '.join(f'{key}={value!r}' for key, value in call.arguments.items())})"
-
-
-def _solved(task: Task, turns: Turns) -> dict[str, float]:
-    """Share of the turns, counted from the first, that the official checker passes. Of our own making."""
-    truth: list[list[str]] = task.truth["ground_truth"]
-    passed = itertools.takewhile(
-        lambda most: _replayed(task, turns[:most], truth[:most])["valid"], range(1, min(len(turns), len(truth)) + 1)
-    )
-    return {"turns_solved": max(passed, default=0) / len(truth)}
 
 
 def _replayed(task: Task, turns: Turns, truth: list[list[str]]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from copy import deepcopy
+from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
 from evals.errors import SuiteMalformedError
@@ -78,13 +79,8 @@ class Bfcl:
         """The tasks of one category, in the official order."""
         if category not in self.categories:
             raise SuiteMalformedError(f"bfcl has no category {category!r}: there are {', '.join(self.categories)}")
-        answers = official().ground_truth(category)
-        entries = official().entries(category)
-        # The checker wants the documents as they were before hints for a language made every type a string.
-        plain = official().entries(category, include_language_specific_hint=False)
         several = category in SEVERAL_TURNS
-        for entry, bare, answer in zip(entries, plain, answers, strict=True):
-            truth = _several(entry, answer) if several else _one(entry, bare, answer)
+        for entry, truth in _loaded(category):
             turns = sum(1 for _ in entry["question"])
             steps = official().max_steps if several else 1
             yield Task(
@@ -131,6 +127,19 @@ class Bfcl:
         if isinstance(world, multi_turn.Services):
             return pickle.dumps((world.instances, world.turn))
         return None
+
+
+@cache
+def _loaded(category: str) -> tuple[tuple[dict[str, Any], dict[str, Any]], ...]:
+    """Every entry of a category, and the truth of its task."""
+    answers = official().ground_truth(category)
+    entries = official().entries(category)
+    if category in SEVERAL_TURNS:
+        return tuple((entry, _several(entry, answer)) for entry, answer in zip(entries, answers, strict=True))
+    # The checker wants the documents as they were before hints for a language made every type a string.
+    plain = official().entries(category, include_language_specific_hint=False)
+    together = zip(entries, plain, answers, strict=True)
+    return tuple((entry, _one(entry, bare, answer)) for entry, bare, answer in together)
 
 
 def _one(entry: Mapping[str, Any], bare: Mapping[str, Any], answer: Mapping[str, Any]) -> dict[str, Any]:
