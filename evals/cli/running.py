@@ -56,7 +56,8 @@ def run_suite(asked: RunRequest) -> None:
             console.print(f"interrupted: {run.there} of {run.total} rollouts are stored; the same command goes on")
             raise typer.Exit(130) from None
         compact(store, asked.folder / TABLE)
-    console.print(f"{run.total} rollouts of {len(tasks)} tasks in {asked.folder}{view.spent}", soft_wrap=True)
+    spent = f"; {view.spent}" if view.spent else ""
+    console.print(f"{run.total} rollouts of {len(tasks)} tasks in {asked.folder}{spent}", soft_wrap=True)
     console.print(f"python -m evals score {asked.folder}", style="dim", soft_wrap=True)
 
 
@@ -114,4 +115,4 @@ class _View:
             return ""
         cost = (usage.prompt_tokens * prices.prompt + usage.generated_tokens * prices.generated) / 1e6
         priced = f", cost {cost:.4f}" if prices.prompt or prices.generated else ""
-        return f"; {usage.prompt_tokens:,} tokens read, {usage.generated_tokens:,} generated{priced}"
+        return f"{usage.prompt_tokens:,} tokens read, {usage.generated_tokens:,} generated{priced}"
