@@ -18,7 +18,7 @@ from entcent_agents.trajectory import Usage
 from evals.runner.models import open_model
 from evals.runner.running import Run
 from evals.runner.settings import RunSettings
-from evals.store import DATABASE, TABLE, RolloutStore, StoredRollout, compact
+from evals.store import DATABASE, TABLE, RolloutStore, StoredRollout, compact, require_pyarrow
 from evals.suites.protocol import Suite, Task
 from evals.suites.registry import load_suite
 
@@ -39,6 +39,7 @@ class RunRequest:
 
 def run_suite(asked: RunRequest) -> None:
     """Run it; what is stored already is not run again."""
+    require_pyarrow()  # now, and not when hours have gone into the rollouts
     suite = load_suite(asked.suite)
     tasks = _tasks(suite, asked)
     console = Console(stderr=True, highlight=False)

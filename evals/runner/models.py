@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Final, Protocol, cast
 
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage
@@ -18,12 +18,17 @@ from langchain_core.runnables import Runnable, RunnableBinding
 from entcent_agents.capture import with_logprobs
 from entcent_agents.capture.recorder import TurnRecorder
 from entcent_agents.chat.model import ChatLogprobs
-from entcent_agents.chat.store import is_file_path
-from entcent_agents.cli.serving import address_of, serve
+from entcent_agents.cli.serving import serve
 from entcent_agents.errors import ConfigurationError
 from entcent_agents.trajectory import Turn
 from evals.runner.settings import RunSettings
 from evals.suites.protocol import ToolSpec
+
+UNSTREAMED: Final = {"type": "text"}
+"""What every answer is anyhow; asked for by name, it is sent as a whole. Of a stream, llama.cpp gives no
+log-probabilities for tokens that a stop sequence might begin with: of tool calls in text, that is every line break."""
+SILENCE_SECONDS: Final = 3600.0
+"""Nothing is heard until the last of all answers is done."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +83,12 @@ class Served:
         recorder = TurnRecorder()
         specifications = [tool.as_openai() for tool in tools]
         found = await self.chat.agenerate_n(
-            list(messages), n, tools=specifications, config={"callbacks": [recorder]}, seed=seed
+            list(messages),
+            n,
+            tools=specifications,
+            config={"callbacks": [recorder]},
+            seed=seed,
+            response_format=UNSTREAMED,
         )
         return [_answer(cast(AIMessage, one.message), recorder) for one in found]
 
@@ -118,7 +128,7 @@ async def open_model(settings: RunSettings, *, context_tokens: int) -> AsyncGene
     Raises:
         EntcentError: Where there is no such model, its server does not start, or it gives no log-probabilities.
     """
-    if is_import_path(settings.model):
+    if settings.as_built:
         yield _imported(settings)
         return
     async with serve(settings.model, settings.n, context_tokens=context_tokens) as served:
@@ -131,14 +141,10 @@ async def open_model(settings: RunSettings, *, context_tokens: int) -> AsyncGene
             top_p=settings.top_p,
             max_tokens=settings.max_tokens,
             top_logprobs=settings.top_logprobs,
+            timeout_seconds=SILENCE_SECONDS,
         )
         await chat.acheck()
         yield Served(chat)
-
-
-def is_import_path(model: str) -> bool:
-    """Whether a model is named as MODULE:NAME."""
-    return ":" in model and address_of(model) is None and not is_file_path(model)
 
 
 def _imported(settings: RunSettings) -> Model:

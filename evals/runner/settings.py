@@ -5,7 +5,12 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal
 
+from entcent_agents.chat.store import is_file_path
+from entcent_agents.cli.serving import address_of
 from entcent_agents.errors import ConfigurationError
+
+_AS_BUILT: Final = ("temperature", "top_p", "max_tokens", "tool_calling")
+"""What a model given by import path decides itself."""
 
 Mode = Literal["single", "parallel"]
 """One rollout a task, or all of them to their ends, side by side."""
@@ -51,9 +56,20 @@ class RunSettings:
             raise ConfigurationError(f"mode single has one rollout a task, and n={self.n}: leave n out")
 
     @property
+    def as_built(self) -> bool:
+        """Whether the model is MODULE:NAME, and samples as it was built to."""
+        return is_import_path(self.model)
+
+    @property
     def identity(self) -> dict[str, Any]:
         """What must be equal where a run goes on: all but the number of rollouts, which may grow."""
-        return {name: value for name, value in asdict(self).items() if name != "n"}
+        hidden = ("n", *_AS_BUILT) if self.as_built else ("n",)
+        return {name: value for name, value in asdict(self).items() if name not in hidden}
+
+
+def is_import_path(model: str) -> bool:
+    """Whether a model is named as MODULE:NAME."""
+    return ":" in model and address_of(model) is None and not is_file_path(model)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,5 +117,10 @@ def run_settings(preset: str | None, **asked: Any) -> RunSettings:
         ConfigurationError: On a preset that does not exist, or settings that cannot be.
     """
     given = preset_named(preset).settings if preset else {}
+    decided = [name for name in ("temperature", "top_p") if given.get(name) or asked.get(name) is not None]
+    if decided and is_import_path(asked["model"]):
+        raise ConfigurationError(
+            f"{asked['model']} samples as it was built to: set {' and '.join(decided)} there, and name no preset here"
+        )
     single: dict[str, Any] = {"n": 1} if asked.get("mode") == "single" else {}
     return RunSettings(**{**given, **single, **{name: value for name, value in asked.items() if value is not None}})

@@ -104,14 +104,15 @@ def report_on(
     Raises:
         MissingExtraError: Without SciPy.
     """
-    chosen = [choices(task, selectors, resampling) for task in (track or tasks)]
     seed = resampling.seed
+    random = mean_over_tasks([task.random for task in tasks], seed=seed)  # first: without SciPy nothing else is begun
+    chosen = [choices(task, selectors, resampling) for task in (track or tasks)]
     mixed = [place for place, task in enumerate(tasks) if task.mixed]
     oracle = [float(any(task.passed[place] for place in task.candidates)) for task in tasks]
     return Report(
         settings=settings,
         rates=_rates(tasks, chosen, seed),
-        random=mean_over_tasks([task.random for task in tasks], seed=seed),
+        random=random,
         random_mixed=_estimate([tasks[place].random for place in mixed], seed),
         oracle=mean_over_tasks(oracle, seed=seed),
         selectors=[_selector(name, tasks, chosen, mixed, seed) for name in selectors if name != "random"],

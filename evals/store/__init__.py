@@ -5,7 +5,7 @@ from __future__ import annotations
 from evals.store.database import DATABASE, RolloutStore
 from evals.store.reading import StoredRun, read_run
 from evals.store.record import SCHEMA_VERSION, StoredRollout
-from evals.store.table import TABLE, compact
+from evals.store.table import TABLE, compact, require_pyarrow
 
 __all__ = [
     "DATABASE",
@@ -16,4 +16,5 @@ __all__ = [
     "StoredRun",
     "compact",
     "read_run",
+    "require_pyarrow",
 ]

@@ -33,7 +33,7 @@ def compact(store: RolloutStore, path: Path) -> None:
         MissingExtraError: Without pyarrow.
         StoreError: Where it cannot be written.
     """
-    pa, pq = _pyarrow()
+    pa, pq = require_pyarrow()
     schema = _schema(pa, store.settings)
     floats = [f"{column.name}.list.element" for column in COLUMNS if column.type == "floats"]
     texts = [column.name for column in COLUMNS if column.type == "text"]
@@ -94,7 +94,12 @@ def _schema(pa: Any, settings: Mapping[str, Any]) -> Any:
     return pa.schema(fields, metadata=facts)
 
 
-def _pyarrow() -> tuple[Any, Any]:
+def require_pyarrow() -> tuple[Any, Any]:
+    """Pyarrow and its Parquet.
+
+    Raises:
+        MissingExtraError: Where it is not installed.
+    """
     try:
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -105,7 +110,7 @@ def _pyarrow() -> tuple[Any, Any]:
 
 @contextmanager
 def _reading(path: Path) -> Generator[Any]:
-    pa, pq = _pyarrow()
+    pa, pq = require_pyarrow()
     try:
         with pq.ParquetFile(path) as file:
             metadata: dict[bytes, bytes] = file.schema_arrow.metadata or {}

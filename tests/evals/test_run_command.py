@@ -79,7 +79,9 @@ def test_a_model_at_an_address_is_run_stored_and_scored(serve: Serve, run: Calla
 
 def test_a_model_by_import_path_is_asked_once_a_rollout(run: Callable[..., str], tmp_path: Path):
     run("--model", "tests.evals.test_run_command:scripted", "-n", 2, "--category", "even")
-    tasks = read_run(tmp_path / "out").tasks
+    stored = read_run(tmp_path / "out")
+    assert "temperature" not in stored.settings
+    tasks = stored.tasks
     assert len(tasks) == 2
     for one in (one for task in tasks.values() for one in task):
         assert one.reward == 1.0
@@ -100,6 +102,7 @@ def test_a_model_that_is_an_object_is_run_once_in_mode_single(run: Callable[...,
         (("--model", "tests.evals.test_run_command:nothing"), "nothing"),
         (("--model", "no_such_module:chat"), "no_such_module"),
         (("--model", "pathlib:Path"), "no chat model"),
+        (("--model", "tests.evals.test_run_command:plain", "--preset", "eager"), "samples as it was built to"),
         (("--category", "prime"), "no category prime: there are odd, even"),
         (("--preset", "of-my-own"), "no preset"),
         (("--mode", "single", "-n", 4), "one rollout a task"),

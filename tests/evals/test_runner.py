@@ -75,6 +75,7 @@ async def test_rollouts_that_share_a_prompt_share_a_request(serve: Serve, tmp_pa
     await go(tmp_path, server.base_url, 1)
     sizes = [request.n for request in server.answered if "Task once" in str(request.body["messages"])]
     assert sizes == [N]
+    assert not any(request.body["stream"] for request in server.answered[1:]), "line breaks would go unscored"
     told = [request for request in server.answered if "Task told" in str(request.body["messages"])]
     assert told[0].n == N
     assert len({str(request.body["messages"]) for request in told}) == len(told), "one request a prompt"
