@@ -72,7 +72,15 @@ def self_test(spec: str, categories: tuple[str, ...], most: int | None) -> None:
     suite = load_suite(spec)
     table = Table(box=None)
     table.add_column("category")
-    for name in ("tasks", "solved by ground truth", "known to fail", "no ground truth", "wrong refused", "free"):
+    for name in (
+        "tasks",
+        "solved by ground truth",
+        "known to fail",
+        "no ground truth",
+        "others' refused",
+        "accepted",
+        "free",
+    ):
         table.add_column(name, justify="right")
     faults: list[str] = []
     for category in categories or suite.categories:
@@ -86,7 +94,15 @@ def self_test(spec: str, categories: tuple[str, ...], most: int | None) -> None:
 
 
 def _numbers(found: Findings) -> tuple[int, ...]:
-    return (found.tasks, found.solved, found.unsolvable, found.without_truth, found.crossed, found.free)
+    return (
+        found.tasks,
+        found.solved,
+        found.unsolvable,
+        found.without_truth,
+        found.refused,
+        len(found.accepted),
+        found.free,
+    )
 
 
 def _plain(entry: Entry) -> dict[str, object]:
