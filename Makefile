@@ -8,7 +8,7 @@ MODEL ?= qwen2.5-coder-1.5b
 DEMO = build/demo
 SEED ?= 7
 
-.PHONY: demo test standard kills soak overhead check bench mutants clean
+.PHONY: demo test standard suites kills soak overhead check bench mutants clean
 
 demo: $(VENV)/.local
 	$(BIN)/entcent models pull $(MODEL)
@@ -21,6 +21,10 @@ test: $(VENV)/.dev
 
 standard: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow tests/standard
+
+suites: $(VENV)/.dev
+	for suite in bfcl agentdojo textarena reasoning_gym; do $(BIN)/python -m evals install $$suite || exit 2; done
+	$(BIN)/python -m pytest tests/evals --numprocesses auto --dist worksteal
 
 kills: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.kills

@@ -1,13 +1,14 @@
-"""Intervals over tasks. Needs SciPy, which the extra `evals` brings."""
+"""What is known of a task from samples of it, and means over tasks with intervals (these need SciPy: extra `evals`)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import comb
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from entcent_agents.errors import MissingExtraError
+from entcent_agents.errors import ConfigurationError, MissingExtraError
 
 CONFIDENCE_LEVEL: Final = 0.95
 RESAMPLES: Final = 9_999
@@ -62,3 +63,50 @@ def mean_over_tasks(values: Sequence[float], *, seed: int = 0) -> Estimate:
         rng=np.random.default_rng(seed),
     ).confidence_interval
     return Estimate(mean, float(interval.low), float(interval.high))
+
+
+def pass_at_k(samples: int, passed: int, k: int) -> float:
+    """The probability that at least one of `k` samples passes, unbiased: drawn from those there are, none twice.
+
+    Args:
+        samples: How many there are.
+        passed: How many of them passed.
+        k: How many are drawn, at most all.
+
+    Raises:
+        ConfigurationError: On numbers that cannot be.
+
+    Source: arXiv 2107.03374.
+    """
+    _require_counts(samples, passed, k)
+    return 1.0 - comb(samples - passed, k) / comb(samples, k)
+
+
+def pass_all_k(samples: int, passed: int, k: int) -> float:
+    """The probability that all of `k` samples pass (pass^k), unbiased.
+
+    Args:
+        samples: How many there are.
+        passed: How many of them passed.
+        k: How many are drawn, at most all.
+
+    Raises:
+        ConfigurationError: On numbers that cannot be.
+
+    Source: arXiv 2406.12045.
+    """
+    _require_counts(samples, passed, k)
+    return comb(passed, k) / comb(samples, k)
+
+
+def auroc(right: Sequence[float], wrong: Sequence[float]) -> float | None:
+    """How often a right sample has a higher value than a wrong one, equal values counting half; None without pairs."""
+    if not len(right) or not len(wrong):
+        return None
+    above = np.asarray(right, np.float64)[:, None] - np.asarray(wrong, np.float64)
+    return float(np.mean(np.sign(above)) / 2 + 0.5)
+
+
+def _require_counts(samples: int, passed: int, k: int) -> None:
+    if not (0 <= passed <= samples and 1 <= k <= samples):
+        raise ConfigurationError(f"{k} of {samples} samples, {passed} of them passed: that cannot be")

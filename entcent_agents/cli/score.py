@@ -52,7 +52,7 @@ class ScoreSettings:
 
 def score_files(asked: ScoreSettings) -> None:
     """Read, score and print."""
-    selectors, kinds = named_selectors(asked.settings), _kinds(asked.segments)
+    selectors, kinds = named_selectors(asked.settings), segment_kinds(asked.segments)
     recordings = read_recordings(
         asked.files,
         skip_bad=asked.skip_bad,
@@ -88,7 +88,12 @@ def score_files(asked: ScoreSettings) -> None:
     _print_hints(console, scores, summary)
 
 
-def _kinds(segments: Collection[str]) -> frozenset[SegmentKind]:
+def segment_kinds(segments: Collection[str]) -> frozenset[SegmentKind]:
+    """The kinds of tokens that `--segment` names.
+
+    Raises:
+        ConfigurationError: On a name that is none.
+    """
     known = {kind.name.lower().replace("_", "-"): kind for kind in SegmentKind}
     asked = [name.lower().replace("_", "-") for name in segments]
     for name in asked:

@@ -43,12 +43,13 @@ def address_of(model: str) -> Served | None:
 
 
 @asynccontextmanager
-async def serve(model: str, n: int) -> AsyncGenerator[Served]:
+async def serve(model: str, n: int, *, context_tokens: int = 4096) -> AsyncGenerator[Served]:
     """Have the model answer while the block runs.
 
     Args:
         model: As `--model` has it.
         n: Rollouts that will ask at once.
+        context_tokens: Of each rollout on the embedded server, prompt and answer together.
 
     Raises:
         EntcentError: Where there is no such model, its file is not what it should be, or its server does not start.
@@ -58,7 +59,7 @@ async def serve(model: str, n: int) -> AsyncGenerator[Served]:
         return
     from entcent_agents.chat.embedded import open_embedded
 
-    server = await asyncio.to_thread(open_embedded, model, slots=min(n, MAX_SLOTS))
+    server = await asyncio.to_thread(open_embedded, model, slots=min(n, MAX_SLOTS), context_tokens=context_tokens)
     async with server:
         yield Served(server.base_url, server.model, None)
 

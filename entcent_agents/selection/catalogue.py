@@ -13,9 +13,15 @@ from entcent_agents.selection.votes import BordaVote, MajorityVote, WeightedVote
 from entcent_agents.signals import SIGNALS, SignalSettings
 
 
-def default_selector() -> Chain:
-    """Lowest centroid where it means something, else entropy-weighted vote, else lowest mean entropy, else first."""
-    return LowestCentroid().then(WeightedVote(), LowestMeanEntropy(), First())
+def default_selector(centroid: LowestCentroid | None = None) -> Chain:
+    """Lowest centroid where it means something, else entropy-weighted vote, else lowest mean entropy, else first.
+
+    Args:
+        centroid: With other floors or settings than the default ones.
+    """
+    centroid = centroid or LowestCentroid()
+    mean_entropy = LowestMeanEntropy(settings=centroid.settings)
+    return centroid.then(WeightedVote(mean_entropy), mean_entropy, First())
 
 
 def named_selectors(settings: SignalSettings | None = None) -> Mapping[str, Selector]:
@@ -29,10 +35,9 @@ def named_selectors(settings: SignalSettings | None = None) -> Mapping[str, Sele
     any_centroid = BySignal("centroid", settings=settings)
     mean_entropy = LowestMeanEntropy(settings=settings)
     tail = BySignal("tail_confidence", settings=settings)
-    default = centroid.then(WeightedVote(mean_entropy), mean_entropy, First())
     likelihood = BySignal("sum_logprob", settings=settings)
     return {
-        "default chain": default,
+        "default chain": default_selector(centroid),
         "lowest centroid, with floors": centroid,
         **{selector.name: selector for selector in (BySignal(name, settings=settings) for name in SIGNALS)},
         "entropy consensus": EntropyConsensus(),

@@ -1,0 +1,1 @@
+"""Running tasks times rollouts against a model, each rollout stored as it ends."""

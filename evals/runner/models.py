@@ -1,0 +1,179 @@
+"""The model of a run: several answers to one prompt, each with its log-probabilities and its tokens."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import sys
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Protocol, cast
+
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.runnables import Runnable, RunnableBinding
+
+from entcent_agents.capture import with_logprobs
+from entcent_agents.capture.recorder import TurnRecorder
+from entcent_agents.chat.model import ChatLogprobs
+from entcent_agents.cli.serving import serve
+from entcent_agents.errors import ConfigurationError
+from entcent_agents.trajectory import Turn
+from evals.runner.settings import RunSettings
+from evals.suites.protocol import ToolSpec
+
+UNSTREAMED: Final = {"type": "text"}
+"""What every answer is anyhow; asked for by name, it is sent as a whole. Of a stream, llama.cpp gives no
+log-probabilities for tokens that a stop sequence might begin with: of tool calls in text, that is every line break."""
+SILENCE_SECONDS: Final = 3600.0
+"""Nothing is heard until the last of all answers is done."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """One answer of a model.
+
+    Attributes:
+        message: What it wrote.
+        turn: Its tokens.
+        prompt_tokens: What was read for it: its share, where several answers share a prompt.
+    """
+
+    message: AIMessage
+    turn: Turn
+    prompt_tokens: int
+
+
+class Model(Protocol):
+    """Answers prompts."""
+
+    @property
+    def seeded(self) -> bool:
+        """Whether seeds are sent."""
+        ...
+
+    async def ask(
+        self, messages: Sequence[BaseMessage], n: int, tools: Sequence[ToolSpec], seed: int | None
+    ) -> list[Answer]:
+        """`n` answers to one prompt.
+
+        Raises:
+            Exception: Whatever the model raises; none of the answers is there then.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """`ChatLogprobs`: one request for all answers."""
+
+    chat: ChatLogprobs
+
+    @property
+    def seeded(self) -> bool:
+        """Yes."""
+        return True
+
+    async def ask(
+        self, messages: Sequence[BaseMessage], n: int, tools: Sequence[ToolSpec], seed: int | None
+    ) -> list[Answer]:
+        """As `Model.ask`."""
+        recorder = TurnRecorder()
+        specifications = [tool.as_openai() for tool in tools]
+        found = await self.chat.agenerate_n(
+            list(messages),
+            n,
+            tools=specifications,
+            config={"callbacks": [recorder]},
+            seed=seed,
+            response_format=UNSTREAMED,
+        )
+        return [_answer(cast(AIMessage, one.message), recorder) for one in found]
+
+
+@dataclass(frozen=True, slots=True)
+class Foreign:
+    """Any other chat model of LangChain: a request for each answer, sampled as the model was built to."""
+
+    chat: Runnable[Any, AIMessage]
+
+    @property
+    def seeded(self) -> bool:
+        """No: few integrations take a seed for a call."""
+        return False
+
+    async def ask(
+        self, messages: Sequence[BaseMessage], n: int, tools: Sequence[ToolSpec], seed: int | None
+    ) -> list[Answer]:
+        """As `Model.ask`."""
+        return list(await asyncio.gather(*(self._ask(messages, tools) for _ in range(n))))
+
+    async def _ask(self, messages: Sequence[BaseMessage], tools: Sequence[ToolSpec]) -> Answer:
+        recorder = TurnRecorder()
+        chat = _with_tools(self.chat, tools) if tools else self.chat
+        return _answer(await chat.ainvoke(list(messages), {"callbacks": [recorder]}), recorder)
+
+
+@asynccontextmanager
+async def open_model(settings: RunSettings, *, context_tokens: int) -> AsyncGenerator[Model]:
+    """Have the model of a run answer while the block runs.
+
+    Args:
+        settings: Of the run; the model is a name of `entcent models list`, a .gguf file, http://…/v1#name, or
+            MODULE:NAME of a chat model or of a function that makes one.
+        context_tokens: Of each rollout on the embedded server.
+
+    Raises:
+        EntcentError: Where there is no such model, its server does not start, or it gives no log-probabilities.
+    """
+    if settings.as_built:
+        yield _imported(settings)
+        return
+    async with serve(settings.model, settings.n, context_tokens=context_tokens) as served:
+        chat = ChatLogprobs(
+            model=served.name,
+            base_url=served.base_url,
+            api_key=served.api_key,  # pyright: ignore[reportArgumentType]  pydantic makes a secret of it
+            tool_calling=settings.tool_calling,
+            temperature=settings.temperature,
+            top_p=settings.top_p,
+            max_tokens=settings.max_tokens,
+            top_logprobs=settings.top_logprobs,
+            timeout_seconds=SILENCE_SECONDS,
+        )
+        await chat.acheck()
+        yield Served(chat)
+
+
+def _imported(settings: RunSettings) -> Model:
+    module, _, name = settings.model.partition(":")
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        found: Any = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigurationError(f"--model {settings.model}: {error}; it is MODULE:NAME of a chat model") from None
+    chat: Any = found() if isinstance(found, type) or not hasattr(found, "ainvoke") else found
+    if isinstance(chat, ChatLogprobs):
+        return Served(chat)
+    if isinstance(chat, RunnableBinding):  # set up by hand, as with_logprobs asks for models that it does not know
+        return Foreign(cast("RunnableBinding[Any, AIMessage]", chat))
+    if not isinstance(chat, BaseChatModel):
+        raise ConfigurationError(f"--model {settings.model} is {type(chat).__name__}, and no chat model")
+    return Foreign(with_logprobs(chat, settings.top_logprobs))
+
+
+def _with_tools(chat: Runnable[Any, AIMessage], tools: Sequence[ToolSpec]) -> Runnable[Any, AIMessage]:
+    """Bound tools; what a binding has set stays set."""
+    bound: Any = chat.bound if isinstance(chat, RunnableBinding) else chat
+    settings: dict[str, Any] = dict(getattr(chat, "kwargs", {}))
+    return bound.bind_tools([tool.as_openai() for tool in tools]).bind(**settings)
+
+
+def _answer(message: AIMessage, recorder: TurnRecorder) -> Answer:
+    turn = recorder.turn_of(message)
+    assert turn is not None, "the recorder is told of every generation"
+    prompt = message.usage_metadata["input_tokens"] if message.usage_metadata else 0
+    return Answer(message=message, turn=turn, prompt_tokens=prompt)

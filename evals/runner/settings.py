@@ -1,0 +1,126 @@
+"""What a run is asked for, and the settings of the papers by name."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Final, Literal
+
+from entcent_agents.chat.store import is_file_path
+from entcent_agents.cli.serving import address_of
+from entcent_agents.errors import ConfigurationError
+
+_AS_BUILT: Final = ("temperature", "top_p", "max_tokens", "tool_calling")
+"""What a model given by import path decides itself."""
+
+Mode = Literal["single", "parallel"]
+"""One rollout a task, or all of them to their ends, side by side."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunSettings:
+    """What decides what the model writes, and how many rollouts there are of each task.
+
+    Attributes:
+        model: As `--model` has it.
+        mode: How rollouts are made.
+        n: Rollouts a task.
+        temperature: Of sampling. This and the next three hold for models served here or at an address; a model given
+            by import path samples as it was built to.
+        top_p: Nucleus; None leaves it to the server.
+        top_logprobs: k, the alternatives asked for at each token.
+        max_tokens: Most tokens of one reply.
+        tool_calling: How tools are bound: by the API, or as JSON in the text.
+        instruction: A system message put before the task's own messages; None: none.
+        seed: From which the seeds of all requests follow; None leaves sampling to the server.
+
+    Raises:
+        ConfigurationError: On numbers that cannot be.
+    """
+
+    model: str
+    mode: Mode = "parallel"
+    n: int = 8
+    temperature: float = 0.7
+    top_p: float | None = None
+    top_logprobs: int = 10
+    max_tokens: int | None = 1024
+    tool_calling: Literal["text", "native"] = "text"
+    instruction: str | None = None
+    seed: int | None = 0
+
+    def __post_init__(self) -> None:
+        for name, least in (("n", 1), ("top_logprobs", 1), ("max_tokens", 1)):
+            if (value := getattr(self, name)) is not None and value < least:
+                raise ConfigurationError(f"{name}={value} must be at least {least}")
+        if self.mode == "single" and self.n != 1:
+            raise ConfigurationError(f"mode single has one rollout a task, and n={self.n}: leave n out")
+
+    @property
+    def as_built(self) -> bool:
+        """Whether the model is MODULE:NAME, and samples as it was built to."""
+        return is_import_path(self.model)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What must be equal where a run goes on: all but the number of rollouts, which may grow."""
+        hidden = ("n", *_AS_BUILT) if self.as_built else ("n",)
+        return {name: value for name, value in asdict(self).items() if name not in hidden}
+
+
+def is_import_path(model: str) -> bool:
+    """Whether a model is named as MODULE:NAME."""
+    return ":" in model and address_of(model) is None and not is_file_path(model)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preset:
+    """The sampling settings of a paper.
+
+    Attributes:
+        source: Where they are stated.
+        settings: Fields of `RunSettings`.
+    """
+
+    source: str
+    settings: dict[str, Any]
+
+
+PRESETS: Final = {
+    "entropy-centroids": Preset(
+        source="arXiv 2604.26173",
+        settings={"n": 64, "temperature": 0.7, "top_p": 0.95, "top_logprobs": 10},
+    ),
+    # Its full parallel baseline, in its authors' example run; the branching itself is a mode of its own.
+    "eager": Preset(source="arXiv 2510.11170", settings={"n": 32, "temperature": 0.6, "top_logprobs": 20}),
+}
+
+
+def preset_named(name: str) -> Preset:
+    """The preset of this name.
+
+    Raises:
+        ConfigurationError: Where there is none.
+    """
+    if name not in PRESETS:
+        raise ConfigurationError(f"no preset {name!r}: there are {', '.join(PRESETS)}")
+    return PRESETS[name]
+
+
+def run_settings(preset: str | None, **asked: Any) -> RunSettings:
+    """The settings of a run: what was asked for, else the preset's, else the defaults.
+
+    Args:
+        preset: Its name; None: none.
+        **asked: Fields of `RunSettings`; None is not asked for.
+
+    Raises:
+        ConfigurationError: On a preset that does not exist, or settings that cannot be.
+    """
+    given = preset_named(preset).settings if preset else {}
+    decided = [name for name in ("temperature", "top_p") if given.get(name) or asked.get(name) is not None]
+    if decided and is_import_path(asked["model"]):
+        raise ConfigurationError(
+            f"{asked['model']} samples as it was built to: set {' and '.join(decided)} there, and name no preset here"
+        )
+    single: dict[str, Any] = {"n": 1} if asked.get("mode") == "single" else {}
+    return RunSettings(**{**given, **single, **{name: value for name, value in asked.items() if value is not None}})

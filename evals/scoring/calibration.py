@@ -1,0 +1,227 @@
+"""Choosing parameters by labels: on tasks set apart for it, never on those that are reported."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from hashlib import blake2b
+from itertools import product
+from typing import Final, Literal, NamedTuple, TypeVar, get_args
+
+import numpy as np
+
+from entcent_agents.errors import ConfigurationError
+from entcent_agents.phases import PhaseConfig
+from entcent_agents.selection import LowestCentroid, Selector, default_selector, named_selectors
+from entcent_agents.signals import SignalName, SignalSettings
+from evals.errors import SplitError
+from evals.scoring.candidates import TaskRollouts
+from evals.scoring.choosing import choose
+
+Parameter = Literal["phases", "window", "floor", "selector"]
+"""What can be chosen, in this order."""
+
+PHASES: Final = tuple(
+    PhaseConfig(top_percent=top, bottom_percent=bottom, consecutive_low=low)
+    for top, bottom, low in product((1.0, 3.0, 5.0), (30.0, 50.0, 80.0), (2, 3, 5))
+)
+"""The sweep of arXiv 2604.26173."""
+WINDOWS: Final = (0.05, 0.1, 0.2, 0.5, 16, 64, 256, 2048)
+FLOORS: Final = (0, 50, 100, 200, 400, 800)
+T = TypeVar("T")
+
+
+class Split(NamedTuple):
+    """Tasks to choose on, and tasks to report."""
+
+    calibration: tuple[TaskRollouts, ...]
+    test: tuple[TaskRollouts, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chosen:
+    """What was chosen.
+
+    Attributes:
+        parameter: Which one.
+        value: As it is printed.
+        criterion: What was the highest.
+        figure: How high, on the calibration tasks: not to be reported as a result.
+        tried: Among how many values.
+    """
+
+    parameter: Parameter
+    value: str
+    criterion: str
+    figure: float
+    tried: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parameters:
+    """What tasks are scored with.
+
+    Attributes:
+        signals: Of all selectors and signals.
+        selectors: By name.
+        chosen: What of it was chosen by labels.
+    """
+
+    signals: SignalSettings
+    selectors: Mapping[str, Selector]
+    chosen: tuple[Chosen, ...] = ()
+
+
+def split_by_share(tasks: Sequence[TaskRollouts], share: float) -> Split:
+    """Set about this share of the tasks apart, by a digest of their names: the same ones in every run.
+
+    Raises:
+        SplitError: On a share that leaves nothing on a side.
+    """
+    if not 0.0 < share < 1.0:
+        raise SplitError(f"a calibration split of {share} leaves nothing to choose on or to test on: give 0.3, say")
+    apart = [_place(task) < share for task in tasks]
+    return _split(
+        [task for task, first in zip(tasks, apart, strict=True) if first],
+        [task for task, first in zip(tasks, apart, strict=True) if not first],
+    )
+
+
+def split_by_tasks(calibration: Sequence[TaskRollouts], test: Sequence[TaskRollouts]) -> Split:
+    """Tasks of other runs to choose on.
+
+    Raises:
+        SplitError: Where a task is on both sides.
+    """
+    both = {(task.suite, task.task) for task in calibration} & {(task.suite, task.task) for task in test}
+    if both:
+        named = ", ".join(sorted(f"{suite}/{task}" for suite, task in both)[:3])
+        raise SplitError(
+            f"{len(both)} tasks are in the calibration split and in the test too ({named}): parameters chosen on them "
+            "would be tested on what they were chosen by; give runs of other tasks"
+        )
+    return _split(calibration, test)
+
+
+def parameters(asked: Collection[str], signals: SignalSettings, split: Split | None) -> Parameters:
+    """What to score with: as given, but for what is asked to be chosen.
+
+    Args:
+        asked: Of `Parameter`.
+        signals: As given.
+        split: Tasks to choose on; None: there are none.
+
+    Raises:
+        ConfigurationError: On a parameter that does not exist.
+        SplitError: Where something is to be chosen and there are no tasks for it.
+    """
+    names: tuple[Parameter, ...] = get_args(Parameter)
+    if unknown := [name for name in asked if name not in names]:
+        raise ConfigurationError(f"{', '.join(unknown)} cannot be chosen: {', '.join(names)} can")
+    given = Parameters(signals=signals, selectors=named_selectors(signals))
+    if not asked:
+        return given
+    if split is None:
+        raise SplitError(
+            f"choosing {', '.join(asked)} needs --calibration-split: parameters chosen by the labels of the test tasks "
+            "would flatter themselves"
+        )
+    mixed = [task for task in split.calibration if task.mixed]
+    if not mixed:
+        raise SplitError("no calibration task is mixed: there is nothing to choose by; set more tasks apart")
+    for name in names:
+        if name in asked:
+            given = _CHOOSE[name](given, mixed)
+    return given
+
+
+def phases_in_words(phases: PhaseConfig) -> str:
+    """A setting of phases as it is printed."""
+    return f"top {phases.top_percent:g} %, bottom {phases.bottom_percent:g} %, {phases.consecutive_low} in a row"
+
+
+def _phases(given: Parameters, mixed: Sequence[TaskRollouts]) -> Parameters:
+    tried = [replace(given.signals, phases=phases) for phases in PHASES]
+    best, figure = _best(tried, lambda signals: _auroc(mixed, "centroid", signals))
+    value = phases_in_words(best.phases)
+    return _measured_with(given, best, "phases", value, "AUROC of the centroid", figure, len(tried))
+
+
+def _window(given: Parameters, mixed: Sequence[TaskRollouts]) -> Parameters:
+    tried = [replace(given.signals, window=window) for window in WINDOWS]
+    best, figure = _best(tried, lambda signals: _auroc(mixed, "tail_confidence", signals))
+    return _measured_with(given, best, "window", f"{best.window:g}", "AUROC of the tail confidence", figure, len(tried))
+
+
+def _floor(given: Parameters, mixed: Sequence[TaskRollouts]) -> Parameters:
+    tried = [_chain(given.signals, floor) for floor in FLOORS]
+    best, figure = _best(range(len(FLOORS)), lambda place: _accuracy(mixed, tried[place]))
+    name = f"default chain, floor {FLOORS[best]}"
+    chosen = Chosen(
+        parameter="floor",
+        value=f"{FLOORS[best]} scored tokens",
+        criterion="accuracy of the default chain",
+        figure=figure,
+        tried=len(FLOORS),
+    )
+    return replace(given, selectors={name: tried[best], **given.selectors}, chosen=(*given.chosen, chosen))
+
+
+def _selector(given: Parameters, mixed: Sequence[TaskRollouts]) -> Parameters:
+    best, figure = _best(list(given.selectors), lambda name: _accuracy(mixed, given.selectors[name]))
+    chosen = Chosen(parameter="selector", value=best, criterion="accuracy", figure=figure, tried=len(given.selectors))
+    return replace(given, chosen=(*given.chosen, chosen))
+
+
+_CHOOSE: Final[Mapping[Parameter, Callable[[Parameters, Sequence[TaskRollouts]], Parameters]]] = {
+    "phases": _phases,
+    "window": _window,
+    "floor": _floor,
+    "selector": _selector,
+}
+
+
+def _measured_with(
+    given: Parameters,
+    signals: SignalSettings,
+    parameter: Parameter,
+    value: str,
+    criterion: str,
+    figure: float,
+    tried: int,
+) -> Parameters:
+    chosen = Chosen(parameter=parameter, value=value, criterion=criterion, figure=figure, tried=tried)
+    return Parameters(signals=signals, selectors=named_selectors(signals), chosen=(*given.chosen, chosen))
+
+
+def _chain(signals: SignalSettings, floor: int) -> Selector:
+    return default_selector(LowestCentroid(settings=signals, min_scored_tokens=floor))
+
+
+def _best(values: Sequence[T], figure: Callable[[T], float]) -> tuple[T, float]:
+    """The first of the values with the highest figure."""
+    figures = [figure(value) for value in values]
+    place = int(np.argmax(figures))
+    return values[place], figures[place]
+
+
+def _auroc(mixed: Sequence[TaskRollouts], name: SignalName, signals: SignalSettings) -> float:
+    found = [value for task in mixed if (value := task.auroc(name, signals)) is not None]
+    return float(np.mean(found)) if found else 0.0
+
+
+def _accuracy(mixed: Sequence[TaskRollouts], selector: Selector) -> float:
+    return float(np.mean([choose(selector, task, range(len(task.rollouts))).accuracy for task in mixed]))
+
+
+def _split(calibration: Sequence[TaskRollouts], test: Sequence[TaskRollouts]) -> Split:
+    for name, tasks in (("calibration", calibration), ("test", test)):
+        if not tasks:
+            raise SplitError(f"the calibration split leaves no {name} tasks: take another share, or more tasks")
+    return Split(tuple(calibration), tuple(test))
+
+
+def _place(task: TaskRollouts) -> float:
+    """Where in [0, 1) a task's name puts it."""
+    digest = blake2b(f"{task.suite}/{task.task}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest) / 2**64

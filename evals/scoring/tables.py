@@ -1,0 +1,215 @@
+"""A report as tables, for a terminal and for a page of Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from rich.table import Table as RichTable
+
+from entcent_agents.signals import SIGNALS
+from entcent_agents.statistics import Estimate
+from evals.scoring.passing import PassRates
+from evals.scoring.report import LENGTHS, Report
+
+BASELINES: Final = (
+    "first",
+    "shortest",
+    "longest",
+    "majority vote",
+    "highest log-probability",
+)
+"""What costs the same tokens and reads no entropy, beside the random candidate."""
+_NONE: Final = "-"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """Rows of text; the first column is a name, the others are figures."""
+
+    title: str
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    note: str = ""
+
+    def to_rich(self) -> RichTable:
+        """For a terminal."""
+        table = RichTable(
+            box=None, pad_edge=False, title=self.title, title_justify="left", caption=self.note, caption_justify="left"
+        )
+        for place, name in enumerate(self.head):
+            table.add_column(name, justify="right" if place else "left", no_wrap=bool(place))
+        for row in self.rows:
+            table.add_row(*row)
+        return table
+
+    def to_markdown(self) -> str:
+        """For a page."""
+        rule = ["---", *("---:" for _ in self.head[1:])]
+        lines = [f"| {' | '.join(row)} |" for row in (self.head, rule, *self.rows)]
+        return "\n".join([f"## {self.title}", "", *lines, *(["", self.note] if self.note else []), ""])
+
+
+def tables_of(report: Report, *, long: bool = False) -> Iterator[Table]:
+    """The tables of a report; with `long` those by size and by length too."""
+    yield _rates(report.rates)
+    yield _passes(report.rates)
+    yield _selectors(report)
+    if long:
+        yield _sizes(report)
+    yield _signals(report)
+    if long:
+        yield _lengths(report)
+
+
+def settings_lines(report: Report) -> list[str]:
+    """What it was worked out with, a line each."""
+    return [f"{name}: {value}" for name, value in report.settings.items()]
+
+
+def _rates(rates: Iterable[PassRates]) -> Table:
+    rows = [
+        [
+            one.name,
+            f"{one.tasks:,}",
+            f"{one.mixed_tasks / one.tasks:.2f}",
+            f"{one.rollouts:,}",
+            f"{one.unfinished:,}",
+            f"{one.lowest_coverage:.2f}",
+            f"{one.scored_tokens:,.0f}",
+            f"{one.prompt_tokens:,}",
+            f"{one.generated_tokens:,}",
+            f"{one.reused_tokens:,}",
+            f"{one.seconds:.1f}",
+        ]
+        for one in rates
+    ]
+    head = ["tasks of", "tasks", "mixed", "rollouts", "unfinished", "lowest coverage", "scored tokens", "prompt"]
+    return Table(
+        title="What was run",
+        head=[*head, "generated", "reused", "seconds"],
+        rows=rows,
+        note="mixed: share of tasks with right and wrong candidates; the others cannot tell selectors apart. "
+        "scored tokens: median candidate. prompt, generated, reused: tokens of all rollouts. seconds: of a rollout.",
+    )
+
+
+def _passes(rates: Sequence[PassRates]) -> Table:
+    ks = sorted({k for one in rates for k in one.pass_k})
+    shown = [k for k in ks if k == ks[-1] or k in (2, 4)]
+    rows = [
+        [
+            one.name,
+            *_with_interval(one.pass_1),
+            *(_mean(one.pass_k.get(k)) for k in shown),
+            *(_mean(one.pass_all.get(k)) for k in shown),
+            *(_mean(one.consensus.get(k)) for k in shown),
+        ]
+        for one in rates
+    ]
+    names = [f"{what}{k}" for what in ("pass@", "pass^", "cons@") for k in shown]
+    return Table(
+        title="The model by itself",
+        head=["tasks of", "pass@1", "95 %", *names],
+        rows=rows,
+        note="pass@k: one of k passes; pass^k: all of k; both unbiased. cons@k: the most common outcome of k, ties "
+        "drawn. pass counts all rollouts, cons and selectors those that finished.",
+    )
+
+
+def _selectors(report: Report) -> Table:
+    tasks = report.rates[0].tasks
+    lines = sorted(report.selectors, key=lambda one: one.selector not in BASELINES)
+    rows = [
+        ["random candidate", "", *_with_interval(report.random), _mean(report.random_mixed), "", "", ""],
+        *(
+            [
+                one.selector,
+                f"{one.decided}/{tasks}",
+                *_with_interval(one.accuracy),
+                _mean(one.mixed),
+                *_with_interval(one.gain, sign="+"),
+                _NONE if one.null is None else f"{one.null:.3f}",
+            ]
+            for one in lines
+        ),
+        ["oracle", "", *_with_interval(report.oracle), "", "", "", ""],
+    ]
+    return Table(
+        title=f"Selectors over {tasks} tasks, {report.rates[0].mixed_tasks} of them mixed",
+        head=["selector", "decided", "accuracy", "95 %", "mixed", "vs random", "95 %", "null"],
+        rows=rows,
+        note="95 %: bootstrap over tasks, differences paired. mixed, vs random, null: over mixed tasks. An abstention "
+        "counts as a random candidate. null: trajectories shuffled within each task. All choose from the same "
+        "rollouts, so all cost the same tokens; the first rows are baselines that read no entropy.",
+    )
+
+
+def _sizes(report: Report) -> Table:
+    sizes = sorted({size for one in report.selectors for size in one.sizes})
+    rows = [
+        [one.selector, *(f"{one.sizes[size]:.3f}" if size in one.sizes else _NONE for size in sizes)]
+        for one in report.selectors
+    ]
+    return Table(
+        title="Accuracy by number of rollouts",
+        head=["selector", *(f"n = {size}" for size in sizes)],
+        rows=rows,
+        note="Over all tasks; drawn from the stored rollouts, none twice.",
+    )
+
+
+def _signals(report: Report) -> Table:
+    rows = [
+        [f"{SIGNALS[one.signal].best} {SIGNALS[one.signal].label}", str(one.tasks), *_with_interval(one.auroc)]
+        for one in report.signals
+    ]
+    return Table(
+        title="Signals: AUROC within a task",
+        head=["signal", "tasks", "AUROC", "95 %"],
+        rows=rows,
+        note="How often a right candidate is better by the signal than a wrong one of the same task: 0.5 is chance.",
+    )
+
+
+def _lengths(report: Report) -> Table:
+    reached = [least for least in LENGTHS if any(least in one.lengths for one in report.signals)]
+    rows = [
+        [
+            f"{SIGNALS[one.signal].best} {SIGNALS[one.signal].label}",
+            *(_of_length(one.lengths.get(least)) for least in reached),
+        ]
+        for one in report.signals
+    ]
+    return Table(
+        title="AUROC by scored tokens of the median candidate",
+        head=["signal", *(f"from {least}" for least in reached)],
+        rows=rows,
+        note="In brackets: mixed tasks.",
+    )
+
+
+def _of_length(found: tuple[int, float] | None) -> str:
+    return _NONE if found is None else f"{found[1]:.3f} ({found[0]})"
+
+
+def _mean(estimate: Estimate | None) -> str:
+    return _NONE if estimate is None else f"{estimate.mean:.3f}"
+
+
+def _with_interval(estimate: Estimate | None, sign: str = "") -> list[str]:
+    if estimate is None:
+        return [_NONE, _NONE]
+    low, high = estimate.low, estimate.high
+    interval = "one task" if low != low else f"{low:{sign}.3f} to {high:{sign}.3f}"
+    return [f"{estimate.mean:{sign}.3f}", interval]
+
+
+def compared(title: str, rows: Sequence[tuple[str, Estimate, Estimate, Estimate]], note: str) -> Table:
+    """Two runs on the same tasks: of each figure both means, and the difference with its interval."""
+    shown: list[list[Any]] = [
+        [name, f"{first.mean:.3f}", f"{second.mean:.3f}", *_with_interval(difference, sign="+")]
+        for name, first, second, difference in rows
+    ]
+    return Table(title=title, head=["figure", "first", "second", "difference", "95 %"], rows=shown, note=note)

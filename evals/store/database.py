@@ -1,0 +1,208 @@
+"""The store while a run goes on: SQLite, one transaction a rollout, so that no kill and no full disk loses one."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final, Self
+
+import numpy as np
+
+from evals.errors import RunSettingsError, StoreError, StoreVersionError
+from evals.store.record import COLUMNS, SCHEMA_VERSION, ColumnSpec, ColumnType, StoredRollout
+
+DATABASE: Final = "rollouts.sqlite"
+"""Its name in the folder of a run."""
+
+_TYPES: Final[Mapping[ColumnType, str]] = {
+    "text": "TEXT",
+    "integer": "INTEGER",
+    "real": "REAL",
+    "floats": "BLOB",
+    "bytes": "BLOB",
+}
+_ARRAYS: Final[Mapping[ColumnType, str]] = {"floats": "<f4", "bytes": "u1"}
+_NAMES: Final = ", ".join(column.name for column in COLUMNS)
+_BUSY_SECONDS: Final = 30.0
+_BATCH: Final = 64
+
+
+def _declared(column: ColumnSpec) -> str:
+    return f"{column.name} {_TYPES[column.type]}{' NOT NULL' if column.required else ''}"
+
+
+_SCHEMA: Final = f"""
+CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS rollouts (
+    {", ".join(_declared(column) for column in COLUMNS)}, PRIMARY KEY (suite, task, rollout)
+) STRICT;
+"""
+
+
+class RolloutStore:
+    """The rollouts of one run; a context manager.
+
+    Opened by `create` to be written, by `open` to be read. Rollback journal and not WAL: the one file then is the whole
+    store at any moment at which nobody writes.
+    """
+
+    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
+        self.path = path
+        self._connection = connection
+
+    @classmethod
+    def create(cls, path: Path, settings: Mapping[str, Any]) -> Self:
+        """A store to append to: a new one, or one that was begun with the same settings.
+
+        Raises:
+            RunSettingsError: Where it was begun with others.
+            StoreError: Where it cannot be written, or is no store.
+        """
+        path.parent.mkdir(parents=True, exist_ok=True)
+        store = cls(path, _connected(path, "rwc"))
+        try:
+            with store._guarded():
+                store._begin(settings)
+        except BaseException:
+            store.close()
+            raise
+        return store
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """A store to read.
+
+        Raises:
+            StoreError: Where there is none.
+            StoreVersionError: Where it is of another schema.
+        """
+        store = cls(path, _connected(path, "rw"))
+        try:
+            with store._guarded():
+                store._require_version()
+        except BaseException:
+            store.close()
+            raise
+        return store
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._connection.close()
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the run was begun with."""
+        with self._guarded():
+            return json.loads(self._fact("settings") or "{}")
+
+    def append(self, rollout: StoredRollout) -> bool:
+        """Store it durably; False where it is stored already, and that one stays.
+
+        Raises:
+            StoreError: Where the disk is full, or the file cannot be written.
+        """
+        row = rollout.to_row()
+        values = [_written(column, row[column.name]) for column in COLUMNS]
+        places = ", ".join("?" * len(COLUMNS))
+        with self._guarded(), self._connection:
+            done = self._connection.execute(f"INSERT OR IGNORE INTO rollouts ({_NAMES}) VALUES ({places})", values)
+        return done.rowcount > 0
+
+    def stored(self) -> dict[tuple[str, str], set[int]]:
+        """The numbers of the rollouts that are there, by (suite, task)."""
+        found: dict[tuple[str, str], set[int]] = {}
+        with self._guarded():
+            for suite, task, rollout in self._connection.execute("SELECT suite, task, rollout FROM rollouts"):
+                found.setdefault((suite, task), set()).add(rollout)
+        return found
+
+    def rollouts(self) -> Iterator[StoredRollout]:
+        """All of them, by suite, task and number; a few at a time are in memory."""
+        for row in self.rows():
+            yield StoredRollout.from_row(row)
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """The columns of all of them, in the same order."""
+        with self._guarded():
+            cursor = self._connection.execute(f"SELECT {_NAMES} FROM rollouts ORDER BY suite, task, rollout")
+            while batch := cursor.fetchmany(_BATCH):
+                for values in batch:
+                    yield {column.name: _read(column, value) for column, value in zip(COLUMNS, values, strict=True)}
+
+    def _begin(self, settings: Mapping[str, Any]) -> None:
+        # FULL: a rollout that was reported as stored is on the disk, also after a power cut.
+        self._connection.execute("PRAGMA synchronous = FULL")
+        if self._connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+            self._require_version()
+        self._connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} COMMIT;")
+        facts = [("schema", str(SCHEMA_VERSION)), ("settings", json.dumps(settings, sort_keys=True))]
+        with self._connection:
+            self._connection.executemany("INSERT OR IGNORE INTO facts VALUES (?, ?)", facts)
+        _require_equal(json.loads(self._fact("settings") or "{}"), settings, self.path)
+
+    def _require_version(self) -> None:
+        try:
+            version = self._fact("schema")
+        except sqlite3.OperationalError:
+            version = None
+        if version is None:
+            raise StoreError(f"{self.path} is a SQLite database, but no store of rollouts: name another folder")
+        if version != str(SCHEMA_VERSION):
+            raise StoreVersionError(
+                f"{self.path} is of schema {version}; this release reads {SCHEMA_VERSION}: read it with the release "
+                "that wrote it"
+            )
+
+    def _fact(self, name: str) -> str | None:
+        found = self._connection.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
+        return found[0] if found else None
+
+    @contextmanager
+    def _guarded(self) -> Generator[None]:
+        try:
+            yield
+        except sqlite3.DatabaseError as error:
+            raise StoreError(
+                f"{self.path}: {error}; what is stored stays: free space or make it writable, and start the same "
+                "command again"
+            ) from error
+
+
+def _connected(path: Path, mode: str) -> sqlite3.Connection:
+    try:
+        return sqlite3.connect(
+            f"{path.absolute().as_uri()}?mode={mode}", uri=True, timeout=_BUSY_SECONDS, check_same_thread=False
+        )
+    except sqlite3.OperationalError as error:
+        raise StoreError(f"{path} cannot be opened: {error}") from error
+
+
+def _written(column: ColumnSpec, value: Any) -> Any:
+    dtype = _ARRAYS.get(column.type)
+    return value if dtype is None else np.asarray(value, dtype).tobytes()
+
+
+def _read(column: ColumnSpec, value: Any) -> Any:
+    dtype = _ARRAYS.get(column.type)
+    return value if dtype is None else np.frombuffer(value, dtype)
+
+
+def _require_equal(begun: Mapping[str, Any], asked: Mapping[str, Any], path: Path) -> None:
+    names = sorted({*begun, *asked})
+    differing = [
+        f"{name} {begun.get(name)!r}, now {asked.get(name)!r}" for name in names if begun.get(name) != asked.get(name)
+    ]
+    if differing:
+        raise RunSettingsError(
+            f"{path} was begun with other settings ({'; '.join(differing)}): rollouts of both would not compare; "
+            "name another folder"
+        )

@@ -1,0 +1,128 @@
+"""`python -m evals run`, from a folder of tasks to scores, with every kind of model that has an address or a path."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from langchain_core.language_models import BaseChatModel
+from typer.testing import CliRunner
+
+from entcent_agents.errors import ConfigurationError
+from entcent_agents.testing.chat import ScriptedChat, ScriptedTurn
+from evals.cli.app import app
+from evals.errors import RunSettingsError, SuiteUnknownError
+from evals.runner.settings import RunSettings, run_settings
+from evals.store import DATABASE, TABLE, read_run
+from tests.chat_server import ChatServer
+from tests.evals.sums import choices
+
+Serve = Callable[..., ChatServer]
+
+
+def scripted() -> BaseChatModel:
+    """What an import path names."""
+    return ScriptedChat(scripts=[lambda _: ScriptedTurn(text="it is 4", entropy=[0.5, 0.1, 0.2])])
+
+
+plain = ScriptedChat(scripts=[[ScriptedTurn(text="it is 5", entropy=[0.5])]])
+
+
+@pytest.fixture
+def suite(tmp_path: Path) -> str:
+    folder = tmp_path / "tasks"
+    folder.mkdir()
+    lines = [
+        {"id": f"sum {i}", "category": "even" if i % 2 else "odd", "prompt": f"Task {i}", "pattern": r"\d+$"}
+        for i in range(4)
+    ]
+    lines = [line | {"answer": "4"} for line in lines]
+    (folder / "tasks.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    return f"jsonl:{folder}"
+
+
+@pytest.fixture
+def run(suite: str, tmp_path: Path) -> Callable[..., Any]:
+    pytest.importorskip("pyarrow")
+
+    def invoke(*arguments: object) -> str:
+        options = [str(argument) for argument in ("run", suite, "--out", tmp_path / "out", *arguments)]
+        result = CliRunner().invoke(app, options, catch_exceptions=False)
+        assert result.exit_code == 0, result.output
+        return " ".join(result.output.split())
+
+    return invoke
+
+
+def test_a_model_at_an_address_is_run_stored_and_scored(serve: Serve, run: Callable[..., str], tmp_path: Path):
+    server = serve(choices)
+    model = ("--model", f"{server.base_url}#scripted", "--top-logprobs", 5, "-n", 3)
+    said = run(*model, "--price-generated", 1000)
+    assert "12 rollouts of 4 tasks" in said
+    generated = sum(len(reply.tokens) for request in server.answered[1:] for reply in choices(request))
+    assert f"{generated:,} generated, cost {generated / 1000:.4f}" in said
+    for name in (DATABASE, TABLE):
+        assert {len(task) for task in read_run(tmp_path / "out" / name).tasks.values()} == {3}
+    asked = len(server.answered)
+    assert "12 of 12 rollouts are stored already" in run(*model)
+    assert len(server.answered) == asked
+    assert "20 rollouts of 4 tasks" in run(*model, "-n", 5)
+    assert {request.n for request in server.answered[asked + 1 :]} == {5}, "an incomplete group is asked for whole"
+    scored = CliRunner().invoke(app, ["score", str(tmp_path / "out"), "--draws", "1"], catch_exceptions=False)
+    assert "Selectors over 4 tasks" in scored.stdout
+    with pytest.raises(RunSettingsError, match=r"temperature 0\.7, now 0\.1"):
+        run(*model, "--temperature", 0.1)
+
+
+def test_a_model_by_import_path_is_asked_once_a_rollout(run: Callable[..., str], tmp_path: Path):
+    run("--model", "tests.evals.test_run_command:scripted", "-n", 2, "--category", "even")
+    stored = read_run(tmp_path / "out")
+    assert "temperature" not in stored.settings
+    tasks = stored.tasks
+    assert len(tasks) == 2
+    for one in (one for task in tasks.values() for one in task):
+        assert one.reward == 1.0
+        assert one.seed is None
+        assert one.rollout.trajectory.entropy.tolist() == pytest.approx([0.5, 0.1, 0.2])
+        assert one.rollout.trajectory.coverage == 1.0
+
+
+def test_a_model_that_is_an_object_is_run_once_in_mode_single(run: Callable[..., str], tmp_path: Path):
+    run("--model", "tests.evals.test_run_command:plain", "--mode", "single", "--limit", 1)
+    tasks = read_run(tmp_path / "out").tasks
+    assert [[one.reward for one in task] for task in tasks.values()] == [[0.0], [0.0]]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--model", "tests.evals.test_run_command:nothing"), "nothing"),
+        (("--model", "no_such_module:chat"), "no_such_module"),
+        (("--model", "pathlib:Path"), "no chat model"),
+        (("--model", "tests.evals.test_run_command:plain", "--preset", "eager"), "samples as it was built to"),
+        (("--category", "prime"), "no category prime: there are odd, even"),
+        (("--preset", "of-my-own"), "no preset"),
+        (("--mode", "single", "-n", 4), "one rollout a task"),
+    ],
+)
+def test_what_cannot_be_is_refused_by_name(run: Callable[..., str], options: tuple[object, ...], said: str):
+    with pytest.raises(ConfigurationError, match=said):
+        run(*options)
+
+
+def test_a_suite_that_does_not_exist_is_refused(tmp_path: Path):
+    with pytest.raises(SuiteUnknownError):
+        CliRunner().invoke(app, ["run", "nothing", "--out", str(tmp_path)], catch_exceptions=False)
+
+
+def test_a_preset_gives_what_is_not_asked_for():
+    papers = run_settings("entropy-centroids", model="m", n=None, temperature=None)
+    assert (papers.n, papers.temperature, papers.top_p, papers.top_logprobs) == (64, 0.7, 0.95, 10)
+    assert run_settings("entropy-centroids", model="m", n=4).n == 4
+    eager = run_settings("eager", model="m")
+    assert (eager.n, eager.temperature, eager.top_logprobs) == (32, 0.6, 20)
+    assert run_settings("eager", model="m", mode="single").n == 1
+    assert run_settings(None, model="m") == RunSettings(model="m")
