@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
-import multiprocessing
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -31,6 +30,7 @@ from openai import AsyncOpenAI
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.serving import in_a_process
 from entcent_agents.chat.completion import CompletionRequest
 from entcent_agents.chat.model import ChatLogprobs, aclose_clients
 from entcent_agents.logprobs import TokenLogprobs
@@ -113,15 +113,8 @@ def serve(k: int, port: Connection) -> None:
 @contextmanager
 def serving(k: int) -> Iterator[str]:
     """The server in a process of its own; gives its address."""
-    context = multiprocessing.get_context("spawn")
-    receiving, sending = context.Pipe(duplex=False)
-    server = context.Process(target=serve, args=(k, sending), daemon=True)
-    server.start()
-    try:
-        yield f"http://127.0.0.1:{receiving.recv()}/v1"
-    finally:
-        server.terminate()
-        server.join()
+    with in_a_process(serve, k) as base_url:
+        yield base_url
 
 
 class Memory(httpx2.AsyncBaseTransport):

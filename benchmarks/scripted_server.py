@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-import multiprocessing
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
@@ -13,6 +12,8 @@ from typing import Any, Final
 
 import msgspec
 import numpy as np
+
+from benchmarks.serving import in_a_process
 
 SERIAL: Final = "00000000"
 """Stands in prepared choices for the number that makes an answer, and so every prompt after it, unlike all others."""
@@ -47,15 +48,8 @@ def serving(tokens: int, k: int, tool_turns: int) -> Iterator[str]:
         k: Alternatives of each token.
         tool_turns: How many turns call the tool `look` before the one that answers.
     """
-    context = multiprocessing.get_context("spawn")
-    receiving, sending = context.Pipe(duplex=False)
-    server = context.Process(target=serve, args=(tokens, k, tool_turns, sending), daemon=True)
-    server.start()
-    try:
-        yield f"http://127.0.0.1:{receiving.recv()}/v1"
-    finally:
-        server.terminate()
-        server.join()
+    with in_a_process(serve, tokens, k, tool_turns) as base_url:
+        yield base_url
 
 
 async def _serve(tokens: int, k: int, tool_turns: int, port: Connection) -> None:

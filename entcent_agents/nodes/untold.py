@@ -6,6 +6,9 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, TypeVar
 
+from entcent_agents.rollouts.cleanup import to_the_end
+from entcent_agents.telemetry.waiting import Waiting
+
 T = TypeVar("T")
 
 _KEPT: Final = 64
@@ -16,14 +19,14 @@ class Untold:
     """What was committed for graphs that were cancelled before they knew."""
 
     def __init__(self) -> None:
-        self._updates: dict[str, Any] = {}
+        self._updates = Waiting[Any](_KEPT)
 
     def __len__(self) -> int:
         return len(self._updates)
 
     def take(self, key: str | None) -> Any:
         """The update of this round, if it waits for its graph; else None."""
-        return self._updates.pop(key, None) if key else None
+        return self._updates.take(key) if key else None
 
     async def told(self, key: str | None, work: Callable[[Callable[[], None]], Coroutine[Any, Any, T]]) -> T:
         """Do what ends in a commit. From when it says so on, a cancellation takes effect after it.
@@ -37,22 +40,9 @@ class Untold:
         """
         committing = asyncio.Event()
         task = asyncio.ensure_future(work(committing.set))
-        cancelled = False
-        while not task.done():
-            try:
-                await asyncio.wait([task])
-            except asyncio.CancelledError:
-                cancelled = True
-                if not committing.is_set():
-                    task.cancel()
-        if cancelled and not task.cancelled() and task.exception() is None:
-            self._keep(key, task.result())
-        if cancelled:
-            raise asyncio.CancelledError
-        return task.result()
-
-    def _keep(self, key: str | None, update: Any) -> None:
-        if key:
-            self._updates[key] = update
-            while len(self._updates) > _KEPT:
-                del self._updates[next(iter(self._updates))]
+        try:
+            return await to_the_end(task, on_cancel=lambda: committing.is_set() or task.cancel())
+        except asyncio.CancelledError:
+            if key and not task.cancelled() and task.exception() is None:
+                self._updates.put(key, task.result())
+            raise

@@ -24,15 +24,23 @@ _LONGEST_PAUSE_SECONDS: Final = 3600.0
 _THREADS: Final = ThreadPoolExecutor(8, "entcent-forks")
 
 
-async def to_the_end(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Await what must not stop half-way: a cancellation takes effect after it, however often it comes."""
-    task = asyncio.ensure_future(coroutine)
+async def to_the_end(
+    work: Coroutine[Any, Any, T] | asyncio.Task[T], on_cancel: Callable[[], object] = lambda: None
+) -> T:
+    """Await what must not stop half-way: a cancellation takes effect after it, however often it comes.
+
+    Args:
+        work: What is awaited.
+        on_cancel: Called each time that a cancellation comes.
+    """
+    task = asyncio.ensure_future(work)
     cancelled = False
     while not task.done():
         try:
             await asyncio.wait([task])
         except asyncio.CancelledError:
             cancelled = True
+            on_cancel()
     if cancelled:
         raise asyncio.CancelledError
     return task.result()

@@ -104,7 +104,7 @@ class Writing:
 
     async def end(self, rollout: Rollout) -> None:
         """Write down how the rollout ended; of one that never began there is nothing to go on with."""
-        if self.store.durable and self._begun:
+        if self._begun:
             await self.flush()
             await self.store.append(self.thread_id, "ended", rollout.to_dict())
 
