@@ -83,6 +83,9 @@ def run(
     suite: Annotated[str, typer.Argument(help="A suite, say bfcl, or jsonl:FOLDER for tasks of your own.")],
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where the rollouts are stored.")],
     category: Annotated[list[str] | None, typer.Option(help="Parts of the suite; default: all of them.")] = None,
+    task: Annotated[
+        list[str] | None, typer.Option(metavar="PATTERN", help="Only tasks named so; * and ? stand for anything.")
+    ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first tasks of each category.")] = None,
     model: Annotated[
         str,
@@ -131,6 +134,7 @@ def run(
             suite=suite,
             folder=out,
             categories=tuple(category or ()),
+            names=tuple(task or ()),
             limit=limit,
             settings=settings,
             concurrency=concurrency,

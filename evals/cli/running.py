@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from itertools import islice
 from pathlib import Path
 
@@ -30,6 +31,7 @@ class RunRequest:
     suite: str
     folder: Path
     categories: tuple[str, ...]
+    names: tuple[str, ...]
     limit: int | None
     settings: RunSettings
     concurrency: int
@@ -73,10 +75,15 @@ def _tasks(suite: Suite, asked: RunRequest) -> Sequence[Task]:
             f"{suite.name} has no category {', '.join(unknown)}: there are {', '.join(suite.categories)}"
         )
     names = asked.categories or suite.categories
-    tasks = [task for name in names for task in islice(suite.tasks(name), asked.limit)]
+    tasks = [task for name in names for task in islice(_named(suite.tasks(name), asked.names), asked.limit)]
     if not tasks:
-        raise ConfigurationError(f"{asked.suite} has no tasks in {', '.join(names)}")
+        called = f" called {' or '.join(asked.names)}" if asked.names else ""
+        raise ConfigurationError(f"{asked.suite} has no tasks{called} in {', '.join(names)}")
     return tasks
+
+
+def _named(tasks: Iterable[Task], patterns: Collection[str]) -> Iterator[Task]:
+    return (task for task in tasks if not patterns or any(fnmatchcase(task.id, pattern) for pattern in patterns))
 
 
 class _View:

@@ -126,3 +126,15 @@ def test_a_preset_gives_what_is_not_asked_for():
     assert (eager.n, eager.temperature, eager.top_logprobs) == (32, 0.6, 20)
     assert run_settings("eager", model="m", mode="single").n == 1
     assert run_settings(None, model="m") == RunSettings(model="m")
+
+
+def test_tasks_can_be_named(run: Callable[..., str], tmp_path: Path):
+    run("--model", "tests.evals.test_run_command:plain", "--mode", "single", "--task", "sum 2", "--task", "* 3")
+    assert {task for _, task in read_run(tmp_path / "out").tasks} == {"sum 2", "sum 3"}
+
+
+def test_names_that_no_task_has_are_refused(suite: str, tmp_path: Path):
+    pytest.importorskip("pyarrow")
+    arguments = ["run", suite, "--out", str(tmp_path / "out"), "--task", "product*"]
+    with pytest.raises(ConfigurationError, match=r"no tasks called product\* in"):
+        CliRunner().invoke(app, arguments, catch_exceptions=False)

@@ -6,11 +6,13 @@ import builtins
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from evals.errors import SuiteMalformedError
 from evals.suites.registry import ENTRIES, load_suite
 
 if ENTRIES["bfcl"].missing:
@@ -179,3 +181,21 @@ def test_a_value_that_the_ast_checker_did_not_foresee_is_wrong_and_no_crash(suit
         arguments = dict.fromkeys(function["parameters"]["properties"], value)
         name = suite.tools(task, suite.make_env(task))[0].name
         assert not judge(suite, task, [Reply(calls=(Call(name=name, arguments=arguments),))]).passed
+
+
+def test_first_turns_are_a_suite_of_their_own_judged_by_the_official_checker():
+    shortened = load_suite("bfcl:turns=1")
+    assert isinstance(shortened, Bfcl)
+    assert (shortened.name, shortened.categories) == ("bfcl:turns=1", SEVERAL_TURNS)
+    tasks = list(islice(shortened.tasks("multi_turn_miss_param"), 20))
+    for task in tasks:
+        replies = right(shortened, task)
+        assert sum(not reply.calls for reply in replies) == 1
+        assert judge(shortened, task, replies).passed
+        assert not judge(shortened, task, [Reply(text="done")]).passed
+
+
+@pytest.mark.parametrize("argument", ["turns=0", "turns", "turns=one", "first"])
+def test_other_arguments_are_refused(argument: str):
+    with pytest.raises(SuiteMalformedError, match="takes bfcl:turns=N"):
+        load_suite(f"bfcl:{argument}")

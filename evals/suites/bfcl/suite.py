@@ -57,18 +57,29 @@ _REFUSED: Final = {
 
 
 def open_suite(argument: str) -> Bfcl:
-    """The suite; it takes no argument."""
-    if argument:
-        raise SuiteMalformedError(f"suite bfcl takes nothing after its name, and got {argument!r}")
-    return Bfcl()
+    """The suite as it is published, or with `turns=N` the first turns of its tasks of several."""
+    if not argument:
+        return Bfcl()
+    option, _, number = argument.partition("=")
+    if option != "turns" or not number.isdecimal() or not int(number):
+        raise SuiteMalformedError(f"suite bfcl takes bfcl:turns=N, N from 1, and got bfcl:{argument}")
+    return Bfcl(int(number))
 
 
 class Bfcl:
-    """BFCL v4: AST and multi-turn categories."""
+    """BFCL v4: AST and multi-turn categories.
 
-    name = "bfcl"
-    categories = (*ONE_TURN, *SEVERAL_TURNS)
+    Args:
+        turns: Tasks of several turns end after so many of them, and are solved when the official checker accepts
+            these. That is a suite of ours, under a name of its own; None leaves the tasks as they are published.
+    """
+
     free: Mapping[str, str] = {}
+
+    def __init__(self, turns: int | None = None) -> None:
+        self._turns = turns
+        self.name = "bfcl" if turns is None else f"bfcl:turns={turns}"
+        self.categories = SEVERAL_TURNS if turns else (*ONE_TURN, *SEVERAL_TURNS)
 
     @property
     def unsolvable(self) -> Mapping[str, str]:
@@ -80,8 +91,8 @@ class Bfcl:
         if category not in self.categories:
             raise SuiteMalformedError(f"bfcl has no category {category!r}: there are {', '.join(self.categories)}")
         several = category in SEVERAL_TURNS
-        for entry, truth in _loaded(category):
-            turns = sum(1 for _ in entry["question"])
+        for entry, truth in self._entries(category):
+            turns = len(truth["said"]) if several else 1
             steps = official().max_steps if several else 1
             yield Task(
                 suite=self.name,
@@ -127,6 +138,15 @@ class Bfcl:
         if isinstance(world, multi_turn.Services):
             return pickle.dumps((world.instances, world.turn))
         return None
+
+    def _entries(self, category: str) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+        """Those of a category; with fewer turns, of tasks that have something to be called in them."""
+        for entry, truth in _loaded(category):
+            calls = truth["ground_truth"][: self._turns]
+            if self._turns is None:
+                yield entry, truth
+            elif any(calls):
+                yield entry, {**truth, "ground_truth": calls, "said": truth["said"][: self._turns]}
 
 
 @cache
