@@ -19,7 +19,7 @@ from entcent_agents.trajectory import Usage
 from evals.runner.models import open_model
 from evals.runner.running import Run
 from evals.runner.settings import RunSettings
-from evals.store import DATABASE, TABLE, RolloutStore, StoredRollout, compact, require_pyarrow
+from evals.store import TABLE, StoredRollout, compact, require_pyarrow, resume
 from evals.suites.protocol import Suite, Task
 from evals.suites.registry import load_suite
 
@@ -45,7 +45,7 @@ def run_suite(asked: RunRequest) -> None:
     suite = load_suite(asked.suite)
     tasks = _tasks(suite, asked)
     console = Console(stderr=True, highlight=False)
-    with RolloutStore.create(asked.folder / DATABASE, asked.settings.identity) as store:
+    with resume(asked.folder, asked.settings.identity) as store:
         view = _View(console, asked.prices)
         run = Run(suite=suite, tasks=tasks, settings=asked.settings, store=store, on_stored=view.add)
         if run.there:

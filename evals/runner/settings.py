@@ -62,9 +62,15 @@ class RunSettings:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What must be equal where a run goes on: all but the number of rollouts, which may grow."""
+        """What must be equal where a run goes on.
+
+        All but the number of rollouts, which may grow, and the address of a server, which may move: of it the model's
+        name stays.
+        """
         hidden = ("n", *_AS_BUILT) if self.as_built else ("n",)
-        return {name: value for name, value in asdict(self).items() if name not in hidden}
+        served = None if self.as_built else address_of(self.model)
+        named = {**asdict(self), "model": served.name if served else self.model}
+        return {name: value for name, value in named.items() if name not in hidden}
 
 
 def is_import_path(model: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from evals.store.database import DATABASE, RolloutStore
 from evals.store.reading import StoredRun, read_run
 from evals.store.record import SCHEMA_VERSION, StoredRollout
+from evals.store.resuming import resume
 from evals.store.table import TABLE, compact, require_pyarrow
 
 __all__ = [
@@ -17,4 +18,5 @@ __all__ = [
     "compact",
     "read_run",
     "require_pyarrow",
+    "resume",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, Self
@@ -110,12 +110,19 @@ class RolloutStore:
         Raises:
             StoreError: Where the disk is full, or the file cannot be written.
         """
-        row = rollout.to_row()
-        values = [_written(column, row[column.name]) for column in COLUMNS]
+        return self.extend([rollout]) > 0
+
+    def extend(self, rollouts: Iterable[StoredRollout]) -> int:
+        """Store several in one transaction; how many of them were not stored already.
+
+        Raises:
+            StoreError: As `append`; none of them is stored then.
+        """
         places = ", ".join("?" * len(COLUMNS))
+        values = (_values(rollout.to_row()) for rollout in rollouts)
         with self._guarded(), self._connection:
-            done = self._connection.execute(f"INSERT OR IGNORE INTO rollouts ({_NAMES}) VALUES ({places})", values)
-        return done.rowcount > 0
+            done = self._connection.executemany(f"INSERT OR IGNORE INTO rollouts ({_NAMES}) VALUES ({places})", values)
+        return done.rowcount
 
     def stored(self) -> dict[tuple[str, str], set[int]]:
         """The numbers of the rollouts that are there, by (suite, task)."""
@@ -184,6 +191,10 @@ def _connected(path: Path, mode: str) -> sqlite3.Connection:
         )
     except sqlite3.OperationalError as error:
         raise StoreError(f"{path} cannot be opened: {error}") from error
+
+
+def _values(row: Mapping[str, Any]) -> list[Any]:
+    return [_written(column, row[column.name]) for column in COLUMNS]
 
 
 def _written(column: ColumnSpec, value: Any) -> Any:

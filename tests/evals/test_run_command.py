@@ -77,6 +77,25 @@ def test_a_model_at_an_address_is_run_stored_and_scored(serve: Serve, run: Calla
         run(*model, "--temperature", 0.1)
 
 
+def test_a_run_of_which_the_table_is_left_goes_on_at_a_server_that_moved(
+    serve: Serve, run: Callable[..., str], tmp_path: Path
+):
+    first, moved = serve(choices), serve(choices)
+    run("--model", f"{first.base_url}#scripted", "-n", 2, "--limit", 1)
+    before = read_run(tmp_path / "out").tasks
+    (tmp_path / "out" / DATABASE).unlink()
+    (tmp_path / "out" / DATABASE).with_suffix(".unfinished").write_bytes(b"of a process that was killed")
+    with pytest.raises(RunSettingsError, match=r"temperature 0\.7, now 0\.1"):
+        run("--model", f"{moved.base_url}#scripted", "-n", 2, "--temperature", 0.1)
+    assert "4 of 8 rollouts are stored already" in run("--model", f"{moved.base_url}#scripted", "-n", 2)
+    for name in (DATABASE, TABLE):
+        tasks = read_run(tmp_path / "out" / name).tasks
+        assert len(tasks) == 4
+        assert {key: [one.ended_at for one in tasks[key]] for key in before} == {
+            key: [one.ended_at for one in before[key]] for key in before
+        }
+
+
 def test_a_model_by_import_path_is_asked_once_a_rollout(run: Callable[..., str], tmp_path: Path):
     run("--model", "tests.evals.test_run_command:scripted", "-n", 2, "--category", "even")
     stored = read_run(tmp_path / "out")
