@@ -193,7 +193,7 @@ class ChatServer:
             self._lock.notify_all()
         self.hung_up.set()
 
-    def comes_to(self, state: Callable[[], bool], seconds: float = 10.0) -> bool:
+    def comes_to(self, state: Callable[[], bool], seconds: float = 60.0) -> bool:
         """Whether a state of requests and hang-ups comes within the time; blocks until then."""
         with self._lock:
             return self._lock.wait_for(state, seconds)
@@ -372,7 +372,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.close_connection = True
         self.wfile.flush()
         if how == "stall":
-            self._hangs_up_within(30)
+            self._hangs_up_within(math.inf)
         elif how == "reset":
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self.connection.close()

@@ -12,6 +12,7 @@ from entcent_agents.chat.learnt import forget_servers
 from entcent_agents.chat.model import aclose_clients
 from tests.chat_server import ChatServer
 from tests.ledger.postgres_server import postgres, why_none
+from tests.passing_time import Clock
 
 
 @pytest.fixture
@@ -28,6 +29,20 @@ async def closed_clients() -> AsyncIterator[None]:
     forget_servers()
     await aclose_clients()
     run_sync(aclose_clients())
+
+
+@pytest.fixture
+async def clock() -> AsyncIterator[Clock]:
+    """The clock of the test, which it may put forward."""
+    with pytest.MonkeyPatch.context() as patch:
+        yield Clock(patch)
+
+
+@pytest.fixture
+async def flying(clock: Clock) -> Clock:
+    """The same, and nobody waits."""
+    clock.fly()
+    return clock
 
 
 @pytest.fixture(scope="session")
