@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack
 
@@ -43,6 +44,20 @@ async def flying(clock: Clock) -> Clock:
     """The same, and nobody waits."""
     clock.fly()
     return clock
+
+
+@pytest.fixture
+async def serve_hurried(serve: Callable[..., ChatServer], clock: Clock) -> AsyncIterator[Callable[..., ChatServer]]:
+    """As `serve`; while such a server has fallen silent the time runs fast, and so time-outs can be long."""
+    servers: list[ChatServer] = []
+
+    def start(*args: object, **kwargs: object) -> ChatServer:
+        servers.append(serve(*args, **kwargs))
+        return servers[-1]
+
+    hurrying = asyncio.create_task(clock.hurry(lambda: any(server.silent for server in servers)))
+    yield start
+    hurrying.cancel()
 
 
 @pytest.fixture(scope="session")

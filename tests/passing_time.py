@@ -27,6 +27,13 @@ class Clock:
         """Skip some time; called on the event loop that has timers."""
         self._ahead += seconds
 
+    async def hurry(self, silent: Callable[[], bool]) -> None:
+        """Let the time run fast whenever this is so; until it is cancelled."""
+        while True:
+            if silent():
+                self.forward(0.5)
+            await asyncio.sleep(0.01)
+
     def fly(self) -> None:
         """From now on skip all time in which the running loop only waits for its timers.
 
