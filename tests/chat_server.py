@@ -53,7 +53,7 @@ class Reply:
     ("reset"), or by falling silent ("stall"). `hangs_up` closes the connection before a byte; `trickle_seconds` pass
     after every event of a stream, and twentieth of a body; where `delay_seconds` is infinite no answer ever comes.
     `listed` is how many tokens get log-probabilities: all of them if None.
-    Ids of tool calls are `call_id` and a number. `prompt_tokens` is what usage says of this prompt.
+    Nothing is answered before `after` is set. Ids of tool calls are `call_id` and a number. `prompt_tokens` is what usage says of this prompt.
     """
 
     tokens: Sequence[Token] = (Token(says="ok"),)
@@ -71,6 +71,7 @@ class Reply:
     raw: bytes | None = None
     model: str = "scripted"
     delay_seconds: float = 0.0
+    after: threading.Event | None = None
     hangs_up: bool = False
     trickle_seconds: float = 0.0
     prompt_tokens: int | None = None
@@ -326,6 +327,8 @@ class _Handler(BaseHTTPRequestHandler):
         body = json.loads(sent)
         headers = {name.lower(): value for name, value in self.headers.items()}
         replies = self.server.script.answer(Request(self.path, body, headers))
+        if replies[0].after:
+            replies[0].after.wait()
         if self._hangs_up_within(replies[0].delay_seconds):
             return
         if replies[0].hangs_up:

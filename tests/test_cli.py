@@ -61,7 +61,7 @@ def not_a_graph(model):
 
 
 def entcent(
-    *arguments: str, home: Path | None = None, timeout: float = 60.0, **variables: str
+    *arguments: str, home: Path | None = None, timeout: float = 110.0, **variables: str
 ) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "120", **variables}
     if home is not None:

@@ -151,7 +151,7 @@ def test_a_kill_at_each_step_ends_as_the_record_says(tmp_path: Path) -> None:
         version = 0
         for number, (point, step) in enumerate(POINTS.items()):
             with child(folder, point) as process:
-                assert process.wait(timeout=30) == -signal.SIGKILL, point
+                assert process.wait(timeout=60) == -signal.SIGKILL, point
             version += step
             assert recovered_version(folder, database_first=number % 2 == 0) == version, point
 
