@@ -52,8 +52,8 @@ class Reply:
     body in its middle: by closing the connection early ("close"), in the middle of a chunk ("cut"), by resetting it
     ("reset"), or by falling silent ("stall"). `hangs_up` closes the connection before a byte; `trickle_seconds` pass
     after every event of a stream, and twentieth of a body; where `delay_seconds` is infinite no answer ever comes.
-    `listed` is how many tokens get log-probabilities: all of them if None.
-    Nothing is answered before `after` is set. Ids of tool calls are `call_id` and a number. `prompt_tokens` is what usage says of this prompt.
+    `listed` is how many tokens get log-probabilities: all of them if None. Nothing is answered before `after` is set.
+    Ids of tool calls are `call_id` and a number. `prompt_tokens` is what usage says of this prompt.
     """
 
     tokens: Sequence[Token] = (Token(says="ok"),)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
 
 import pytest
+
+T = TypeVar("T")
 
 
 class Clock:
@@ -33,6 +35,14 @@ class Clock:
             if silent():
                 self.forward(0.5)
             await asyncio.sleep(0.01)
+
+    async def soon(self, work: Awaitable[T]) -> T:
+        """Await it while the time runs fast."""
+        hurrying = asyncio.create_task(self.hurry(lambda: True))
+        try:
+            return await work
+        finally:
+            hurrying.cancel()
 
     def fly(self) -> None:
         """From now on skip all time in which the running loop only waits for its timers.
