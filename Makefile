@@ -1,14 +1,15 @@
 # Two commands do everything on a fresh machine with Python 3.11+, pip, make and git:
 #   make demo    environment, dependencies, model, the main job
-#   make test    environment, dependencies, tests
+#   make test    environment, dependencies, suites, tests
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 MODEL ?= qwen2.5-coder-1.5b
 DEMO = build/demo
 SEED ?= 7
+SUITES = bfcl agentdojo textarena reasoning_gym
 
-.PHONY: demo test standard suites kills soak overhead check bench mutants clean
+.PHONY: demo test standard kills soak overhead check bench mutants clean
 
 demo: $(VENV)/.local
 	$(BIN)/entcent models pull $(MODEL)
@@ -21,10 +22,6 @@ test: $(VENV)/.dev
 
 standard: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow tests/standard
-
-suites: $(VENV)/.dev
-	for suite in bfcl agentdojo textarena reasoning_gym; do $(BIN)/python -m evals install $$suite || exit 2; done
-	$(BIN)/python -m pytest tests/evals --numprocesses auto --dist worksteal
 
 kills: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.kills
@@ -60,4 +57,5 @@ $(VENV)/.local: pyproject.toml | $(VENV)/bin/python
 
 $(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --editable '.[local,evals,dev]'
+	for suite in $(SUITES); do $(BIN)/python -m evals install $$suite || exit 2; done
 	touch $@ $(VENV)/.local

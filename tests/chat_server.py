@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import zip_longest
@@ -51,8 +51,9 @@ class Reply:
     `status` other than 200 answers with `error` instead; `breaks_after` ends the stream after that many tokens, and a
     body in its middle: by closing the connection early ("close"), in the middle of a chunk ("cut"), by resetting it
     ("reset"), or by falling silent ("stall"). `hangs_up` closes the connection before a byte; `trickle_seconds` pass
-    after every event of a stream, and twentieth of a body. `listed` is how many tokens get log-probabilities: all of
-    them if None. Ids of tool calls are `call_id` and a number. `prompt_tokens` is what usage says of this prompt.
+    after every event of a stream, and twentieth of a body; where `delay_seconds` is infinite no answer ever comes.
+    `listed` is how many tokens get log-probabilities: all of them if None. Nothing is answered before `after` is set.
+    Ids of tool calls are `call_id` and a number. `prompt_tokens` is what usage says of this prompt.
     """
 
     tokens: Sequence[Token] = (Token(says="ok"),)
@@ -70,6 +71,7 @@ class Reply:
     raw: bytes | None = None
     model: str = "scripted"
     delay_seconds: float = 0.0
+    after: threading.Event | None = None
     hangs_up: bool = False
     trickle_seconds: float = 0.0
     prompt_tokens: int | None = None
@@ -133,6 +135,7 @@ class ChatServer:
         self._counts = counts
         self.requests: list[Request] = []
         self.asked = threading.Event()
+        self.silent = 0
         self.hung_up = threading.Event()
         self.hang_ups = 0
         self._script = replies
@@ -193,7 +196,18 @@ class ChatServer:
             self._lock.notify_all()
         self.hung_up.set()
 
-    def comes_to(self, state: Callable[[], bool], seconds: float = 10.0) -> bool:
+    @contextmanager
+    def falls_silent(self) -> Iterator[None]:
+        """What will never be answered is counted, as long as somebody waits for it."""
+        with self._lock:
+            self.silent += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self.silent -= 1
+
+    def comes_to(self, state: Callable[[], bool], seconds: float = 60.0) -> bool:
         """Whether a state of requests and hang-ups comes within the time; blocks until then."""
         with self._lock:
             return self._lock.wait_for(state, seconds)
@@ -313,6 +327,8 @@ class _Handler(BaseHTTPRequestHandler):
         body = json.loads(sent)
         headers = {name.lower(): value for name, value in self.headers.items()}
         replies = self.server.script.answer(Request(self.path, body, headers))
+        if replies[0].after:
+            replies[0].after.wait()
         if self._hangs_up_within(replies[0].delay_seconds):
             return
         if replies[0].hangs_up:
@@ -333,6 +349,12 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _hangs_up_within(self, seconds: float) -> bool:
         """Wait, and see whether the client closes the connection meanwhile."""
+        if seconds == math.inf:
+            with self.server.script.falls_silent():
+                return self._hangs_up(seconds)
+        return self._hangs_up(seconds)
+
+    def _hangs_up(self, seconds: float) -> bool:
         until = time.monotonic() + seconds
         while (rest := until - time.monotonic()) > 0 and not self.server.script.closing.is_set():
             if not select.select([self.connection], [], [], min(rest, 0.05))[0]:
@@ -372,7 +394,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.close_connection = True
         self.wfile.flush()
         if how == "stall":
-            self._hangs_up_within(30)
+            self._hangs_up_within(math.inf)
         elif how == "reset":
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self.connection.close()

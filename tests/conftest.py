@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack
 
@@ -12,6 +13,7 @@ from entcent_agents.chat.learnt import forget_servers
 from entcent_agents.chat.model import aclose_clients
 from tests.chat_server import ChatServer
 from tests.ledger.postgres_server import postgres, why_none
+from tests.passing_time import Clock
 
 
 @pytest.fixture
@@ -28,6 +30,34 @@ async def closed_clients() -> AsyncIterator[None]:
     forget_servers()
     await aclose_clients()
     run_sync(aclose_clients())
+
+
+@pytest.fixture
+async def clock() -> AsyncIterator[Clock]:
+    """The clock of the test, which it may put forward."""
+    with pytest.MonkeyPatch.context() as patch:
+        yield Clock(patch)
+
+
+@pytest.fixture
+async def flying(clock: Clock) -> Clock:
+    """The same, and nobody waits."""
+    clock.fly()
+    return clock
+
+
+@pytest.fixture
+async def serve_hurried(serve: Callable[..., ChatServer], clock: Clock) -> AsyncIterator[Callable[..., ChatServer]]:
+    """As `serve`; while such a server has fallen silent the time runs fast, and so time-outs can be long."""
+    servers: list[ChatServer] = []
+
+    def start(*args: object, **kwargs: object) -> ChatServer:
+        servers.append(serve(*args, **kwargs))
+        return servers[-1]
+
+    hurrying = asyncio.create_task(clock.hurry(lambda: any(server.silent for server in servers)))
+    yield start
+    hurrying.cancel()
 
 
 @pytest.fixture(scope="session")

@@ -492,7 +492,7 @@ async def test_a_failed_measurement_is_not_remembered(serve):
 async def test_a_cancelled_asker_leaves_the_others_theirs_and_the_last_ends_the_measurement(serve):
     server = serve(lambda request: [reply_late(reply) for reply in Habits()(request)])
     leaving, staying = (asyncio.create_task(capabilities_of(chat(server))) for _ in range(2))
-    await asyncio.to_thread(server.asked.wait, 10)
+    await asyncio.to_thread(server.asked.wait, 60)
     leaving.cancel()
     await asyncio.wait([leaving])
     assert leaving.cancelled() and not staying.done()
@@ -516,7 +516,8 @@ def test_a_loop_that_is_abandoned_while_it_measures_is_not_kept_alive_for_that(m
     def abandon() -> weakref.ref[asyncio.AbstractEventLoop]:
         loop = asyncio.new_event_loop()
         task = loop.create_task(capabilities_of(ChatLogprobs(model="m")))
-        loop.run_until_complete(asyncio.sleep(0.01))
+        while not begun:
+            loop.run_until_complete(asyncio.sleep(0.001))
         assert not task.done()
         loop.close()
         return weakref.ref(loop)

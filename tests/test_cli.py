@@ -14,11 +14,13 @@ import pytest
 from langchain.agents import create_agent
 from langchain_core.tools import StructuredTool
 
+from entcent_agents.cli import main
 from entcent_agents.cli.declarations import declared, external_tools
 from entcent_agents.environments import SqliteEnvironment
 from entcent_agents.errors import EffectError
 from entcent_agents.testing import ScriptedChat
 from tests.chat_server import Reply
+from tests.forks import forked
 
 ROOT = Path(__file__).parent.parent
 SCRIPTED_AGENT = '''
@@ -61,15 +63,12 @@ def not_a_graph(model):
 
 
 def entcent(
-    *arguments: str, home: Path | None = None, timeout: float = 60.0, **variables: str
+    *arguments: str, home: Path | None = None, timeout: float = 110.0, **variables: str
 ) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "120", **variables}
     if home is not None:
         environment["ENTCENT_HOME"] = str(home)
-    command = [sys.executable, "-c", "from entcent_agents.cli import main; main()", *arguments]
-    return subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=timeout, check=False
-    )
+    return forked(main, arguments=arguments, environment=environment, folder=ROOT, timeout=timeout)
 
 
 def refused(ran: subprocess.CompletedProcess[str], *said: str) -> None:

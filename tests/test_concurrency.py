@@ -262,7 +262,7 @@ def soon(monkeypatch) -> None:
     monkeypatch.setattr(concurrency_module, "_LOOK_SECONDS", 0.05)
 
 
-async def until(state: Callable[[], bool], seconds: float = 5.0) -> None:
+async def until(state: Callable[[], bool], seconds: float = 60.0) -> None:
     async with asyncio.timeout(seconds):
         while not state():  # noqa: ASYNC110
             await asyncio.sleep(0.005)
@@ -326,34 +326,35 @@ async def test_cancelling_at_any_moment_leaks_nothing():
         assert (state.under_way, state.waiting) == (0, 0)
 
 
-async def test_a_permit_that_is_dropped_comes_back(soon):
+async def test_a_permit_that_is_dropped_comes_back(soon, monkeypatch):
+    monkeypatch.setattr(concurrency_module, "STALL_SECONDS", 3600)
     endpoint = Endpoint("x")
     permit = await endpoint.permit(1)
     waiting = asyncio.create_task(endpoint.permit(1))
     await asyncio.sleep(0.01)
     del permit
-    (await asyncio.wait_for(waiting, 0.25)).close()  # before it would count as a stall
+    (await waiting).close()  # long before it would count as a stall
     assert endpoint.state().under_way == 0
 
 
-async def test_nobody_is_sent_before_retry_after_is_over_and_waiting_holds_no_permit():
-    endpoint = Endpoint("x")
-    (await endpoint.permit(8)).refused(0.3)
+async def test_nobody_is_sent_before_retry_after_is_over_and_waiting_holds_no_permit(flying):
+    endpoint = Endpoint("x", now=time.monotonic)
+    (await endpoint.permit(8)).refused(30)
     began = time.monotonic()
     tasks = [asyncio.create_task(endpoint.permit(8)) for _ in range(3)]
-    await asyncio.sleep(0.1)
+    await asyncio.sleep(10)
     state = endpoint.state()
     assert (state.under_way, state.waiting, state.limit, state.reason) == (0, 3, 1, "refused")
-    assert 0 < state.held_seconds <= 0.2
+    assert 0 < state.held_seconds <= 20
     for task in tasks:
         (await task).close()
-    assert 0.3 <= time.monotonic() - began < 1.0
+    assert 30 <= time.monotonic() - began < 100
 
 
 async def test_a_retry_after_of_hours_holds_nobody():
     endpoint = Endpoint("x")
     (await endpoint.permit(8)).refused(3600.0)
-    (await asyncio.wait_for(endpoint.permit(8), 1.0)).close()
+    (await asyncio.wait_for(endpoint.permit(8), 60)).close()
 
 
 def test_loops_share_a_ceiling():
@@ -412,7 +413,7 @@ def test_however_requests_end_on_several_loops_no_permit_is_lost(script):
     with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(3) as threads:
         patch.setattr(concurrency_module, "_LOOK_SECONDS", 0.005)
         for done in [threads.submit(asyncio.run, several(script[i::3])) for i in range(3)]:
-            done.result(30)
+            done.result(60)
     gc.collect()
     state = endpoint.state()
     assert (state.under_way, state.waiting) == (0, 0)
@@ -431,7 +432,7 @@ def test_a_loop_that_dies_with_permits_and_requests_waiting_stops_nobody(soon):
     del permits
 
     async def go() -> None:
-        (await asyncio.wait_for(endpoint.permit(2), 5)).close()
+        (await asyncio.wait_for(endpoint.permit(2), 60)).close()
 
     asyncio.run(go())
     state = endpoint.state()
@@ -447,7 +448,7 @@ def test_a_loop_that_is_blocked_by_a_synchronous_call_does_not_block_that_call(s
     async def blocked() -> None:
         permit = await endpoint.permit(1)
         with ThreadPoolExecutor(1) as threads:
-            threads.submit(asyncio.run, other()).result(10)  # as a tool does that calls a model synchronously
+            threads.submit(asyncio.run, other()).result(60)  # as a tool does that calls a model synchronously
         permit.close()
 
     asyncio.run(blocked())
@@ -467,7 +468,7 @@ async def test_a_request_inside_a_stream_goes_though_the_limit_was_lowered(soon)
     first, second = await endpoint.permit(8), await endpoint.permit(8)
     second.refused()
     assert endpoint.state().limit == 1
-    (await asyncio.wait_for(endpoint.permit(8), 5)).close()
+    (await asyncio.wait_for(endpoint.permit(8), 60)).close()
     first.close()
 
 
@@ -520,11 +521,11 @@ async def test_calls_above_what_a_server_takes_are_answered_after_one_burst_of_r
 
 
 async def test_after_a_refusal_nobody_asks_before_retry_after_is_over(crowded):
-    server, script = crowded(room=4, seconds=0.2, retry_after="1")
+    server, script = crowded(room=4, seconds=0.2, retry_after="4")
     assert await ask(chat(server, max_retries=2), 10) == ["x"] * 10
     first = script.arrived[0]
     assert script.refused > 0
-    assert not [seconds for at in script.arrived if 0.5 < (seconds := at - first) < 1.0]
+    assert not [seconds for at in script.arrived if 3.0 < (seconds := at - first) < 4.0]
 
 
 async def test_a_model_in_the_same_process_waits_for_the_retry_after_that_another_was_told(crowded):
@@ -557,9 +558,9 @@ async def test_keys_have_limits_of_their_own(crowded):
     assert "'a'" not in repr(concurrency())
 
 
-async def test_time_outs_lower_the_limit(serve):
-    server = serve([says("x", delay_seconds=5.0)])
-    assert await ask(chat(server, timeout_seconds=0.2), 16) == ["ModelServerError"] * 16
+async def test_time_outs_lower_the_limit(serve_hurried):
+    server = serve_hurried([says("x", delay_seconds=math.inf)])
+    assert await ask(chat(server, timeout_seconds=30), 16) == ["ModelServerError"] * 16
     assert state().limit == 8
     assert state().reason == "silent"
 

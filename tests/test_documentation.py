@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.forks import forked, run_text
+
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCKS = [
@@ -20,9 +22,13 @@ BLOCKS = [
 
 @pytest.mark.parametrize("block", BLOCKS)
 def test_a_python_block_runs_on_its_own(block: str):
-    ran = subprocess.run(
-        [sys.executable, "-W", "error", "-c", block], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    ran = forked(run_text, block, folder=ROOT)
+    assert ran.returncode == 0, ran.stderr
+
+
+def test_the_first_one_runs_with_nothing_loaded_before_it():
+    command = [sys.executable, "-W", "error", "-c", *BLOCKS[0].values]
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
 
 

@@ -187,7 +187,7 @@ def line_of(process: subprocess.Popen[str]) -> str:
 def killed_while_committing(folder: Path, step: str, changed: str) -> str:
     """The reference of the fork whose commit killed itself after a step."""
     with child(commit_a_kept_copy, folder, step, changed) as process:
-        assert process.wait(timeout=30) == -signal.SIGKILL
+        assert process.wait(timeout=60) == -signal.SIGKILL
         assert process.stdout is not None
         return process.stdout.read().strip()
 
@@ -300,7 +300,7 @@ def test_keeping_again_begins_another_week(world: Path) -> None:
         environment.reopen(reference)  # owned by this process, so that nothing sweeps it yet
         os.utime(Path(reference) / "kept", (0, 0))
     with child(keep_again, world, aside) as process:
-        assert process.wait(timeout=30) == 0
+        assert process.wait(timeout=60) == 0
     Path(torn, "owner.json").write_text(Path(aside, "owner.json").read_text())  # the process that has just ended
     opened(world)
     assert forks_left(world) == [aside]

@@ -480,11 +480,15 @@ async def test_what_a_rollout_changes_in_place_stays_its_own():
 
 
 async def test_threads_that_a_cut_off_request_left_are_not_taken_up_again(database: Path):
-    slow = [
-        ScriptedTurn(tool_calls=[("execute", {"sql": "INSERT INTO t VALUES (1)"})], entropy=entropy(False)),
-        ScriptedTurn(text="done", entropy=entropy(False), delay_seconds=1.0),
-    ]
-    agent = create_agent(ScriptedChat(scripts=[slow]), sql_tools())
+    asked: list[int] = []
+
+    def script(messages) -> ScriptedTurn:
+        if len(messages) == 1:
+            return ScriptedTurn(tool_calls=[("execute", {"sql": "INSERT INTO t VALUES (1)"})], entropy=entropy(False))
+        asked.append(1)
+        return ScriptedTurn(text="done", entropy=entropy(False), delay_seconds=3600.0 if len(asked) <= 2 else 0.0)
+
+    agent = create_agent(ScriptedChat(scripts=[script]), sql_tools())
     saver = InMemorySaver()
     graph = entropy_centroid_graph(
         agent,
@@ -496,7 +500,8 @@ async def test_threads_that_a_cut_off_request_left_are_not_taken_up_again(databa
     )
     config = {"configurable": {"thread_id": "one"}}
     run = asyncio.create_task(graph.ainvoke(ASK, config))
-    await asyncio.sleep(0.5)
+    while len(asked) < 2:  # noqa: ASYNC110  nothing tells
+        await asyncio.sleep(0.01)
     run.cancel()
     with pytest.raises(asyncio.CancelledError):
         await run

@@ -129,7 +129,7 @@ class RolloutRequest:
     base: Base | None = None
     answers: Mapping[str, Any] = field(default_factory=dict[str, Any])
     errors: dict[int, Exception] = field(default_factory=dict[int, Exception])
-    begun: float = field(default_factory=time.monotonic)
+    begun: float = field(default_factory=lambda: time.monotonic())  # looked up then, as a test may put it forward
     late: Exception = field(default_factory=lambda: TimeoutError("a model call of this round took too long"))
     lingering: Lingering = field(default_factory=Lingering)
     used: dict[int, Usage] = field(default_factory=dict[int, Usage])

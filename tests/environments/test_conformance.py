@@ -60,6 +60,8 @@ class TestSqliteWithWriteAheadLog(TestSqlite):
 
 
 class TestDirectory(EnvironmentConformance):
+    races = 50
+
     def make(self, folder: Path) -> None:
         (folder / "files").mkdir()
         (folder / "files" / "words").touch()
@@ -110,6 +112,7 @@ class TestMemory(EnvironmentConformance):
 
 class TestJournal(EnvironmentConformance):
     shelf: type[Shelf] = Shelf
+    races = 50
 
     def make(self, folder: Path) -> None:
         self.shelf.make(folder / "shelf.db")
@@ -132,7 +135,6 @@ class TestJournal(EnvironmentConformance):
 
 class TestJournalOfWhatCountsNoVersions(TestJournal):
     shelf = PlainShelf
-    races = 50
 
 
 class TestAnEnvironmentOfOnesOwn(EnvironmentConformance):

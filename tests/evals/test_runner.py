@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import multiprocessing
 import random
 import signal
 from collections.abc import Callable
@@ -19,10 +18,8 @@ from evals.store import DATABASE, RolloutStore, read_run
 from tests.chat_server import ChatServer, Reply, Request
 from tests.evals.lives import FULL, N, go, run_sums, run_sums_within
 from tests.evals.sums import Sums, choices
-from tests.rollouts.killing import PRELOADED
+from tests.forks import FORKS
 
-FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload([*PRELOADED, "tests.evals.lives"])
 SIZE = 4
 TIMES = {"seconds", "ended_at"}
 

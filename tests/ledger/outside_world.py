@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import multiprocessing
 import socketserver
 import tempfile
 import threading
@@ -14,11 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from entcent_agents.ledger import EffectLedger, PostgresLedger, SqliteLedger
-
-# Children are forked from a process that has these modules loaded: a start takes milliseconds, and a kill hits work.
-FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["tests.ledger.children", "psycopg", "sqlite3"])
-
+from tests.forks import FORKS
 
 QUESTION = "?"
 

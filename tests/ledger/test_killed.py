@@ -19,12 +19,15 @@ import pytest
 
 from entcent_agents.ledger import Answer, EffectRecord, InDoubt, State, perform, settle
 from entcent_agents.ledger.decision import Change
+from tests.forks import FORKS
 from tests.ledger.children import CALLS_A_TURN, agent, call_at, race_call, racer
-from tests.ledger.outside_world import FORKS, World, child, open_ledger, world
+from tests.ledger.outside_world import World, child, open_ledger, world
 from tests.ledger.postgres_server import postgres, why_none
 
 KILLS = 200
 RACES = 200
+IN_TESTS = 100
+"""Kills and races there: stand-alone there are more."""
 SHORTEST_LIVES_SECONDS = 0.25
 
 
@@ -120,9 +123,9 @@ def where(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 @pytest.mark.timeout(600)
 def test_every_effect_of_a_killed_agent_happened_once_or_is_in_doubt(where: str):
     with world(seconds=0.005) as outside:
-        ended = kill_at_random(where, outside, KILLS, seed=5)
+        ended = kill_at_random(where, outside, IN_TESTS, seed=5)
     sys.stdout.write(f"{dict(ended)}\n")
-    assert ended["once"] > KILLS / 4  # else the kills came too early to show anything
+    assert ended["once"] > IN_TESTS / 4  # else the kills came too early to show anything
     assert ended["in doubt, had happened"]
     assert ended["idempotent, repeated with their key"]
 
@@ -130,9 +133,9 @@ def test_every_effect_of_a_killed_agent_happened_once_or_is_in_doubt(where: str)
 @pytest.mark.timeout(600)
 def test_of_two_processes_that_race_for_a_call_one_makes_it(where: str):
     with world() as outside:
-        came = race(where, outside, RACES)
+        came = race(where, outside, IN_TESTS)
     sys.stdout.write(f"{dict(came)}\n")
-    assert sum(came.values()) == RACES
+    assert sum(came.values()) == IN_TESTS
     assert set(came) <= {"Pending and made", "Done and made"}
 
 

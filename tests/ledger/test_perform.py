@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any
@@ -31,7 +32,8 @@ from entcent_agents.ledger import (
 )
 from entcent_agents.ledger.calls import Position
 from entcent_agents.ledger.decision import Change, Step
-from tests.ledger.samples import a_call, claiming
+from tests.ledger.samples import SETTINGS, a_call, claiming
+from tests.passing_time import Clock
 
 
 class Shop:
@@ -69,6 +71,10 @@ async def lapse(ledger: EffectLedger, call: ExternalCall) -> None:
         return Change(answer=None, put=replace(records[0], lease_until=now))
 
     await ledger.transact(call.position, end)
+
+
+async def lease_of(ledger: EffectLedger, call: ExternalCall) -> float | None:
+    return await ledger.transact(call.position, lambda records, now: Change(answer=records[0].lease_until))
 
 
 async def test_a_call_is_made_once_and_replayed_after_that(ledger: EffectLedger):
@@ -215,18 +221,32 @@ async def test_control_flow_passes_and_takes_the_intent_back(ledger: EffectLedge
     assert await make(ledger, a_call(), shop) == Done(value="paid", replayed=False)
 
 
-async def test_a_slow_call_keeps_its_lease(ledger: EffectLedger):
+async def test_a_slow_call_keeps_its_lease(ledger: EffectLedger, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(perform.__globals__, "_BEATS", 300)  # each lease is renewed with nearly all of it left
     shop = Shop()
     shop.open.clear()
-    settings = LedgerSettings(lease_seconds=1.0)
-    task = asyncio.create_task(make(ledger, a_call(), shop, settings=settings))
+    task = asyncio.create_task(make(ledger, a_call(), shop))
     await shop.entered.wait()
-    for _ in range(8):
-        await asyncio.sleep(0.2)
-        assert isinstance(await make(ledger, a_call(), shop, settings=settings), Pending)
+    leases = {await lease_of(ledger, a_call())}
+    while len(leases) < 4:
+        assert isinstance(await make(ledger, a_call(), shop), Pending)
+        leases.add(await lease_of(ledger, a_call()))
+        await asyncio.sleep(0.01)
     shop.open.set()
     assert await task == Done(value="paid", replayed=False)
     assert shop.effects == 1
+
+
+async def test_a_lease_is_renewed_while_it_runs_however_long_the_call_takes(flying: Clock):
+    shop, ledger = Shop(), MemoryLedger(clock=time.monotonic)
+    shop.open.clear()
+    task = asyncio.create_task(make(ledger, a_call(), shop, settings=SETTINGS))
+    await shop.entered.wait()
+    for _ in range(60):
+        await asyncio.sleep(SETTINGS.lease_seconds / 6)
+        assert isinstance(await make(ledger, a_call(), shop), Pending)
+    shop.open.set()
+    assert await task == Done(value="paid", replayed=False)
 
 
 async def test_who_comes_back_after_the_lease_settles_the_doubt(ledger: EffectLedger):

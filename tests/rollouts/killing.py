@@ -20,24 +20,13 @@ from typing import Any
 
 from langchain_core.messages import AIMessage, convert_to_openai_messages
 
-from tests.ledger.outside_world import FORKS, World, child, open_ledger, world
+from tests.forks import FORKS
+from tests.ledger.outside_world import World, child, open_ledger, world
 from tests.rollouts.accounts import Account, Effect, audit_effects, audit_requests, audit_writes
 from tests.rollouts.agent import make_database, rows_of
 from tests.rollouts.lives import Place, live, thread_of
 from tests.rollouts.script import PLANS, Call, Script, calls_of, model_server, read_log, without_outside
 from tests.rollouts.steps import Steps
-
-PRELOADED = [
-    "tests.rollouts.lives",
-    "tests.ledger.children",
-    "tests.rollouts.chaos",
-    "rich.table",
-    "typer",
-    "langgraph.checkpoint.sqlite.aio",
-    "psycopg",
-    "sqlite3",
-]
-FORKS.set_forkserver_preload(PRELOADED)
 
 LONGEST_SECONDS = 120.0
 """A process that is at one request for longer hangs."""

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tests.chat_server import ChatServer, Reply, Request, Token
-from tests.ledger.outside_world import FORKS
+from tests.forks import FORKS
 from tests.rollouts.faults import Faults
 
 EFFECTS: Final = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import sqlite3
 import threading
 import time
@@ -27,12 +28,11 @@ from entcent_agents.errors import ConfigurationError, RolloutsFailedError
 from entcent_agents.prebuilt import entropy_centroid_graph
 from entcent_agents.rollouts.cleanup import discard
 from entcent_agents.testing import ScriptedChat, ScriptedTurn
-from tests.chat_server import ChatServer, says
+from tests.chat_server import ChatServer, Reply, Request, says
 
 ASK = {"messages": [HumanMessage("go")]}
-LATE = says("a b c d", delay_seconds=30)
+LATE = says("a b c d", delay_seconds=math.inf)
 STALLED = says("a b c d", breaks_after=2, breaks_how="stall")
-AT_ONCE_SECONDS = 1.0
 
 slowly = pytest.mark.parametrize("reply", [LATE, STALLED], ids=["silent", "streaming"])
 
@@ -59,7 +59,7 @@ def foreign_streaming(server: ChatServer) -> BaseChatModel:
     return foreign(server).model_copy(update={"streaming": True})
 
 
-async def come_to(server: ChatServer, state, seconds: float = 10.0) -> bool:
+async def come_to(server: ChatServer, state, seconds: float = 60.0) -> bool:
     return await asyncio.to_thread(server.comes_to, state, seconds)
 
 
@@ -82,7 +82,7 @@ async def test_cancelling_the_graph_ends_every_request(serve, reply, model, tool
     task = asyncio.create_task(graph.ainvoke(ASK))
     assert await come_to(server, lambda: len(server.answered) == 4)
     await cancelled(task)
-    assert await come_to(server, lambda: server.hang_ups == 4, AT_ONCE_SECONDS)
+    assert await come_to(server, lambda: server.hang_ups == 4)
     assert len(server.answered) == 4
     assert list(saver.storage) == []
 
@@ -93,7 +93,7 @@ async def test_cancelling_the_graph_ends_the_request_that_all_rollouts_share(ser
     task = asyncio.create_task(entropy_centroid_graph(create_agent(ours(server), []), n=4).ainvoke(ASK))
     assert await come_to(server, lambda: len(server.answered) == 1)
     await cancelled(task)
-    assert await come_to(server, lambda: server.hang_ups == 1, AT_ONCE_SECONDS)
+    assert await come_to(server, lambda: server.hang_ups == 1)
     assert [request.n for request in server.answered] == [4]
 
 
@@ -103,7 +103,7 @@ async def test_cancelling_the_graph_ends_each_of_the_requests_that_a_group_was_s
     task = asyncio.create_task(entropy_centroid_graph(create_agent(ours(server), []), n=4).ainvoke(ASK))
     assert await come_to(server, lambda: [request.n for request in server.answered] == [4, 2])
     await cancelled(task)
-    assert await come_to(server, lambda: server.hang_ups == 1, AT_ONCE_SECONDS)
+    assert await come_to(server, lambda: server.hang_ups == 1)
 
 
 @slowly
@@ -117,17 +117,23 @@ async def test_one_cancelled_rollout_of_several_leaves_the_shared_request_to_the
         assert not await come_to(server, lambda: server.hang_ups > 0, 0.5)
         for other in others:
             await cancelled(other)
-    assert await come_to(server, lambda: server.hang_ups == 1, AT_ONCE_SECONDS)
+    assert await come_to(server, lambda: server.hang_ups == 1)
     assert [request.n for request in server.answered] == [3]
 
 
 async def test_the_others_get_their_answers_when_one_is_cancelled(serve):
-    server = serve(lambda request: [says(f"answer {i}", delay_seconds=0.3) for i in range(request.n)])
+    left = threading.Event()
+
+    def script(request: Request) -> list[Reply]:
+        return [says(f"answer {i}", after=left) for i in range(request.n)]
+
+    server = serve(script)
     agent = create_agent(ours(server), [])
     with use_pool(SamplingPool()):
         first, *others = (asyncio.create_task(agent.ainvoke(ASK)) for _ in range(3))
         assert await come_to(server, lambda: len(server.answered) == 1)
         await cancelled(first)
+        left.set()
         answers = [(await other)["messages"][-1].text for other in others]
     assert answers == ["answer 1", "answer 2"]
     assert server.hang_ups == 0
@@ -166,7 +172,7 @@ async def test_an_error_that_ends_all_rollouts_ends_their_requests(serve, reply)
     agent = StateGraph(MessagesState).add_node(ask).add_edge(START, "ask").compile()
     with pytest.raises(ConfigurationError, match="this agent cannot work"):
         await entropy_centroid_graph(agent, n=4).ainvoke(ASK)
-    assert await come_to(server, lambda: server.hang_ups == 3, AT_ONCE_SECONDS)
+    assert await come_to(server, lambda: server.hang_ups == 3)
 
 
 @slowly
@@ -187,9 +193,9 @@ async def test_calls_from_synchronous_nodes_end_too_and_no_further_ones_are_made
     assert await come_to(server, lambda: sum(request.n for request in server.answered) == 2)
     requests = len(server.answered)
     await cancelled(task)
-    assert await come_to(server, lambda: server.hang_ups == requests, AT_ONCE_SECONDS)
+    assert await come_to(server, lambda: server.hang_ups == requests)
     for _ in range(2 * 3):
-        assert await asyncio.to_thread(ended.acquire, timeout=10)
+        assert await asyncio.to_thread(ended.acquire, timeout=60)
     assert len(server.answered) == requests
 
 
@@ -268,7 +274,7 @@ class Held:
             """Change the world."""
             fork = current_environment()
             self.at_work.set()
-            self.let_go.wait(20)
+            self.let_go.wait(60)
             try:
                 self.late(fork)
             finally:
@@ -283,14 +289,14 @@ class Held:
 
     async def cancelled_at_work(self, *, lets_go_first: bool = False) -> None:
         task = asyncio.create_task(self.graph().ainvoke(ASK))
-        assert await asyncio.to_thread(self.at_work.wait, 10)
+        assert await asyncio.to_thread(self.at_work.wait, 60)
         if lets_go_first:
             self.let_go.set()
         await cancelled(task)
 
     async def ends(self) -> None:
         self.let_go.set()
-        assert await asyncio.to_thread(self.done.wait, 10)
+        assert await asyncio.to_thread(self.done.wait, 60)
 
 
 def write_at_path(fork) -> None:
@@ -345,7 +351,7 @@ def forks_of(environment) -> list[Path]:
     return [*environment.path.parent.glob(".entcent-*/forks/*")]
 
 
-async def come_true(condition, seconds: float = 5.0) -> bool:
+async def come_true(condition, seconds: float = 60.0) -> bool:
     """Whether it does, and stays so for a moment."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:
@@ -368,9 +374,8 @@ async def test_what_the_thread_of_a_cancelled_rollout_writes_lands_nowhere(tmp_p
     environment = world(tmp_path)
     before = content(environment)
     held = Held(environment, late)
-    started = time.monotonic()
     await held.cancelled_at_work()
-    assert time.monotonic() - started < 5
+    assert not held.done.is_set()
     await held.ends()
     assert content(environment) == before
     assert left_of(environment) == []
@@ -393,7 +398,7 @@ async def test_a_rollout_that_failed_beside_a_thread_leaves_no_fork_either(tmp_p
     @tool
     async def fail() -> str:
         """Fail."""
-        await asyncio.to_thread(held.at_work.wait, 10)
+        await asyncio.to_thread(held.at_work.wait, 60)
         raise RuntimeError("out of order")
 
     graph = held.graph(beside=[fail])
@@ -434,12 +439,12 @@ async def test_a_fork_that_is_written_to_for_too_long_is_left_to_the_sweep(tmp_p
 class Written:
     """A fork that cannot be removed for a while."""
 
-    def __init__(self, fork, until: float = float("inf")) -> None:
-        self.fork, self.reference, self.tries, self.until = fork, fork.reference, 0, until
+    def __init__(self, fork) -> None:
+        self.fork, self.reference, self.tries, self.free = fork, fork.reference, 0, threading.Event()
 
     def discard(self) -> None:
         self.tries += 1
-        if time.monotonic() < self.until:
+        if not self.free.is_set():
             raise OSError(39, "Directory not empty")
         self.fork.discard()
 
@@ -447,8 +452,10 @@ class Written:
 async def test_a_fork_that_could_not_be_removed_in_time_is_removed_later(tmp_path, monkeypatch):
     monkeypatch.setattr("entcent_agents.rollouts.cleanup.CLEAN_UP_SECONDS", 0.3)
     environment = directory(tmp_path)
-    await discard([Written(environment.fork(), until=time.monotonic() + 1.5)])
+    fork = Written(environment.fork())
+    await discard([fork])
     assert len(forks_of(environment)) == 1
+    fork.free.set()
     assert await come_true(lambda: forks_of(environment) == [])
 
 
@@ -467,4 +474,4 @@ async def test_calls_are_cancelled_by_those_who_asked_and_by_themselves_only_whe
     await asyncio.sleep(0)
     assert not asked.cancelling(), "LangChain would take it for an answer"
     with pytest.raises(asyncio.CancelledError):
-        await asyncio.wait_for(asked, 5)
+        await asyncio.wait_for(asked, 60)

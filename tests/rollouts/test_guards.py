@@ -223,7 +223,7 @@ async def test_a_call_that_a_failed_task_left_behind_is_cancelled_and_an_externa
         checkpointer=InMemorySaver(),
     )
     with pytest.raises(RolloutsFailedError, match="ValueError: broken"):
-        await asyncio.wait_for(graph.ainvoke(ASK, {"configurable": {"thread_id": "t"}}), 20)
+        await asyncio.wait_for(graph.ainvoke(ASK, {"configurable": {"thread_id": "t"}}), 60)
     assert ended == ["paid", "cancelled"]  # the payment of the second turn was never approved
 
 
@@ -278,7 +278,7 @@ async def test_a_write_inside_a_write_is_part_of_it(tmp_path: Path):
     environments = [DirectoryEnvironment(folder, name="notes")]
     effects = {"note": WRITE, "note_both": WRITE}
     graph = entropy_centroid_graph(agent, n=2, effects=effects, environments=environments)
-    result = await asyncio.wait_for(graph.ainvoke(ASK), 20)
+    result = await asyncio.wait_for(graph.ainvoke(ASK), 60)
     assert result["messages"][2].content == "noted 1, noted 11"
     assert sorted(path.name for path in folder.iterdir()) == ["1", "11"]
 
@@ -297,7 +297,7 @@ async def test_a_guarded_tool_inside_one_that_reads_is_held_and_the_outer_one_ru
     scripts = [[turn("", ("outer", {"to": f"{i}"}), early=i == 1), turn(f"done {i}")] for i in range(2)]
     agent = create_agent(ScriptedChat(scripts=scripts), [outer, *world.tools])
     effects = {"outer": READ, "look": READ, "confirm": READ, **known}
-    result = await asyncio.wait_for(entropy_centroid_graph(agent, n=2, effects=effects).ainvoke(ASK), 20)
+    result = await asyncio.wait_for(entropy_centroid_graph(agent, n=2, effects=effects).ainvoke(ASK), 60)
     assert world.sent == ["1"]
     assert result["messages"][2].content == "outer: sent to 1"
     assert sorted(began) == ["0", "1", "1"]

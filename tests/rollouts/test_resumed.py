@@ -29,6 +29,7 @@ from entcent_agents.nodes import EntropyCentroidSelector, guarded
 from entcent_agents.prebuilt import entropy_centroid_graph
 from entcent_agents.selection import First, Selection
 from entcent_agents.testing import ScriptedChat, ScriptedTurn
+from tests.passing_time import Clock
 from tests.rollouts.worlds import ASK, World, turn
 from tests.table import new_table, rows
 
@@ -86,11 +87,11 @@ async def add(x: int) -> str:
     return f"added {x}"
 
 
-async def test_a_cancelled_request_goes_on_without_sampling_a_turn_again(tmp_path: Path, database: Path):
+async def test_a_cancelled_request_goes_on_without_sampling_a_turn_again(clock: Clock, tmp_path: Path, database: Path):
     slow = [
         turn("", ("add", {"x": 1})),
         turn("", ("add", {"x": 2})),
-        ScriptedTurn(text="done", entropy=[0.1] * 300, delay_seconds=0.6),
+        ScriptedTurn(text="done", entropy=[0.1] * 300, delay_seconds=30.0),
     ]
     model = Counted(scripts=[slow])
     agent = create_agent(model, [add])
@@ -103,7 +104,7 @@ async def test_a_cancelled_request_goes_on_without_sampling_a_turn_again(tmp_pat
                 await cut_off(graph, model, asked=6)
                 assert rows(database) == []
             else:
-                state = await graph.ainvoke(None, CONFIG)
+                state = await clock.soon(graph.ainvoke(None, CONFIG))
                 left = [found async for found in settings["rollout_checkpointer"].alist(None)]
     assert [message.type for message in state["messages"]] == ["human", "ai", "tool", "ai", "tool", "ai"]
     assert rows(database) == [1, 2]
@@ -111,7 +112,9 @@ async def test_a_cancelled_request_goes_on_without_sampling_a_turn_again(tmp_pat
     assert left == []
 
 
-async def test_what_a_failed_write_had_written_is_not_undone_at_resumption(tmp_path: Path, database: Path):
+async def test_what_a_failed_write_had_written_is_not_undone_at_resumption(
+    clock: Clock, tmp_path: Path, database: Path
+):
     @tool
     async def add_and_fail(x: int) -> str:
         """Add a row, and fail."""
@@ -124,7 +127,7 @@ async def test_what_a_failed_write_had_written_is_not_undone_at_resumption(tmp_p
         except ValueError as error:
             return ToolMessage(f"failed: {error}", tool_call_id=request.tool_call["id"])
 
-    slow = [turn("", ("add_and_fail", {"x": 1})), ScriptedTurn(text="done", entropy=[0.1] * 30, delay_seconds=0.6)]
+    slow = [turn("", ("add_and_fail", {"x": 1})), ScriptedTurn(text="done", entropy=[0.1] * 30, delay_seconds=30.0)]
     model = Counted(scripts=[slow])
     agent = create_agent(model, [add_and_fail], middleware=[told])
     for attempt in range(2):
@@ -135,7 +138,7 @@ async def test_what_a_failed_write_had_written_is_not_undone_at_resumption(tmp_p
             if attempt == 0:
                 await cut_off(graph, model, asked=2)
             else:
-                state = await graph.ainvoke(None, CONFIG)
+                state = await clock.soon(graph.ainvoke(None, CONFIG))
     assert state["messages"][2].content == "failed: added 1"
     assert rows(database) == [1]
 

@@ -80,7 +80,7 @@ def in_order(*replies: Reply):
 
 
 def chat(server, **settings) -> ChatLogprobs:
-    return ChatLogprobs(model="scripted", base_url=server.base_url, max_retries=0, timeout_seconds=0.5, **settings)
+    return ChatLogprobs(model="scripted", base_url=server.base_url, max_retries=0, timeout_seconds=30, **settings)
 
 
 def calls(name: str) -> Reply:
@@ -104,8 +104,8 @@ def searching():
 
 
 @pytest.mark.parametrize("failure", FAILURES)
-async def test_the_turn_before_a_failed_call_is_not_sampled_again(serve, saver, failure):
-    server = serve(in_order(calls("search"), failure, says("on the shelf")))
+async def test_the_turn_before_a_failed_call_is_not_sampled_again(serve_hurried, saver, failure):
+    server = serve_hurried(in_order(calls("search"), failure, says("on the shelf")))
     search, ran = searching()
     run = Run(create_agent(chat(server), [search], checkpointer=saver))
     messages = await run()
@@ -136,7 +136,6 @@ async def test_of_two_model_calls_side_by_side_the_one_that_failed_is_made_again
         return [says(question)]
 
     model = chat(serve(answer))
-    model.timeout_seconds = 5.0
 
     def node(question: str):
         async def call(state: MessagesState):
@@ -157,9 +156,9 @@ async def test_of_two_model_calls_side_by_side_the_one_that_failed_is_made_again
 @pytest.mark.parametrize(
     "failure", [failure for failure in FAILURES if failure.id != "closed"]
 )  # its end, to ChatOpenAI
-async def test_a_foreign_chat_models_failure_is_retried(serve, failure, streaming):
-    server = serve(in_order(failure, says("done")))
-    settings = {"base_url": server.base_url, "api_key": "none", "max_retries": 0, "timeout": 0.5}
+async def test_a_foreign_chat_models_failure_is_retried(serve_hurried, failure, streaming):
+    server = serve_hurried(in_order(failure, says("done")))
+    settings = {"base_url": server.base_url, "api_key": "none", "max_retries": 0, "timeout": 30}
     model = ChatOpenAI(model="scripted", streaming=streaming, **settings)
     run = Run(create_agent(model, [], checkpointer=InMemorySaver()))
     assert (await run())[-1].content == "done"
@@ -324,14 +323,13 @@ async def test_a_tool_that_was_cut_off_is_run_again_where_it_may_be(serve):
 
 async def test_a_cancellation_ends_the_pause(serve):
     server = serve(lambda request: [Reply(status=503, error="loading")])
-    run = Run(create_agent(chat(server), [], checkpointer=InMemorySaver()), retries=Retries(first_seconds=30))
+    long = Retries(first_seconds=3600, max_seconds=3600)
+    run = Run(create_agent(chat(server), [], checkpointer=InMemorySaver()), retries=long)
     task = asyncio.create_task(run())
-    await asyncio.wait_for(run.pausing.wait(), 10)
+    await run.pausing.wait()
     task.cancel()
-    started = time.monotonic()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert time.monotonic() - started < 1
     assert len(server.answered) == 1
 
 

@@ -145,7 +145,7 @@ async def test_sync_nodes_that_run_agents_do_not_wait_for_each_others_threads(wo
     builder.add_edge(START, "act")
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(2))
     graph = entropy_centroid_graph(builder.compile(), n=4, effects={"peek": READ})
-    result = await asyncio.wait_for(graph.ainvoke(ASK), 10)
+    result = await asyncio.wait_for(graph.ainvoke(ASK), 60)
     assert result["messages"][-1].text == "inner"
 
 

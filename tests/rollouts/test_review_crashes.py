@@ -211,5 +211,5 @@ async def test_sync_nodes_leave_threads_for_the_copies_of_forks(tmp_path: Path, 
     async with durable(tmp_path) as settings:
         settings |= {"effects": {"put": WRITE}, "environments": [SqliteEnvironment(database)]}
         graph = entropy_centroid_graph(builder.compile(), n=4, **settings)
-        await asyncio.wait_for(graph.ainvoke(ASK, CONFIG), 10)
+        await asyncio.wait_for(graph.ainvoke(ASK, CONFIG), 60)
     assert rows(database) == [1]

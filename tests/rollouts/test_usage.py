@@ -31,6 +31,7 @@ from entcent_agents.selection import First
 from entcent_agents.testing import ScriptedChat, ScriptedTurn
 from entcent_agents.trajectory import Rollout, Spent, Usage
 from tests.chat_server import Reply, Request, says
+from tests.passing_time import Clock
 from tests.rollouts.billing import Biller
 from tests.rollouts.worlds import ASK, World, turn
 
@@ -104,18 +105,18 @@ async def test_a_refused_call_is_no_cut_call(serve):
 
 
 @pytest.mark.parametrize("budget", [None, Budget(max_tokens=50_000)])
-async def test_a_call_that_the_agent_itself_cuts_off_is_counted_as_such(serve, budget):
+async def test_a_call_that_the_agent_itself_cuts_off_is_counted_as_such(serve_hurried, budget):
     """Of a call that is cancelled LangChain tells nobody."""
 
     def script(request: Request) -> list[Reply]:
         stalls = request.body["messages"][-1]["content"] == "slowly"
         return [says("a b c d", breaks_after=3, breaks_how="stall") if stalls else says("done")]
 
-    model = model_of(serve(script))
+    model = model_of(serve_hurried(script))
 
     async def answer(state: MessagesState) -> dict[str, Any]:
         try:
-            async with asyncio.timeout(0.5):
+            async with asyncio.timeout(30):
                 await model.ainvoke([HumanMessage("slowly")])
         except TimeoutError:
             pass
@@ -147,18 +148,18 @@ def test_parallel_calls_of_one_rollout_keep_their_tokens_apart():
     assert (recorder.usage.generated_tokens, recorder.usage.cut_calls) == (8, 2)
 
 
-async def test_rounds_add_up_and_the_time_of_people_does_not_count(world: World):
+async def test_rounds_add_up_and_the_time_of_people_does_not_count(clock: Clock, world: World):
     turns = [turn("", ("send", {"to": "x"})), turn("", ("confirm", {"question": "sure?"})), turn("done")]
     agent = create_agent(ScriptedChat(scripts=[turns]), world.tools)
     graph = graph_of(agent, n=3, effects={"look": READ, "confirm": READ}, checkpointer=InMemorySaver())
     asked = await graph.ainvoke(ASK, CONFIG)
     usages = [asked["selection"]["usage"]]
-    await asyncio.sleep(1.5)  # a person thinks
+    clock.forward(3600)  # a person thinks
     usages.append((await graph.ainvoke(Command(resume="yes"), CONFIG))["selection"]["usage"])
     assert [(usage["rounds"], usage["rollouts"], usage["model_calls"]) for usage in usages] == [(2, 6, 6), (3, 9, 9)]
     assert [usage["generated_tokens"] for usage in usages] == [6 * 150, 9 * 150]
     assert [usage["prompt_tokens"] for usage in usages] == [6 * PROMPT, 9 * PROMPT]
-    assert usages[0]["seconds"] < usages[1]["seconds"] < usages[0]["seconds"] + 1.5
+    assert usages[0]["seconds"] < usages[1]["seconds"] < usages[0]["seconds"] + 3600
     assert usages[0]["seconds_to_first_visible"] == usages[1]["seconds_to_first_visible"] < usages[0]["seconds"]
 
 
@@ -192,8 +193,8 @@ async def durable(tmp_path: Path) -> AsyncIterator[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("budget", [None, Budget(max_tokens=50_000)])
-async def test_a_resumed_request_counts_what_its_journals_recorded_once(tmp_path: Path, budget):
-    slow = [turn("", ("look", {"x": 1})), ScriptedTurn(text="done", entropy=[0.1] * 150, delay_seconds=0.6)]
+async def test_a_resumed_request_counts_what_its_journals_recorded_once(clock: Clock, tmp_path: Path, budget):
+    slow = [turn("", ("look", {"x": 1})), ScriptedTurn(text="done", entropy=[0.1] * 150, delay_seconds=30.0)]
     quick = [turn("at once")]
     model = Counted(scripts=[slow, quick], max_tokens=200)
     agent = create_agent(model, [look])
@@ -208,7 +209,7 @@ async def test_a_resumed_request_counts_what_its_journals_recorded_once(tmp_path
             await run
     async with durable(tmp_path) as settings:
         graph = graph_of(agent, n=2, effects={"look": READ}, budget=budget, **settings)
-        usage = (await graph.ainvoke(None, CONFIG))["selection"]["usage"]
+        usage = (await clock.soon(graph.ainvoke(None, CONFIG)))["selection"]["usage"]
     assert usage["model_calls"] == 3
     assert usage["generated_tokens"] == 3 * 150
     if budget:  # the call that was under way may have used all it had reserved
