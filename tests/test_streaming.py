@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,9 +21,9 @@ from langchain_core.tracers.base import BaseTracer
 
 from entcent_agents.capture.recorder import TurnRecorder
 from entcent_agents.chat.model import ChatLogprobs
-from entcent_agents.chat.sampling import SamplingPool, use_pool
+from entcent_agents.chat.sampling import SamplingPool, plain_sampling, use_pool
 from entcent_agents.errors import ModelServerError
-from tests.chat_server import ChatServer, Reply, Token, numbered, says
+from tests.chat_server import ChatServer, Reply, Request, Token, numbered, says
 
 BETA = "ignore:.*(v3|beta|experimental|astream_log|version=.v1.).*"
 """What LangChain warns of in the ways that it has marked as beta or deprecated."""
@@ -361,3 +362,68 @@ def test_an_error_in_a_synchronous_stream_is_raised_where_it_is_read(serve):
     with pytest.raises(ModelServerError, match="broke off"):
         next(pieces)
     assert not recorder.turns
+
+
+# What a stop string might begin with
+
+FENCED = spoken("```", "json", "\n", '{"name": "search", "arguments": {"query": "bees"}}', "\n", "```")
+
+
+def holding_back(request: Request) -> list[Reply]:
+    """As llama.cpp streams: text that a stop string might begin with waits for the next token, and has no entry."""
+    stops = request.body.get("stop", ()) if request.body["stream"] else ()
+    listed: list[Token] = []
+    held = ""
+    for token in FENCED.tokens:
+        held += str(token.says)
+        if not any(held.endswith(stop[:size]) for stop in stops for size in range(1, len(stop))):
+            listed.append(replace(token, says=held))
+            held = ""
+    unlisted = [Token(says=held if i == 0 else "") for i in range(len(FENCED.tokens) - len(listed))]
+    return [replace(FENCED, tokens=[*listed, *unlisted], listed=len(listed))] * request.n
+
+
+UNWATCHED = (ainvoke, agenerate, abatch, invoke, generate, batch)
+
+
+@pytest.mark.parametrize("script, settings", [("text", {}), ("words", {"stop": ["\n\n"]})], ids=["tools", "own"])
+@pytest.mark.parametrize("way", UNWATCHED, ids=lambda way: way.__name__)
+async def test_tokens_that_a_stop_string_might_begin_with_are_scored(serve, way, script, settings):
+    server, recorder = serve(holding_back), TurnRecorder()
+    message = await heard(way, bound(server, script, **settings), {"callbacks": [recorder]}, [])
+    (turn,) = recorder.turns.values()
+    assert turn.scored_tokens == turn.generated_tokens == len(FENCED.tokens)
+    assert message.text == FENCED.text
+
+
+@pytest.mark.parametrize("way", [ainvoke, astream], ids=lambda way: way.__name__)
+async def test_tokens_that_a_stop_string_might_begin_with_are_scored_in_rollouts(serve, way):
+    recorder = TurnRecorder()
+    with use_pool(SamplingPool(1)):
+        await way(bound(serve(holding_back), "text"), {"callbacks": [recorder]}, [])
+    (turn,) = recorder.turns.values()
+    assert turn.scored_tokens == turn.generated_tokens == len(FENCED.tokens)
+
+
+@pytest.mark.parametrize("way", [ainvoke_listened_to, astream, aevents("v2"), stream], ids=lambda way: way.__name__)
+async def test_who_reads_along_sees_text_as_it_comes_and_coverage_tells_what_that_costs(serve, way):
+    server, recorder = serve(holding_back), TurnRecorder()
+    message = await heard(way, bound(server, "text"), {"callbacks": [recorder]}, [])
+    assert server.requests[0].body["stream"] is True
+    (turn,) = recorder.turns.values()
+    assert (turn.scored_tokens, turn.generated_tokens) == (3, len(FENCED.tokens))
+    assert message.text == FENCED.text and [call["name"] for call in message.tool_calls] == ["search"]
+
+
+async def test_what_is_not_to_be_scored_streams_whatever_ends_it(serve):
+    server = serve(holding_back)
+    with plain_sampling():
+        await bound(server, "text").ainvoke(ASK)
+    assert server.requests[0].body["stream"] is True
+
+
+@pytest.mark.parametrize("way", [ainvoke, ainvoke_listened_to, astream, aevents_v3], ids=lambda way: way.__name__)
+async def test_a_model_that_must_not_stream_asks_for_whole_answers(serve, way):
+    server = serve([SCRIPTS["words"]])
+    await way(chat(server, disable_streaming=True), {"callbacks": []}, [])
+    assert server.requests[0].body["stream"] is False and "stream_options" not in server.requests[0].body
