@@ -1,4 +1,4 @@
-"""Calls in text, forced or not, and structured answers on a real server: it really constrains, and scores every token."""
+"""Calls in text, forced or not, and structured answers on a real server: it constrains, and scores every token."""
 
 from __future__ import annotations
 
