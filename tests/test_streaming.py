@@ -309,13 +309,21 @@ async def test_a_call_that_cannot_be_read_is_invalid_every_way(serve, way):
 THOUGHT = [{"reasoning_content": "Hm"}, {"reasoning_content": ", well"}, {"content": "Yes"}, {"content": "!"}]
 
 
+def thoughtful(request: Request) -> list[Reply]:
+    """Streams its reasoning before its answer, or gives both whole."""
+    listed = {"content": [Token(says="x").entry()]}
+    if not request.body["stream"]:
+        message = {"reasoning_content": "Hm, well", "content": "Yes!"}
+        return [Reply(raw=json.dumps({"choices": [{"message": message, "logprobs": listed}]}).encode())]
+    events = [{"index": 0, "delta": delta, "logprobs": listed} for delta in THOUGHT]
+    events[-1]["finish_reason"] = "stop"
+    return [Reply(raw=b"".join(b"data: %s\n\n" % json.dumps({"choices": [event]}).encode() for event in events))]
+
+
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
 async def test_reasoning_stands_before_the_answer_once(serve, way, settings):
-    events = [{"index": 0, "delta": delta, "logprobs": {"content": [Token(says="x").entry()]}} for delta in THOUGHT]
-    events[-1]["finish_reason"] = "stop"
-    raw = b"".join(b"data: %s\n\n" % json.dumps({"choices": [event]}).encode() for event in events)
-    message = await heard(way, chat(serve([Reply(raw=raw)]), **settings), {"callbacks": []}, [])
+    message = await heard(way, chat(serve(thoughtful), **settings), {"callbacks": []}, [])
     assert message.text == "Yes!"
     assert [block.get("reasoning") or block.get("text") for block in message.content_blocks] == ["Hm, well", "Yes!"]
 
