@@ -571,7 +571,7 @@ async def test_text_tools_are_described_in_the_prompt_and_sent_as_text_alone(ser
     ]
     await model.ainvoke(history)
     body = server.requests[0].body
-    assert "tools" not in body and body["stream"] is True
+    assert "tools" not in body and body["stream"] is False
     assert body["stop"] == ["\n```\n"]
     roles = [message["role"] for message in body["messages"]]
     assert roles == ["system", "user", "assistant", "user"]

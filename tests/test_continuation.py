@@ -109,6 +109,20 @@ async def test_tokens_that_are_listed_as_one_are_told_apart(serve):
     assert (await model.acontinue("Count", wrong)).joint is Joint.RETOKENISED
 
 
+async def test_last_tokens_that_say_nothing_are_generated_again(serve):
+    """As llama.cpp lists them in a whole answer: the text that it held back is that of a later token."""
+    script = ContinuingServer(("llama",))
+    server = serve(script)
+    model = chat(server)
+    whole = (await model.acontinue("Count", "one two three")).generation.token_logprobs.head(3)
+    held = replace(whole, text=whole.head(2).text, offsets=whole.offsets[[0, 1, 2, 2]])
+    script.words = " four five six seven"
+    found = await model.acontinue("Count", held)
+    assert (found.joint, found.reused_tokens) == (Joint.EXACT, 2)
+    assert server.requests[-1].body["prompt"] == [*PROMPT, script.number(" four"), script.number(" five")]
+    assert found.message.text == " four five six seven"
+
+
 @pytest.mark.parametrize("method", [m for m in ContinuationMethod if m.endswith("message")])
 async def test_messages_are_compared_too_where_the_server_tells_its_tokens(serve, method):
     script = ContinuingServer(("llama", "flag", "prefix", "trailing"), merges=True)

@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,9 +21,9 @@ from langchain_core.tracers.base import BaseTracer
 
 from entcent_agents.capture.recorder import TurnRecorder
 from entcent_agents.chat.model import ChatLogprobs
-from entcent_agents.chat.sampling import SamplingPool, use_pool
+from entcent_agents.chat.sampling import SamplingPool, plain_sampling, use_pool
 from entcent_agents.errors import ModelServerError
-from tests.chat_server import ChatServer, Reply, Token, numbered, says
+from tests.chat_server import ChatServer, Reply, Request, Token, numbered, says
 
 BETA = "ignore:.*(v3|beta|experimental|astream_log|version=.v1.).*"
 """What LangChain warns of in the ways that it has marked as beta or deprecated."""
@@ -308,13 +309,21 @@ async def test_a_call_that_cannot_be_read_is_invalid_every_way(serve, way):
 THOUGHT = [{"reasoning_content": "Hm"}, {"reasoning_content": ", well"}, {"content": "Yes"}, {"content": "!"}]
 
 
+def thoughtful(request: Request) -> list[Reply]:
+    """Streams its reasoning before its answer, or gives both whole."""
+    listed = {"content": [Token(says="x").entry()]}
+    if not request.body["stream"]:
+        message = {"reasoning_content": "Hm, well", "content": "Yes!"}
+        return [Reply(raw=json.dumps({"choices": [{"message": message, "logprobs": listed}]}).encode())]
+    events = [{"index": 0, "delta": delta, "logprobs": listed} for delta in THOUGHT]
+    events[-1]["finish_reason"] = "stop"
+    return [Reply(raw=b"".join(b"data: %s\n\n" % json.dumps({"choices": [event]}).encode() for event in events))]
+
+
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
 async def test_reasoning_stands_before_the_answer_once(serve, way, settings):
-    events = [{"index": 0, "delta": delta, "logprobs": {"content": [Token(says="x").entry()]}} for delta in THOUGHT]
-    events[-1]["finish_reason"] = "stop"
-    raw = b"".join(b"data: %s\n\n" % json.dumps({"choices": [event]}).encode() for event in events)
-    message = await heard(way, chat(serve([Reply(raw=raw)]), **settings), {"callbacks": []}, [])
+    message = await heard(way, chat(serve(thoughtful), **settings), {"callbacks": []}, [])
     assert message.text == "Yes!"
     assert [block.get("reasoning") or block.get("text") for block in message.content_blocks] == ["Hm, well", "Yes!"]
 
@@ -361,3 +370,68 @@ def test_an_error_in_a_synchronous_stream_is_raised_where_it_is_read(serve):
     with pytest.raises(ModelServerError, match="broke off"):
         next(pieces)
     assert not recorder.turns
+
+
+# What a stop string might begin with
+
+FENCED = spoken("```", "json", "\n", '{"name": "search", "arguments": {"query": "bees"}}', "\n", "```")
+
+
+def holding_back(request: Request) -> list[Reply]:
+    """As llama.cpp streams: text that a stop string might begin with waits for the next token, and has no entry."""
+    stops = request.body.get("stop", ()) if request.body["stream"] else ()
+    listed: list[Token] = []
+    held = ""
+    for token in FENCED.tokens:
+        held += str(token.says)
+        if not any(held.endswith(stop[:size]) for stop in stops for size in range(1, len(stop))):
+            listed.append(replace(token, says=held))
+            held = ""
+    unlisted = [Token(says=held if i == 0 else "") for i in range(len(FENCED.tokens) - len(listed))]
+    return [replace(FENCED, tokens=[*listed, *unlisted], listed=len(listed))] * request.n
+
+
+UNWATCHED = (ainvoke, agenerate, abatch, invoke, generate, batch)
+
+
+@pytest.mark.parametrize("script, settings", [("text", {}), ("words", {"stop": ["\n\n"]})], ids=["tools", "own"])
+@pytest.mark.parametrize("way", UNWATCHED, ids=lambda way: way.__name__)
+async def test_tokens_that_a_stop_string_might_begin_with_are_scored(serve, way, script, settings):
+    server, recorder = serve(holding_back), TurnRecorder()
+    message = await heard(way, bound(server, script, **settings), {"callbacks": [recorder]}, [])
+    (turn,) = recorder.turns.values()
+    assert turn.scored_tokens == turn.generated_tokens == len(FENCED.tokens)
+    assert message.text == FENCED.text
+
+
+@pytest.mark.parametrize("way", [ainvoke, astream], ids=lambda way: way.__name__)
+async def test_tokens_that_a_stop_string_might_begin_with_are_scored_in_rollouts(serve, way):
+    recorder = TurnRecorder()
+    with use_pool(SamplingPool(1)):
+        await way(bound(serve(holding_back), "text"), {"callbacks": [recorder]}, [])
+    (turn,) = recorder.turns.values()
+    assert turn.scored_tokens == turn.generated_tokens == len(FENCED.tokens)
+
+
+@pytest.mark.parametrize("way", [ainvoke_listened_to, astream, aevents("v2"), stream], ids=lambda way: way.__name__)
+async def test_who_reads_along_sees_text_as_it_comes_and_coverage_tells_what_that_costs(serve, way):
+    server, recorder = serve(holding_back), TurnRecorder()
+    message = await heard(way, bound(server, "text"), {"callbacks": [recorder]}, [])
+    assert server.requests[0].body["stream"] is True
+    (turn,) = recorder.turns.values()
+    assert (turn.scored_tokens, turn.generated_tokens) == (3, len(FENCED.tokens))
+    assert message.text == FENCED.text and [call["name"] for call in message.tool_calls] == ["search"]
+
+
+async def test_what_is_not_to_be_scored_streams_whatever_ends_it(serve):
+    server = serve(holding_back)
+    with plain_sampling():
+        await bound(server, "text").ainvoke(ASK)
+    assert server.requests[0].body["stream"] is True
+
+
+@pytest.mark.parametrize("way", [ainvoke, ainvoke_listened_to, astream, aevents_v3], ids=lambda way: way.__name__)
+async def test_a_model_that_must_not_stream_asks_for_whole_answers(serve, way):
+    server = serve([SCRIPTS["words"]])
+    await way(chat(server, disable_streaming=True), {"callbacks": []}, [])
+    assert server.requests[0].body["stream"] is False and "stream_options" not in server.requests[0].body

@@ -14,6 +14,7 @@ from enum import StrEnum
 from itertools import accumulate
 from typing import Any, Final, NamedTuple, Self, assert_never, cast
 
+import numpy as np
 from langchain_core.messages import AIMessage
 from openai import AsyncOpenAI
 
@@ -92,7 +93,10 @@ class Prefix:
 
     @classmethod
     def of(cls, said: str | TokenLogprobs) -> Self:
-        """From a text, or from the tokens of a turn (cut by `TokenLogprobs.head`).
+        """From a text, or from the tokens of a turn (cut by `TokenLogprobs.head`), up to the last that says something.
+
+        Tokens behind that end the turn, or their text is listed with a later one, as llama.cpp does in whole answers
+        where it might begin a stop string: the text alone tells nothing of them, and they are generated again.
 
         Raises:
             ConfigurationError: Where there is nothing to go on from, or it ends inside a character.
@@ -105,6 +109,7 @@ class Prefix:
             text = said.text.decode()
         except UnicodeDecodeError:
             raise ConfigurationError("the prefix ends inside a character: cut one token earlier or later") from None
+        said = said.head(int(np.searchsorted(said.offsets, len(said.text))))
         pieces = tuple(said.token(i) for i in range(len(said)))
         return cls(text=text, pieces=pieces, ids=None if said.ids is None else tuple(said.ids.tolist()))
 

@@ -346,8 +346,8 @@ class ChatLogprobs(BaseChatModel):
     ) -> AsyncIterator[ChatGenerationChunk]:
         """One choice, as it comes; whole inside rollouts: nobody sees them, and only whole calls share a request."""
         kwargs.pop("n", None)
-        payload = chat_payload(self, messages, stop, kwargs)
         pooled, seed = current_pool() is not None, kwargs.get("seed", self.seed)
+        payload = chat_payload(self, messages, stop, kwargs, watched=not pooled)
         streamed = payload["stream"] and not pooled
         if pooled:
             (completion,) = await self._sample(payload, 1, seed)

@@ -46,7 +46,12 @@ _LANGCHAINS: Final = frozenset(
 
 
 def chat_payload(
-    model: ChatLogprobs, messages: Sequence[BaseMessage], stop: str | Sequence[str] | None, settings: Mapping[str, Any]
+    model: ChatLogprobs,
+    messages: Sequence[BaseMessage],
+    stop: str | Sequence[str] | None,
+    settings: Mapping[str, Any],
+    *,
+    watched: bool = False,
 ) -> dict[str, Any]:
     """The body, as the chat completions API has it, without seed and number of choices.
 
@@ -55,6 +60,7 @@ def chat_payload(
         messages: The conversation.
         stop: Strings that end the turn.
         settings: Of this call: what `bind_tools`, `bind` and the caller gave.
+        watched: Whether somebody reads along while the answer is written.
 
     Raises:
         ConfigurationError: On a setting that is not known.
@@ -75,9 +81,6 @@ def chat_payload(
         "temperature": settings.get("temperature", model.temperature),
         "logprobs": None if is_plain() else True,
         "top_logprobs": None if is_plain() else settings.get("top_logprobs", model.top_logprobs),
-        # llama.cpp refuses tools, streaming and log-probabilities together, and streams none for those tokens of a
-        # constrained reply that it leaves out of the text (a fence around the JSON).
-        "stream": not native and not response_format,
         "top_p": settings.get("top_p", model.top_p),
         "max_tokens": settings.get("max_tokens", model.max_tokens),
         "stop": stops or None,
@@ -88,9 +91,22 @@ def chat_payload(
         "extra_body": model.extra_body | settings.get("extra_body", {}) or None,
         **{name: settings.get(name) for name in _PASSED_ON},
     }
+    body["stream"] = _is_streamed(model, body, watched=watched)
     if body["stream"]:
         body["stream_options"] = {"include_usage": True}
     return {key: value for key, value in body.items() if value is not None}
+
+
+def _is_streamed(model: ChatLogprobs, body: Mapping[str, Any], *, watched: bool) -> bool:
+    """Whether the answer is asked for piece by piece.
+
+    llama.cpp refuses tools, streams and log-probabilities together. In a stream it lists no token whose text it leaves
+    out (a fence around constrained JSON) or holds back, as a stop string might begin there: with tools in text, that is
+    every line break, and the end.
+    """
+    if model.disable_streaming is True or body["tools"] or body["response_format"]:
+        return False
+    return watched or not body["stop"] or not body["logprobs"]
 
 
 def _refuse_unknown(settings: Mapping[str, Any]) -> None:

@@ -24,9 +24,9 @@ from entcent_agents.trajectory import Turn
 from evals.runner.settings import RunSettings
 from evals.suites.protocol import ToolSpec
 
-UNSTREAMED: Final = {"type": "text"}
-"""What every answer is anyhow; asked for by name, it is sent as a whole. Of a stream, llama.cpp gives no
-log-probabilities for tokens that a stop sequence might begin with: of tool calls in text, that is every line break."""
+WHOLE: Final = {"disable_streaming": True}
+"""How answers are asked for: of a stream, llama.cpp gives no log-probabilities for the token that ends an answer, which
+short answers are below the floor without."""
 SILENCE_SECONDS: Final = 3600.0
 """Nothing is heard until the last of all answers is done."""
 
@@ -88,7 +88,6 @@ class Served:
             tools=specifications,
             config={"callbacks": [recorder]},
             seed=seed,
-            response_format=UNSTREAMED,
         )
         return [_answer(cast(AIMessage, one.message), recorder) for one in found]
 
@@ -142,6 +141,7 @@ async def open_model(settings: RunSettings, *, context_tokens: int) -> AsyncGene
             max_tokens=settings.max_tokens,
             top_logprobs=settings.top_logprobs,
             timeout_seconds=SILENCE_SECONDS,
+            **WHOLE,
         )
         await chat.acheck()
         yield Served(chat)
@@ -157,7 +157,7 @@ def _imported(settings: RunSettings) -> Model:
         raise ConfigurationError(f"--model {settings.model}: {error}; it is MODULE:NAME of a chat model") from None
     chat: Any = found() if isinstance(found, type) or not hasattr(found, "ainvoke") else found
     if isinstance(chat, ChatLogprobs):
-        return Served(chat)
+        return Served(chat.model_copy(update=WHOLE))
     if isinstance(chat, RunnableBinding):  # set up by hand, as with_logprobs asks for models that it does not know
         return Foreign(cast("RunnableBinding[Any, AIMessage]", chat))
     if not isinstance(chat, BaseChatModel):

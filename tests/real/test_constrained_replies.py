@@ -1,4 +1,4 @@
-"""Forced calls in text and structured answers on a real server: llama.cpp really constrains, and scores every token."""
+"""Calls in text, forced or not, and structured answers on a real server: it constrains, and scores every token."""
 
 from __future__ import annotations
 
@@ -88,6 +88,17 @@ async def test_the_call_is_the_same_where_it_is_streamed(model):
     streamed = sum(chunks[1:], chunks[0])
     whole = await bound.ainvoke("Hello!")
     assert [call["args"] for call in streamed.tool_calls] == [call["args"] for call in whole.tool_calls]
+
+
+async def test_line_breaks_are_scored_beside_tools_unless_somebody_reads_along(model):
+    bound, question = model.bind_tools([brew]), "Name three colours, one a line, without a tool."
+    alone, along = TurnRecorder(), TurnRecorder()
+    await bound.ainvoke(question, {"callbacks": [alone]})
+    assert len([piece async for piece in bound.astream(question, {"callbacks": [along]})]) > 10
+    (whole,), (streamed,) = alone.turns.values(), along.turns.values()
+    assert b"\n" in whole.logprobs.text and b"\n" in streamed.logprobs.text
+    assert whole.scored_tokens == whole.generated_tokens
+    assert streamed.scored_tokens < streamed.generated_tokens, "then nobody has to be asked for a whole answer"
 
 
 @pytest.mark.parametrize("method", ["function_calling", "json_schema"])
