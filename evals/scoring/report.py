@@ -1,10 +1,10 @@
-"""Everything that is said of stored runs: pass rates, selectors, signals, sizes, lengths."""
+"""Everything that is said of stored runs: pass rates, selectors, signals, sizes."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 
@@ -14,9 +14,6 @@ from entcent_agents.statistics import Estimate, mean_over_tasks
 from evals.scoring.candidates import TaskRollouts, category_of
 from evals.scoring.choosing import Resampling, TaskChoices, choices
 from evals.scoring.passing import PassRates, pass_rates
-
-LENGTHS: Final = (0, 50, 100, 200, 400, 800, 1600, 3200)
-"""Where tasks are parted by the scored tokens of their candidates."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,13 +47,11 @@ class SignalLine:
         signal: Its name.
         tasks: With pairs of a right and a wrong candidate that have a value.
         auroc: Mean over those tasks; 0.5 is chance, above it the good end is right. None without tasks.
-        lengths: The same with the number of tasks, by the least of `LENGTHS` that their scored tokens reach.
     """
 
     signal: SignalName
     tasks: int
     auroc: Estimate | None
-    lengths: Mapping[int, tuple[int, float]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,15 +144,8 @@ def _selector(
 
 
 def _signal(name: SignalName, mixed: Sequence[TaskRollouts], settings: SignalSettings, seed: int) -> SignalLine:
-    found = [(task.scored_tokens, value) for task in mixed if (value := task.auroc(name, settings)) is not None]
-    lengths: dict[int, tuple[int, float]] = {}
-    for least, below in zip(LENGTHS, (*LENGTHS[1:], float("inf")), strict=True):
-        values = [value for tokens, value in found if least <= tokens < below]
-        if values:
-            lengths[least] = (len(values), float(np.mean(values)))
-    return SignalLine(
-        signal=name, tasks=len(found), auroc=_estimate([value for _, value in found], seed), lengths=lengths
-    )
+    found = [value for task in mixed if (value := task.auroc(name, settings)) is not None]
+    return SignalLine(signal=name, tasks=len(found), auroc=_estimate(found, seed))
 
 
 def _estimate(values: Sequence[float], seed: int) -> Estimate | None:
