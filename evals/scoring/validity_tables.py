@@ -76,9 +76,9 @@ def _groups(groups: Sequence[Group]) -> Table:
         title="What was run",
         head=["tasks of", "tasks", "mixed", "random", "scored tokens", "phases", "rationale"],
         rows=rows,
-        note="mixed: tasks with right and wrong candidates, over which all that follows is. random: accuracy of a random "
-        "candidate there. scored tokens, high-entropy phases, tokens of rationale (reasoning and answer, neither calls "
-        "nor markup): of a task's median candidate, the median over tasks.",
+        note="mixed: tasks with right and wrong candidates, over which all that follows is. random: accuracy of a "
+        "random candidate there. scored tokens, high-entropy phases, tokens of rationale (reasoning and answer, not "
+        "calls or markup): of a task's median candidate, the median over tasks.",
     )
 
 
