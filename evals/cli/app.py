@@ -29,7 +29,8 @@ Calibration = Annotated[
     typer.Option(metavar="SHARE|RUN", help="Tasks set apart to choose parameters on: a share, or a run of others."),
 ]
 Choose = Annotated[
-    list[str] | None, typer.Option(help="Choose by labels: phases, window, floor, selector; needs a calibration split.")
+    list[str] | None,
+    typer.Option(help="Choose by labels: phases, window, floor, chain, selector; needs a calibration split."),
 ]
 
 app = typer.Typer(

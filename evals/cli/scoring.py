@@ -112,8 +112,9 @@ def _settings(
     }
     for one in given.chosen:
         lines[f"chosen {one.parameter}"] = (
-            f"{one.value} (of {one.tried}, by {one.criterion} {one.figure:.3f} on the calibration tasks)"
+            f"{one.value} (of {len(one.tried)}, by {one.criterion} {one.figure:.3f} on the calibration tasks)"
         )
+        lines[f"tried for {one.parameter}"] = "; ".join(f"{name} {figure:.3f}" for name, figure in one.tried.items())
     return lines
 
 

@@ -86,6 +86,8 @@ def _axis(axis: Axis, selectors: Sequence[str], signals: Sequence[str]) -> Itera
     told = [cell for cell in axis.cells if cell.tasks >= LEAST_TASKS]
     few = ", ".join(f"{cell.name} ({cell.tasks})" for cell in axis.cells if cell.tasks < LEAST_TASKS)
     left_out = f" Too few mixed tasks to say anything: {few}." if few else ""
+    if axis.cells and not told:
+        yield Table(title=f"By {axis.name}", head=["nothing"], rows=[], note=left_out.strip())
     for start in range(0, len(told), COLUMNS):
         cells = told[start : start + COLUMNS]
         yield Table(
