@@ -79,6 +79,7 @@ def _report(asked: ScoreRequest) -> Report:
             given.signals,
             asked.resampling,
             settings=_settings(asked, runs, known, split, given),
+            chosen=[one.selector for one in given.chosen if one.selector],
             track=track,
         )
 

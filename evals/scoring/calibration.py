@@ -48,6 +48,7 @@ class Chosen:
         criterion: What was the highest.
         figure: How high, on the calibration tasks: not to be reported as a result.
         tried: Every value with its figure, as printed.
+        selector: The selector that follows from it, by its name; empty where all of them are measured differently.
     """
 
     parameter: Parameter
@@ -55,6 +56,7 @@ class Chosen:
     criterion: str
     figure: float
     tried: Mapping[str, float]
+    selector: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,7 +175,8 @@ def _chain(given: Parameters, mixed: Sequence[TaskRollouts]) -> Parameters:
 
 def _selector(given: Parameters, mixed: Sequence[TaskRollouts]) -> Parameters:
     figures = {name: _accuracy(mixed, selector) for name, selector in given.selectors.items()}
-    return replace(given, chosen=(*given.chosen, _best("selector", figures, "accuracy")))
+    chosen = _best("selector", figures, "accuracy")
+    return replace(given, chosen=(*given.chosen, replace(chosen, selector=chosen.value)))
 
 
 _CHOOSE: Final[Mapping[Parameter, Callable[[Parameters, Sequence[TaskRollouts]], Parameters]]] = {
@@ -190,7 +193,8 @@ def _measured_with(given: Parameters, signals: SignalSettings, chosen: Chosen) -
 
 
 def _with_selector(given: Parameters, name: str, selector: Selector, chosen: Chosen) -> Parameters:
-    return replace(given, selectors={name: selector, **given.selectors}, chosen=(*given.chosen, chosen))
+    selectors = {name: selector, **given.selectors}
+    return replace(given, selectors=selectors, chosen=(*given.chosen, replace(chosen, selector=name)))
 
 
 def _best(parameter: Parameter, tried: Mapping[str, float], criterion: str) -> Chosen:

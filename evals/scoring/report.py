@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from entcent_agents.selection import Selector
 from entcent_agents.signals import SIGNALS, SignalName, SignalSettings
-from entcent_agents.statistics import Estimate, mean_over_tasks
+from entcent_agents.statistics import Estimate, mean_over_tasks, means_over_tasks
 from evals.scoring.candidates import TaskRollouts, category_of
 from evals.scoring.choosing import Resampling, TaskChoices, choices
 from evals.scoring.passing import PassRates, pass_rates
@@ -66,6 +66,8 @@ class Report:
         oracle: How often any candidate is right.
         selectors: One line each.
         signals: One line each.
+        confirmed: By selector that was chosen on other tasks, its accuracy over mixed tasks minus that of every
+            other, paired by task.
     """
 
     settings: Mapping[str, Any]
@@ -75,6 +77,7 @@ class Report:
     oracle: Estimate
     selectors: Sequence[SelectorLine]
     signals: Sequence[SignalLine]
+    confirmed: Mapping[str, Mapping[str, Estimate]]
 
 
 def report_on(
@@ -84,6 +87,7 @@ def report_on(
     resampling: Resampling,
     *,
     settings: Mapping[str, Any],
+    chosen: Collection[str] = (),
     track: Iterable[TaskRollouts] | None = None,
 ) -> Report:
     """Score some tasks, one at least.
@@ -94,6 +98,7 @@ def report_on(
         signals: What the signals are measured with.
         resampling: Of sizes and the null control.
         settings: To be printed with the result.
+        chosen: Names of selectors that were chosen on other tasks: they are compared with all.
         track: The same tasks, where somebody watches them go by.
 
     Raises:
@@ -101,17 +106,18 @@ def report_on(
     """
     seed = resampling.seed
     random = mean_over_tasks([task.random for task in tasks], seed=seed)  # first: without SciPy nothing else is begun
-    chosen = [choices(task, selectors, resampling) for task in (track or tasks)]
+    asked = [choices(task, selectors, resampling) for task in (track or tasks)]
     mixed = [place for place, task in enumerate(tasks) if task.mixed]
     oracle = [float(any(task.passed[place] for place in task.candidates)) for task in tasks]
     return Report(
         settings=settings,
-        rates=_rates(tasks, chosen, seed),
+        rates=_rates(tasks, asked, seed),
         random=random,
         random_mixed=_estimate([tasks[place].random for place in mixed], seed),
         oracle=mean_over_tasks(oracle, seed=seed),
-        selectors=[_selector(name, tasks, chosen, mixed, seed) for name in selectors if name != "random"],
+        selectors=[_selector(name, tasks, asked, mixed, seed) for name in selectors if name != "random"],
         signals=[_signal(name, [tasks[place] for place in mixed], signals, seed) for name in SIGNALS],
+        confirmed={name: _differences(name, [asked[place] for place in mixed], seed) for name in chosen if mixed},
     )
 
 
@@ -141,6 +147,12 @@ def _selector(
         null=float(np.mean(null)) if null else None,
         sizes={size: float(np.mean([one.sizes[size][name] for one in chosen if size in one.sizes])) for size in sizes},
     )
+
+
+def _differences(name: str, mixed: Sequence[TaskChoices], seed: int) -> dict[str, Estimate]:
+    others = [other for other in mixed[0].full if other != name]
+    rows = [[one.full[name].accuracy - one.full[other].accuracy for one in mixed] for other in others]
+    return dict(zip(others, means_over_tasks(rows, seed=seed), strict=True))
 
 
 def _signal(name: SignalName, mixed: Sequence[TaskRollouts], settings: SignalSettings, seed: int) -> SignalLine:

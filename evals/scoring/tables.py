@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -56,6 +56,8 @@ def tables_of(report: Report, *, long: bool = False) -> Iterator[Table]:
     yield _rates(report.rates)
     yield _passes(report.rates)
     yield _selectors(report)
+    for name, differences in report.confirmed.items():
+        yield _confirmed(name, differences, long)
     if long:
         yield _sizes(report)
     yield _signals(report)
@@ -136,6 +138,19 @@ def _selectors(report: Report) -> Table:
         note="95 %: bootstrap over tasks, differences paired. mixed, vs random, null: over mixed tasks. An abstention "
         "counts as a random candidate. null: trajectories shuffled within each task. All choose from the same "
         "rollouts, so all cost the same tokens; the first rows are baselines that read no entropy.",
+    )
+
+
+def _confirmed(name: str, differences: Mapping[str, Estimate], long: bool) -> Table:
+    return Table(
+        title=f"{name}, against others",
+        head=["selector", "difference", "95 %"],
+        rows=[
+            [other, *with_interval(difference, sign="+")]
+            for other, difference in differences.items()
+            if long or other in ("default chain", *BASELINES)
+        ],
+        note="Its accuracy minus theirs over the mixed tasks reported here, paired by task; it was chosen on others.",
     )
 
 

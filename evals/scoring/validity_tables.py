@@ -87,7 +87,8 @@ def _axis(axis: Axis, selectors: Sequence[str], signals: Sequence[str]) -> Itera
     few = ", ".join(f"{cell.name} ({cell.tasks})" for cell in axis.cells if cell.tasks < LEAST_TASKS)
     left_out = f" Too few mixed tasks to say anything: {few}." if few else ""
     if axis.cells and not told:
-        yield Table(title=f"By {axis.name}", head=["nothing"], rows=[], note=left_out.strip())
+        rows = [[cell.name, str(cell.tasks)] for cell in axis.cells]
+        yield Table(title=f"By {axis.name}", head=["tasks of", "mixed"], rows=rows, note="Too few to say anything.")
     for start in range(0, len(told), COLUMNS):
         cells = told[start : start + COLUMNS]
         yield Table(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
@@ -76,6 +76,7 @@ def telling(name: str, rights: Sequence[bool], rng: np.random.Generator | None =
     )
 
 
+@settings(deadline=None)  # it would measure the machine
 @given(st.lists(st.booleans(), min_size=1, max_size=7), st.data())
 def test_pass_at_k_and_pass_all_k_are_means_over_all_draws(passed: list[bool], data: st.DataObject):
     k = data.draw(st.integers(1, len(passed)))
@@ -92,6 +93,7 @@ def test_impossible_counts_are_refused(counts: tuple[int, int, int]):
         pass_all_k(*counts)
 
 
+@settings(deadline=None)  # it would measure the machine
 @given(st.lists(st.integers(0, 5), max_size=6), st.lists(st.integers(0, 5), max_size=6))
 def test_auroc_counts_pairs(right: list[int], wrong: list[int]):
     pairs = [(a > b) + 0.5 * (a == b) for a in right for b in wrong]
@@ -191,6 +193,7 @@ def test_a_split_that_shares_a_task_with_the_test_is_refused():
     assert len(split_by_tasks(tasks[2:], tasks[:2]).test) == 2
 
 
+@settings(deadline=None)  # it would measure the machine
 @given(st.floats(0.01, 0.99), st.integers(2, 60))
 def test_a_split_by_share_is_disjoint_and_whole(share: float, number: int):
     tasks = [telling(str(i), [True]) for i in range(number)]
@@ -253,6 +256,15 @@ def test_the_chain_is_chosen_from_a_printed_list_and_every_suite_weighs_the_same
 
 def _long(name: str, rng: np.random.Generator) -> TaskRollouts:
     return task_of(*(stored(name, i, i % 2 == 0, entropy=rng.random(300).tolist()) for i in range(4)))
+
+
+def test_a_choice_is_confirmed_by_paired_differences_on_the_tasks_that_are_reported():
+    tasks = [telling(str(i), [True, False]) for i in range(4)]
+    few, name = Resampling(draws=1, shuffles=0), "lowest mean entropy"
+    found = report_on(tasks, named_selectors(), SignalSettings(), few, settings={}, chosen=[name])
+    assert found.confirmed[name]["highest mean confidence"] == (1.0, 1.0, 1.0)
+    assert found.confirmed[name]["highest log-probability"].mean == 0.0
+    assert name not in found.confirmed[name]
 
 
 def test_two_runs_are_compared_on_the_tasks_they_share():
@@ -320,6 +332,8 @@ def test_the_page_has_every_table_and_says_what_was_chosen(run: Path, tmp_path: 
     ):
         assert f"## {title}" in text
     assert "chosen selector:" in text
+    assert "tried for selector:" in text
+    assert ", against others" in text
     assert "tasks set apart" in text
 
 
