@@ -32,6 +32,7 @@ from entcent_agents.selection import (
     Selector,
     Shortest,
     WeightedVote,
+    WhereLong,
     default_selector,
     named_selectors,
 )
@@ -66,6 +67,7 @@ __all__ = [
     "Turn",
     "Usage",
     "WeightedVote",
+    "WhereLong",
     "centroid_from_starts",
     "centroid_moment",
     "centroid_raw",

@@ -15,7 +15,7 @@ from entcent_agents.scoring.summary import summarise
 from entcent_agents.scoring.tasks import TaskScore, score_task
 from entcent_agents.selection import BySignal, First, LowestCentroid, LowestMeanEntropy, MajorityVote, WeightedVote
 from entcent_agents.signals import SignalSettings
-from entcent_agents.statistics import mean_over_tasks
+from entcent_agents.statistics import mean_over_tasks, means_over_tasks
 from entcent_agents.testing import scripted_logprobs
 from entcent_agents.trajectory import Rollout, Trajectory, Turn
 
@@ -133,6 +133,15 @@ def test_the_interval_of_a_mean_covers_it_as_often_as_it_says():
 def test_one_task_has_no_interval_and_equal_values_one_without_width():
     assert mean_over_tasks([0.7])[0] == 0.7 and math.isnan(mean_over_tasks([0.7]).low)
     assert mean_over_tasks([1.0, 1.0, 1.0]) == (1.0, 1.0, 1.0)
+
+
+def test_several_means_share_their_draws_of_tasks_and_are_those_of_each_alone():
+    rng = np.random.default_rng(4)
+    rows = rng.random((5, 30))
+    together = means_over_tasks(rows, seed=7)
+    assert np.allclose(together, [mean_over_tasks(row.tolist(), seed=7) for row in rows], rtol=1e-12)
+    pool = [rng.choice(rows[0], 30).mean() for _ in range(20_000)]
+    assert together[0][1:] == pytest.approx(np.quantile(pool, [0.025, 0.975]).tolist(), abs=0.01)
 
 
 def test_without_scipy_the_extra_is_named(monkeypatch: pytest.MonkeyPatch):

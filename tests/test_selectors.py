@@ -33,6 +33,7 @@ from entcent_agents.selection import (
     Selector,
     Shortest,
     WeightedVote,
+    WhereLong,
     named_selectors,
 )
 from entcent_agents.signals import SIGNALS, SignalSettings, signal_table
@@ -323,6 +324,19 @@ def test_a_selector_over_segments_sees_those_tokens_alone():
     assert OnSegments(LowestMeanEntropy(), {SegmentKind.TOOL_NAME}).select(without).winner is None
 
 
+def test_one_vote_is_taken_on_long_trajectories_and_another_on_short_ones():
+    chain = WhereLong(Longest(), min_scored_tokens=4).then(Shortest())
+    lengths = {0: 9, 1: 4, 2: 1}
+    long = chain.select([rollout(i, turn([1.0] * tokens)) for i, tokens in lengths.items()])
+    assert (long.winner, long.selector) == (0, "longest from 4 tokens")
+    assert len([value for value in values(long) if value is not None]) == 3, "no rollout is dropped for its own length"
+    short = chain.select([rollout(i, turn([1.0] * (tokens - (tokens == 4)))) for i, tokens in lengths.items()])
+    assert (short.winner, short.selector) == (2, "shortest")
+    (abstained,) = short.abstained
+    assert abstained.reason == "the median rollout has 3 scored tokens, below 4"
+    assert WhereLong(First()).select([]).winner is None
+
+
 @pytest.mark.parametrize(
     "make, said",
     [
@@ -337,6 +351,7 @@ def test_a_selector_over_segments_sees_those_tokens_alone():
         (lambda: OnSegments(First(), frozenset()), "kinds is empty"),
         (lambda: OnSegments(First(), ["answer"]), "is no set of SegmentKind"),
         (lambda: OnSegments(First(), SegmentKind.ANSWER), "is no set of SegmentKind"),
+        (lambda: WhereLong(First(), min_scored_tokens=-1), "min_scored_tokens=-1"),
         (lambda: WeightedVote("mean_entropy"), "by='mean_entropy' is no BySignal"),
         (lambda: BordaVote(First()), "is no BySignal"),
         (lambda: Keep("mean_entropy"), "is no BySignal"),
@@ -356,6 +371,7 @@ INTRINSIC: list[Selector] = [
     EntropyConsensus(points=5),
     OnSegments(LowestMeanEntropy(), frozenset({SegmentKind.ANSWER})),
     OnSegments(WeightedVote(), frozenset({SegmentKind.ANSWER})),
+    WhereLong(LowestMeanEntropy(), min_scored_tokens=8),
 ]
 entropies = arrays(np.float32, st.integers(5, 40), elements=st.floats(0, 2, width=32))
 

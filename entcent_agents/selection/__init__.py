@@ -18,6 +18,7 @@ from entcent_agents.selection.catalogue import default_selector, named_selectors
 from entcent_agents.selection.chain import Chain
 from entcent_agents.selection.consensus import EntropyConsensus
 from entcent_agents.selection.intrinsic import BySignal, Keep, LowestCentroid, LowestMeanEntropy
+from entcent_agents.selection.length import WhereLong
 from entcent_agents.selection.ranking import rank
 from entcent_agents.selection.result import Candidate, Selection, Selector
 from entcent_agents.selection.segments import OnSegments
@@ -42,6 +43,7 @@ __all__ = [
     "Selector",
     "Shortest",
     "WeightedVote",
+    "WhereLong",
     "default_selector",
     "named_selectors",
     "rank",

@@ -14,7 +14,7 @@ from entcent_agents.selection.chain import Chainable
 from entcent_agents.selection.ranking import rank
 from entcent_agents.selection.result import Selection
 from entcent_agents.selection.validity import MIN_COVERAGE, of_one_k, why_uncovered
-from entcent_agents.trajectory import Rollout
+from entcent_agents.trajectory import Rollout, Trajectory
 
 LEAST: Final = 3
 """Two profiles are equally far from their mean."""
@@ -51,9 +51,7 @@ class EntropyConsensus(Chainable):
     def select(self, rollouts: Sequence[Rollout]) -> Selection:
         """Choose the closest to the mean profile."""
         why = {one.index: self._why_not(one) for one in rollouts}
-        profiles = {
-            one.index: entropy_profile(one.trajectory.entropy, self.points) for one in rollouts if not why[one.index]
-        }
+        profiles = {one.index: _profile(one.trajectory, self.points) for one in rollouts if not why[one.index]}
         mean = np.mean(list(profiles.values()), axis=0) if profiles else np.zeros(self.points)
         # Rounded, so that distances which are equal but for the order of arithmetic tie.
         distance = {
@@ -74,6 +72,10 @@ class EntropyConsensus(Chainable):
         uncovered = why_uncovered(rollout.trajectory, "entropy", self.min_coverage)
         tokens = rollout.trajectory.scored_tokens
         return uncovered or (f"{tokens} scored tokens below {self.points}" if tokens < self.points else "")
+
+
+def _profile(trajectory: Trajectory, points: int) -> FloatArray:
+    return trajectory.remember(("profile", points), lambda: entropy_profile(trajectory.entropy, points))
 
 
 def entropy_profile(entropy: FloatArray, points: int) -> FloatArray:

@@ -12,7 +12,7 @@ from entcent_agents.selection.ranking import Value, rank
 from entcent_agents.selection.result import Selection
 from entcent_agents.selection.validity import MIN_COVERAGE, of_one_k, why_uncovered
 from entcent_agents.signals import Signal, SignalName, SignalSettings, signal_named, signal_value
-from entcent_agents.trajectory import Rollout
+from entcent_agents.trajectory import Rollout, Trajectory
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +79,9 @@ class BySignal(Chainable):
     def value_of(self, rollout: Rollout) -> Value:
         """The signal of one rollout, or in words which floor it is below."""
         trajectory = rollout.trajectory
+        return trajectory.remember(self, lambda: self._value_of(trajectory))
+
+    def _value_of(self, trajectory: Trajectory) -> Value:
         uncovered = why_uncovered(trajectory, self.measured.column, self.min_coverage)
         if uncovered:
             return uncovered

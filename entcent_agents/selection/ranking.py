@@ -8,7 +8,7 @@ from typing import Literal
 
 from entcent_agents.selection.result import Candidate, Selection
 from entcent_agents.selection.validity import MIN_COVERAGE, why_uncovered
-from entcent_agents.trajectory import Rollout
+from entcent_agents.trajectory import Rollout, Trajectory
 
 Value = float | str
 """A number to compare, or the reason why a rollout has none."""
@@ -34,7 +34,7 @@ def rank(
     values = [_number(value(rollout)) for rollout in rollouts]
     sign = 1.0 if best == "lowest" else -1.0
     numbers = {i: sign * found for i, found in enumerate(values) if not isinstance(found, str)}
-    order = sorted(numbers, key=lambda i: (numbers[i], _mean_entropy_or_inf(rollouts[i]), i))
+    order = sorted(numbers, key=lambda i: (numbers[i], _mean_entropy_or_inf(rollouts[i].trajectory), i))
     ranks = {i: position for position, i in enumerate(order, start=1)}
     candidates = tuple(
         Candidate(rollout=rollout.index, value=None, reason=found)
@@ -61,7 +61,9 @@ def _number(value: Value | None) -> Value:
     return value if isinstance(value, str) or math.isfinite(value) else f"its value is {value}"
 
 
-def _mean_entropy_or_inf(rollout: Rollout) -> float:
-    mean = rollout.trajectory.mean_entropy
-    uncovered = why_uncovered(rollout.trajectory, "entropy", MIN_COVERAGE)
-    return math.inf if mean is None or uncovered else mean
+def _mean_entropy_or_inf(trajectory: Trajectory) -> float:
+    def known() -> float:
+        mean = trajectory.mean_entropy
+        return math.inf if mean is None or why_uncovered(trajectory, "entropy", MIN_COVERAGE) else mean
+
+    return trajectory.remember("mean entropy or inf", known)

@@ -29,7 +29,8 @@ Calibration = Annotated[
     typer.Option(metavar="SHARE|RUN", help="Tasks set apart to choose parameters on: a share, or a run of others."),
 ]
 Choose = Annotated[
-    list[str] | None, typer.Option(help="Choose by labels: phases, window, floor, selector; needs a calibration split.")
+    list[str] | None,
+    typer.Option(help="Choose by labels: phases, window, floor, chain, selector; needs a calibration split."),
 ]
 
 app = typer.Typer(
@@ -159,7 +160,7 @@ def score(
     seed: Seed = 0,
     calibration_split: Calibration = None,
     choose: Choose = None,
-    long: Annotated[bool, typer.Option("--long", help="By number of rollouts and by length too.")] = False,
+    long: Annotated[bool, typer.Option("--long", help="By number of rollouts too.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as one JSON object.")] = False,
 ) -> None:
     """Score stored rollouts under every selector, without a model."""
@@ -192,6 +193,32 @@ def report(
 
     asked = _asked(runs, only, part, segment, (top_percent, bottom_percent, consecutive_low), window)
     write_report(_resampled(asked, draws, null_shuffles, seed, calibration_split, choose), out)
+
+
+@app.command()
+def validity(
+    runs: Runs,
+    only: Only = None,
+    top_percent: Top = 1.0,
+    bottom_percent: Bottom = 80.0,
+    consecutive_low: Low = 2,
+    window: Window = 2048,
+    null_shuffles: Shuffles = 10,
+    seed: Seed = 0,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the tables there, as Markdown.")] = None,
+    long: Annotated[bool, typer.Option("--long", help="Every selector and signal.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything as one JSON object.")] = False,
+) -> None:
+    """Where is each signal valid? By length, phases, rationale and suite, in mixed tasks.
+
+    Each selector and signal sees the whole trajectory, its last turn, and the tokens of tool arguments. A task that is
+    in several runs, say with and without a rationale, is looked at in each.
+    """
+    from evals.cli.validity import validity as print_validity
+
+    asked = _asked(runs, only, "whole", None, (top_percent, bottom_percent, consecutive_low), window)
+    asked = _resampled(asked, 1, null_shuffles, seed, None, None)
+    print_validity(asked, as_json=as_json, long=long, page=out)
 
 
 @app.command()

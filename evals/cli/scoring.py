@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import json
-import math
-import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import Progress
 
 from entcent_agents.cli.score import segment_kinds
 from entcent_agents.errors import ConfigurationError
 from entcent_agents.signals import SignalSettings
+from evals.cli.printing import print_json, print_tables, watched, write_page
 from evals.errors import EvaluationError
 from evals.scoring.calibration import Parameters, Split, parameters, phases_in_words, split_by_share, split_by_tasks
 from evals.scoring.candidates import Known, Part, TaskRollouts, tasks_of
 from evals.scoring.choosing import Resampling
 from evals.scoring.comparing import compare, shared
 from evals.scoring.report import Report, report_on
-from evals.scoring.tables import compared, settings_lines, tables_of
+from evals.scoring.tables import compared, tables_of
 from evals.store import StoredRun, read_run
 
 
@@ -44,26 +41,15 @@ def score(asked: ScoreRequest, *, as_json: bool, long: bool) -> None:
     """Print the tables, or everything as JSON."""
     report = _report(asked)
     if as_json:
-        sys.stdout.write(json.dumps(_finite(asdict(report)), allow_nan=False) + "\n")
-        return
-    console = Console(highlight=False)
-    for line in settings_lines(report):
-        console.print(line, style="dim", soft_wrap=True)
-    for table in tables_of(report, long=long):
-        console.print("", table.to_rich())
+        print_json(asdict(report))
+    else:
+        print_tables(report.settings, tables_of(report, long=long))
 
 
 def write_report(asked: ScoreRequest, page: Path) -> None:
     """Write all tables as a page of Markdown."""
     report = _report(asked)
-    settings = "\n".join(f"- {line}" for line in settings_lines(report))
-    tables = "\n".join(table.to_markdown() for table in tables_of(report, long=True))
-    try:
-        page.parent.mkdir(parents=True, exist_ok=True)
-        page.write_text(f"# Evaluation\n\n{settings}\n\n{tables}", encoding="utf-8")
-    except OSError as error:
-        raise EvaluationError(f"{page} cannot be written: {error.strerror}") from error
-    Console(stderr=True, highlight=False).print(f"written to {page}", soft_wrap=True)
+    write_page(page, "Evaluation", report.settings, tables_of(report, long=True))
 
 
 def compare_runs(asked: ScoreRequest) -> None:
@@ -86,22 +72,22 @@ def _report(asked: ScoreRequest) -> Report:
     split = _split(asked, known.tasks)
     given = parameters(asked.choose, asked.signals, split)
     tasks = known.tasks if split is None else split.test
-    errors = Console(stderr=True)
-    with Progress(console=errors, transient=True, disable=not errors.is_terminal) as bar:
+    with watched(tasks) as track:
         return report_on(
             tasks,
             given.selectors,
             given.signals,
             asked.resampling,
             settings=_settings(asked, runs, known, split, given),
-            track=bar.track(tasks, description="scoring"),
+            chosen=[one.selector for one in given.chosen if one.selector],
+            track=track,
         )
 
 
 def _known(asked: ScoreRequest, runs: Sequence[StoredRun]) -> Known:
     known = tasks_of(runs, part=asked.part, kinds=segment_kinds(asked.segments), suites=asked.only)
     if not known.tasks:
-        raise EvaluationError("no task with judged rollouts is stored there, or none that --only names")
+        raise no_tasks()
     return known
 
 
@@ -118,28 +104,41 @@ def _split(asked: ScoreRequest, tasks: Sequence[TaskRollouts]) -> Split | None:
 def _settings(
     asked: ScoreRequest, runs: Sequence[StoredRun], known: Known, split: Split | None, given: Parameters
 ) -> dict[str, Any]:
-    phases, resampling = given.signals.phases, asked.resampling
     tokens = " and ".join(asked.segments) or "all"
-    lines: dict[str, Any] = {
-        f"run {run.path}": ", ".join(f"{name} {value}" for name, value in run.settings.items() if value is not None)
-        for run in runs
-    }
-    lines |= {
-        "phases": phases_in_words(phases),
-        "window": f"{given.signals.window:g}",
+    lines = measuring_lines(replace(asked, signals=given.signals), runs, known.unjudged) | {
         "tokens": f"{asked.part} trajectory, {tokens}" if asked.part == "whole" else f"last turn, {tokens}",
-        "resampling": f"{resampling.draws} draws, {resampling.shuffles} shuffles, seed {resampling.seed}",
         "calibration": "none: nothing was chosen by labels"
         if split is None
         else f"{len(split.calibration)} tasks set apart, {len(split.test)} reported",
     }
     for one in given.chosen:
         lines[f"chosen {one.parameter}"] = (
-            f"{one.value} (of {one.tried}, by {one.criterion} {one.figure:.3f} on the calibration tasks)"
+            f"{one.value} (of {len(one.tried)}, by {one.criterion} {one.figure:.3f} on the calibration tasks)"
         )
-    if known.unjudged:
-        lines["left out"] = f"{known.unjudged} tasks, on a rollout of which the checker broke"
+        lines[f"tried for {one.parameter}"] = "; ".join(f"{name} {figure:.3f}" for name, figure in one.tried.items())
     return lines
+
+
+def measuring_lines(asked: ScoreRequest, runs: Sequence[StoredRun], unjudged: int) -> dict[str, Any]:
+    """What figures are worked out from, and with what."""
+    resampling = asked.resampling
+    lines: dict[str, Any] = {
+        f"run {run.path}": ", ".join(f"{name} {value}" for name, value in run.settings.items() if value is not None)
+        for run in runs
+    }
+    lines |= {
+        "phases": phases_in_words(asked.signals.phases),
+        "window": f"{asked.signals.window:g}",
+        "resampling": f"{resampling.draws} draws, {resampling.shuffles} shuffles, seed {resampling.seed}",
+    }
+    if unjudged:
+        lines["left out"] = f"{unjudged} tasks, on a rollout of which the checker broke"
+    return lines
+
+
+def no_tasks() -> EvaluationError:
+    """The error where nothing is left to score."""
+    return EvaluationError("no task with judged rollouts is stored there, or none that --only names")
 
 
 def window_of(number: float) -> float | int:
@@ -147,12 +146,3 @@ def window_of(number: float) -> float | int:
     if number >= 1 and not number.is_integer():
         raise ConfigurationError(f"--window {number}: whole tokens, or a share below 1")
     return int(number) if number >= 1 else number
-
-
-def _finite(value: Any) -> Any:
-    """NaN as null: JSON has no such number."""
-    if isinstance(value, dict):
-        return {str(key): _finite(each) for key, each in value.items()}  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
-    if isinstance(value, list | tuple):
-        return [_finite(each) for each in value]  # pyright: ignore[reportUnknownVariableType]
-    return None if isinstance(value, float) and math.isnan(value) else value

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from itertools import product
-from typing import Final, Literal, NamedTuple, TypeVar, get_args
+from typing import Final, Literal, NamedTuple, get_args
 
 import numpy as np
 
@@ -16,9 +16,10 @@ from entcent_agents.selection import LowestCentroid, Selector, default_selector,
 from entcent_agents.signals import SignalName, SignalSettings
 from evals.errors import SplitError
 from evals.scoring.candidates import TaskRollouts
+from evals.scoring.chains import candidate_chains
 from evals.scoring.choosing import choose
 
-Parameter = Literal["phases", "window", "floor", "selector"]
+Parameter = Literal["phases", "window", "floor", "chain", "selector"]
 """What can be chosen, in this order."""
 
 PHASES: Final = tuple(
@@ -28,7 +29,6 @@ PHASES: Final = tuple(
 """The sweep of arXiv 2604.26173."""
 WINDOWS: Final = (0.05, 0.1, 0.2, 0.5, 16, 64, 256, 2048)
 FLOORS: Final = (0, 50, 100, 200, 400, 800)
-T = TypeVar("T")
 
 
 class Split(NamedTuple):
@@ -47,14 +47,16 @@ class Chosen:
         value: As it is printed.
         criterion: What was the highest.
         figure: How high, on the calibration tasks: not to be reported as a result.
-        tried: Among how many values.
+        tried: Every value with its figure, as printed.
+        selector: The selector that follows from it, by its name; empty where all of them are measured differently.
     """
 
     parameter: Parameter
     value: str
     criterion: str
     figure: float
-    tried: int
+    tried: Mapping[str, float]
+    selector: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,67 +144,63 @@ def phases_in_words(phases: PhaseConfig) -> str:
 
 def _phases(given: Parameters, mixed: Sequence[TaskRollouts]) -> Parameters:
     tried = [replace(given.signals, phases=phases) for phases in PHASES]
-    best, figure = _best(tried, lambda signals: _auroc(mixed, "centroid", signals))
-    value = phases_in_words(best.phases)
-    return _measured_with(given, best, "phases", value, "AUROC of the centroid", figure, len(tried))
+    figures = {phases_in_words(one.phases): _auroc(mixed, "centroid", one) for one in tried}
+    chosen = _best("phases", figures, "AUROC of the centroid")
+    return _measured_with(given, tried[[*figures].index(chosen.value)], chosen)
 
 
 def _window(given: Parameters, mixed: Sequence[TaskRollouts]) -> Parameters:
     tried = [replace(given.signals, window=window) for window in WINDOWS]
-    best, figure = _best(tried, lambda signals: _auroc(mixed, "tail_confidence", signals))
-    return _measured_with(given, best, "window", f"{best.window:g}", "AUROC of the tail confidence", figure, len(tried))
+    figures = {f"{one.window:g}": _auroc(mixed, "tail_confidence", one) for one in tried}
+    chosen = _best("window", figures, "AUROC of the tail confidence")
+    return _measured_with(given, tried[[*figures].index(chosen.value)], chosen)
 
 
 def _floor(given: Parameters, mixed: Sequence[TaskRollouts]) -> Parameters:
-    tried = [_chain(given.signals, floor) for floor in FLOORS]
-    best, figure = _best(range(len(FLOORS)), lambda place: _accuracy(mixed, tried[place]))
-    name = f"default chain, floor {FLOORS[best]}"
-    chosen = Chosen(
-        parameter="floor",
-        value=f"{FLOORS[best]} scored tokens",
-        criterion="accuracy of the default chain",
-        figure=figure,
-        tried=len(FLOORS),
-    )
-    return replace(given, selectors={name: tried[best], **given.selectors}, chosen=(*given.chosen, chosen))
+    chains = {
+        f"{floor} scored tokens": default_selector(LowestCentroid(settings=given.signals, min_scored_tokens=floor))
+        for floor in FLOORS
+    }
+    figures = {name: _accuracy(mixed, chain) for name, chain in chains.items()}
+    chosen = _best("floor", figures, "accuracy of the default chain")
+    return _with_selector(given, f"default chain, floor {chosen.value}", chains[chosen.value], chosen)
+
+
+def _chain(given: Parameters, mixed: Sequence[TaskRollouts]) -> Parameters:
+    chains = candidate_chains(given.signals)
+    figures = {name: _accuracy_over_suites(mixed, chain) for name, chain in chains.items()}
+    chosen = _best("chain", figures, "accuracy over mixed tasks, suites weighing equally,")
+    return _with_selector(given, f"chosen chain: {chosen.value}", chains[chosen.value], chosen)
 
 
 def _selector(given: Parameters, mixed: Sequence[TaskRollouts]) -> Parameters:
-    best, figure = _best(list(given.selectors), lambda name: _accuracy(mixed, given.selectors[name]))
-    chosen = Chosen(parameter="selector", value=best, criterion="accuracy", figure=figure, tried=len(given.selectors))
-    return replace(given, chosen=(*given.chosen, chosen))
+    figures = {name: _accuracy(mixed, selector) for name, selector in given.selectors.items()}
+    chosen = _best("selector", figures, "accuracy")
+    return replace(given, chosen=(*given.chosen, replace(chosen, selector=chosen.value)))
 
 
 _CHOOSE: Final[Mapping[Parameter, Callable[[Parameters, Sequence[TaskRollouts]], Parameters]]] = {
     "phases": _phases,
     "window": _window,
     "floor": _floor,
+    "chain": _chain,
     "selector": _selector,
 }
 
 
-def _measured_with(
-    given: Parameters,
-    signals: SignalSettings,
-    parameter: Parameter,
-    value: str,
-    criterion: str,
-    figure: float,
-    tried: int,
-) -> Parameters:
-    chosen = Chosen(parameter=parameter, value=value, criterion=criterion, figure=figure, tried=tried)
+def _measured_with(given: Parameters, signals: SignalSettings, chosen: Chosen) -> Parameters:
     return Parameters(signals=signals, selectors=named_selectors(signals), chosen=(*given.chosen, chosen))
 
 
-def _chain(signals: SignalSettings, floor: int) -> Selector:
-    return default_selector(LowestCentroid(settings=signals, min_scored_tokens=floor))
+def _with_selector(given: Parameters, name: str, selector: Selector, chosen: Chosen) -> Parameters:
+    selectors = {name: selector, **given.selectors}
+    return replace(given, selectors=selectors, chosen=(*given.chosen, replace(chosen, selector=name)))
 
 
-def _best(values: Sequence[T], figure: Callable[[T], float]) -> tuple[T, float]:
+def _best(parameter: Parameter, tried: Mapping[str, float], criterion: str) -> Chosen:
     """The first of the values with the highest figure."""
-    figures = [figure(value) for value in values]
-    place = int(np.argmax(figures))
-    return values[place], figures[place]
+    value = max(tried, key=tried.__getitem__)
+    return Chosen(parameter=parameter, value=value, criterion=criterion, figure=tried[value], tried=tried)
 
 
 def _auroc(mixed: Sequence[TaskRollouts], name: SignalName, signals: SignalSettings) -> float:
@@ -212,6 +210,11 @@ def _auroc(mixed: Sequence[TaskRollouts], name: SignalName, signals: SignalSetti
 
 def _accuracy(mixed: Sequence[TaskRollouts], selector: Selector) -> float:
     return float(np.mean([choose(selector, task, range(len(task.rollouts))).accuracy for task in mixed]))
+
+
+def _accuracy_over_suites(mixed: Sequence[TaskRollouts], selector: Selector) -> float:
+    suites = sorted({task.suite for task in mixed})
+    return float(np.mean([_accuracy([task for task in mixed if task.suite == suite], selector) for suite in suites]))
 
 
 def _split(calibration: Sequence[TaskRollouts], test: Sequence[TaskRollouts]) -> Split:

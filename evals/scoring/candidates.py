@@ -128,6 +128,6 @@ def category_of(one: StoredRollout | TaskRollouts) -> str:
 
 def _seen(rollout: Rollout, part: Part, kinds: Collection[SegmentKind]) -> Rollout:
     trajectory = rollout.trajectory
-    if part == "last-turn":
+    if part == "last-turn" and len(trajectory.turns) > 1:
         trajectory = Trajectory(turns=trajectory.turns[-1:])
     return replace(rollout, trajectory=trajectory.only(kinds) if kinds else trajectory)

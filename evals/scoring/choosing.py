@@ -66,7 +66,7 @@ def sizes_up_to(rollouts: int) -> list[int]:
 
 def choices(task: TaskRollouts, selectors: Mapping[str, Selector], resampling: Resampling) -> TaskChoices:
     """Ask every selector about one task."""
-    rng = np.random.default_rng([resampling.seed, *f"{task.suite}/{task.task}".encode()])
+    rng = task_rng(task, resampling.seed)
     everyone = range(len(task.rollouts))
     full = {name: choose(selector, task, everyone) for name, selector in selectors.items()}
     sizes: dict[int, dict[str, float]] = {}
@@ -82,12 +82,44 @@ def choices(task: TaskRollouts, selectors: Mapping[str, Selector], resampling: R
             for name, selector in selectors.items()
         }
         consensus[size] = float(np.mean([most_common(task, drawn) for drawn in draws]))
-    return TaskChoices(full=full, null=_null(task, selectors, resampling, rng), sizes=sizes, consensus=consensus)
+    null = null_accuracies(task, selectors, resampling.shuffles, rng)
+    return TaskChoices(full=full, null=null, sizes=sizes, consensus=consensus)
+
+
+def task_rng(task: TaskRollouts, seed: int) -> np.random.Generator:
+    """A task's own random numbers, whatever other tasks are scored with it."""
+    return np.random.default_rng([seed, *f"{task.suite}/{task.task}".encode()])
 
 
 def choose(selector: Selector, task: TaskRollouts, places: Sequence[int]) -> Choice:
     """What a selector chooses from the rollouts at these places; 0 where none of them finished."""
     return _choice(selector, [task.rollouts[place] for place in places], [task.passed[place] for place in places])
+
+
+def null_accuracies(
+    task: TaskRollouts, selectors: Mapping[str, Selector], shuffles: int, rng: np.random.Generator
+) -> dict[str, float]:
+    """By selector, its mean accuracy where each candidate has another's trajectory, and its own outcome and reward.
+
+    Args:
+        task: Whose candidates.
+        selectors: By name.
+        shuffles: How many; 0: nothing is known.
+        rng: For the shuffles.
+    """
+    places = task.candidates
+    if not shuffles:
+        return {}
+    drawn: dict[str, list[float]] = {name: [] for name in selectors}
+    for _ in range(shuffles):
+        others = rng.permutation(places).tolist()
+        shuffled = [
+            replace(task.rollouts[place], trajectory=task.rollouts[other].trajectory)
+            for place, other in zip(places, others, strict=True)
+        ]
+        for name, selector in selectors.items():
+            drawn[name].append(_choice(selector, shuffled, [task.passed[place] for place in places]).accuracy)
+    return {name: float(np.mean(found)) for name, found in drawn.items()}
 
 
 def most_common(task: TaskRollouts, places: Sequence[int]) -> float:
@@ -116,22 +148,3 @@ def _choice(selector: Selector, rollouts: Sequence[Rollout], passed: Sequence[bo
     if winner is None:
         return Choice(float(np.mean(list(right.values()))), decided=False)
     return Choice(float(right[winner]), decided=True)
-
-
-def _null(
-    task: TaskRollouts, selectors: Mapping[str, Selector], resampling: Resampling, rng: np.random.Generator
-) -> dict[str, float]:
-    """Mean accuracy where each candidate has the trajectory of another, and its own outcome and reward."""
-    places = task.candidates
-    if not resampling.shuffles:
-        return {}
-    drawn: dict[str, list[float]] = {name: [] for name in selectors}
-    for _ in range(resampling.shuffles):
-        others = rng.permutation(places).tolist()
-        shuffled = [
-            replace(task.rollouts[place], trajectory=task.rollouts[other].trajectory)
-            for place, other in zip(places, others, strict=True)
-        ]
-        for name, selector in selectors.items():
-            drawn[name].append(_choice(selector, shuffled, [task.passed[place] for place in places]).accuracy)
-    return {name: float(np.mean(found)) for name, found in drawn.items()}

@@ -1,22 +1,19 @@
-"""Everything that is said of stored runs: pass rates, selectors, signals, sizes, lengths."""
+"""Everything that is said of stored runs: pass rates, selectors, signals, sizes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 
 from entcent_agents.selection import Selector
 from entcent_agents.signals import SIGNALS, SignalName, SignalSettings
-from entcent_agents.statistics import Estimate, mean_over_tasks
+from entcent_agents.statistics import Estimate, mean_over_tasks, means_over_tasks
 from evals.scoring.candidates import TaskRollouts, category_of
 from evals.scoring.choosing import Resampling, TaskChoices, choices
 from evals.scoring.passing import PassRates, pass_rates
-
-LENGTHS: Final = (0, 50, 100, 200, 400, 800, 1600, 3200)
-"""Where tasks are parted by the scored tokens of their candidates."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,13 +47,11 @@ class SignalLine:
         signal: Its name.
         tasks: With pairs of a right and a wrong candidate that have a value.
         auroc: Mean over those tasks; 0.5 is chance, above it the good end is right. None without tasks.
-        lengths: The same with the number of tasks, by the least of `LENGTHS` that their scored tokens reach.
     """
 
     signal: SignalName
     tasks: int
     auroc: Estimate | None
-    lengths: Mapping[int, tuple[int, float]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +66,8 @@ class Report:
         oracle: How often any candidate is right.
         selectors: One line each.
         signals: One line each.
+        confirmed: By selector that was chosen on other tasks, its accuracy over mixed tasks minus that of every
+            other, paired by task.
     """
 
     settings: Mapping[str, Any]
@@ -80,6 +77,7 @@ class Report:
     oracle: Estimate
     selectors: Sequence[SelectorLine]
     signals: Sequence[SignalLine]
+    confirmed: Mapping[str, Mapping[str, Estimate]]
 
 
 def report_on(
@@ -89,6 +87,7 @@ def report_on(
     resampling: Resampling,
     *,
     settings: Mapping[str, Any],
+    chosen: Collection[str] = (),
     track: Iterable[TaskRollouts] | None = None,
 ) -> Report:
     """Score some tasks, one at least.
@@ -99,6 +98,7 @@ def report_on(
         signals: What the signals are measured with.
         resampling: Of sizes and the null control.
         settings: To be printed with the result.
+        chosen: Names of selectors that were chosen on other tasks: they are compared with all.
         track: The same tasks, where somebody watches them go by.
 
     Raises:
@@ -106,17 +106,18 @@ def report_on(
     """
     seed = resampling.seed
     random = mean_over_tasks([task.random for task in tasks], seed=seed)  # first: without SciPy nothing else is begun
-    chosen = [choices(task, selectors, resampling) for task in (track or tasks)]
+    asked = [choices(task, selectors, resampling) for task in (track or tasks)]
     mixed = [place for place, task in enumerate(tasks) if task.mixed]
     oracle = [float(any(task.passed[place] for place in task.candidates)) for task in tasks]
     return Report(
         settings=settings,
-        rates=_rates(tasks, chosen, seed),
+        rates=_rates(tasks, asked, seed),
         random=random,
         random_mixed=_estimate([tasks[place].random for place in mixed], seed),
         oracle=mean_over_tasks(oracle, seed=seed),
-        selectors=[_selector(name, tasks, chosen, mixed, seed) for name in selectors if name != "random"],
+        selectors=[_selector(name, tasks, asked, mixed, seed) for name in selectors if name != "random"],
         signals=[_signal(name, [tasks[place] for place in mixed], signals, seed) for name in SIGNALS],
+        confirmed={name: _differences(name, [asked[place] for place in mixed], seed) for name in chosen if mixed},
     )
 
 
@@ -148,16 +149,15 @@ def _selector(
     )
 
 
+def _differences(name: str, mixed: Sequence[TaskChoices], seed: int) -> dict[str, Estimate]:
+    others = [other for other in mixed[0].full if other != name]
+    rows = [[one.full[name].accuracy - one.full[other].accuracy for one in mixed] for other in others]
+    return dict(zip(others, means_over_tasks(rows, seed=seed), strict=True))
+
+
 def _signal(name: SignalName, mixed: Sequence[TaskRollouts], settings: SignalSettings, seed: int) -> SignalLine:
-    found = [(task.scored_tokens, value) for task in mixed if (value := task.auroc(name, settings)) is not None]
-    lengths: dict[int, tuple[int, float]] = {}
-    for least, below in zip(LENGTHS, (*LENGTHS[1:], float("inf")), strict=True):
-        values = [value for tokens, value in found if least <= tokens < below]
-        if values:
-            lengths[least] = (len(values), float(np.mean(values)))
-    return SignalLine(
-        signal=name, tasks=len(found), auroc=_estimate([value for _, value in found], seed), lengths=lengths
-    )
+    found = [value for task in mixed if (value := task.auroc(name, settings)) is not None]
+    return SignalLine(signal=name, tasks=len(found), auroc=_estimate(found, seed))
 
 
 def _estimate(values: Sequence[float], seed: int) -> Estimate | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -11,7 +11,7 @@ from rich.table import Table as RichTable
 from entcent_agents.signals import SIGNALS
 from entcent_agents.statistics import Estimate
 from evals.scoring.passing import PassRates
-from evals.scoring.report import LENGTHS, Report
+from evals.scoring.report import Report
 
 BASELINES: Final = (
     "first",
@@ -21,12 +21,12 @@ BASELINES: Final = (
     "highest log-probability",
 )
 """What costs the same tokens and reads no entropy, beside the random candidate."""
-_NONE: Final = "-"
+NO_FIGURE: Final = "-"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
-    """Rows of text; the first column is a name, the others are figures."""
+    """Rows of text; the first column is a name, the others are figures. A cell may have several lines."""
 
     title: str
     head: Sequence[str]
@@ -47,25 +47,20 @@ class Table:
     def to_markdown(self) -> str:
         """For a page."""
         rule = ["---", *("---:" for _ in self.head[1:])]
-        lines = [f"| {' | '.join(row)} |" for row in (self.head, rule, *self.rows)]
+        lines = [f"| {' | '.join(row)} |".replace("\n", "<br>") for row in (self.head, rule, *self.rows)]
         return "\n".join([f"## {self.title}", "", *lines, *(["", self.note] if self.note else []), ""])
 
 
 def tables_of(report: Report, *, long: bool = False) -> Iterator[Table]:
-    """The tables of a report; with `long` those by size and by length too."""
+    """The tables of a report; with `long` that by size too."""
     yield _rates(report.rates)
     yield _passes(report.rates)
     yield _selectors(report)
+    for name, differences in report.confirmed.items():
+        yield _confirmed(name, differences, long)
     if long:
         yield _sizes(report)
     yield _signals(report)
-    if long:
-        yield _lengths(report)
-
-
-def settings_lines(report: Report) -> list[str]:
-    """What it was worked out with, a line each."""
-    return [f"{name}: {value}" for name, value in report.settings.items()]
 
 
 def _rates(rates: Iterable[PassRates]) -> Table:
@@ -101,10 +96,10 @@ def _passes(rates: Sequence[PassRates]) -> Table:
     rows = [
         [
             one.name,
-            *_with_interval(one.pass_1),
-            *(_mean(one.pass_k.get(k)) for k in shown),
-            *(_mean(one.pass_all.get(k)) for k in shown),
-            *(_mean(one.consensus.get(k)) for k in shown),
+            *with_interval(one.pass_1),
+            *(mean_text(one.pass_k.get(k)) for k in shown),
+            *(mean_text(one.pass_all.get(k)) for k in shown),
+            *(mean_text(one.consensus.get(k)) for k in shown),
         ]
         for one in rates
     ]
@@ -122,19 +117,19 @@ def _selectors(report: Report) -> Table:
     tasks = report.rates[0].tasks
     lines = sorted(report.selectors, key=lambda one: one.selector not in BASELINES)
     rows = [
-        ["random candidate", "", *_with_interval(report.random), _mean(report.random_mixed), "", "", ""],
+        ["random candidate", "", *with_interval(report.random), mean_text(report.random_mixed), "", "", ""],
         *(
             [
                 one.selector,
                 f"{one.decided}/{tasks}",
-                *_with_interval(one.accuracy),
-                _mean(one.mixed),
-                *_with_interval(one.gain, sign="+"),
-                _NONE if one.null is None else f"{one.null:.3f}",
+                *with_interval(one.accuracy),
+                mean_text(one.mixed),
+                *with_interval(one.gain, sign="+"),
+                NO_FIGURE if one.null is None else f"{one.null:.3f}",
             ]
             for one in lines
         ),
-        ["oracle", "", *_with_interval(report.oracle), "", "", "", ""],
+        ["oracle", "", *with_interval(report.oracle), "", "", "", ""],
     ]
     return Table(
         title=f"Selectors over {tasks} tasks, {report.rates[0].mixed_tasks} of them mixed",
@@ -146,10 +141,23 @@ def _selectors(report: Report) -> Table:
     )
 
 
+def _confirmed(name: str, differences: Mapping[str, Estimate], long: bool) -> Table:
+    return Table(
+        title=f"{name}, against others",
+        head=["selector", "difference", "95 %"],
+        rows=[
+            [other, *with_interval(difference, sign="+")]
+            for other, difference in differences.items()
+            if long or other in ("default chain", *BASELINES)
+        ],
+        note="Its accuracy minus theirs over the mixed tasks reported here, paired by task; it was chosen on others.",
+    )
+
+
 def _sizes(report: Report) -> Table:
     sizes = sorted({size for one in report.selectors for size in one.sizes})
     rows = [
-        [one.selector, *(f"{one.sizes[size]:.3f}" if size in one.sizes else _NONE for size in sizes)]
+        [one.selector, *(f"{one.sizes[size]:.3f}" if size in one.sizes else NO_FIGURE for size in sizes)]
         for one in report.selectors
     ]
     return Table(
@@ -162,7 +170,7 @@ def _sizes(report: Report) -> Table:
 
 def _signals(report: Report) -> Table:
     rows = [
-        [f"{SIGNALS[one.signal].best} {SIGNALS[one.signal].label}", str(one.tasks), *_with_interval(one.auroc)]
+        [f"{SIGNALS[one.signal].best} {SIGNALS[one.signal].label}", str(one.tasks), *with_interval(one.auroc)]
         for one in report.signals
     ]
     return Table(
@@ -173,34 +181,15 @@ def _signals(report: Report) -> Table:
     )
 
 
-def _lengths(report: Report) -> Table:
-    reached = [least for least in LENGTHS if any(least in one.lengths for one in report.signals)]
-    rows = [
-        [
-            f"{SIGNALS[one.signal].best} {SIGNALS[one.signal].label}",
-            *(_of_length(one.lengths.get(least)) for least in reached),
-        ]
-        for one in report.signals
-    ]
-    return Table(
-        title="AUROC by scored tokens of the median candidate",
-        head=["signal", *(f"from {least}" for least in reached)],
-        rows=rows,
-        note="In brackets: mixed tasks.",
-    )
+def mean_text(estimate: Estimate | None) -> str:
+    """The mean as tables show it."""
+    return NO_FIGURE if estimate is None else f"{estimate.mean:.3f}"
 
 
-def _of_length(found: tuple[int, float] | None) -> str:
-    return _NONE if found is None else f"{found[1]:.3f} ({found[0]})"
-
-
-def _mean(estimate: Estimate | None) -> str:
-    return _NONE if estimate is None else f"{estimate.mean:.3f}"
-
-
-def _with_interval(estimate: Estimate | None, sign: str = "") -> list[str]:
+def with_interval(estimate: Estimate | None, sign: str = "") -> list[str]:
+    """Mean and interval as tables show them; with the sign "+" for differences."""
     if estimate is None:
-        return [_NONE, _NONE]
+        return [NO_FIGURE, NO_FIGURE]
     low, high = estimate.low, estimate.high
     interval = "one task" if low != low else f"{low:{sign}.3f} to {high:{sign}.3f}"
     return [f"{estimate.mean:{sign}.3f}", interval]
@@ -209,7 +198,7 @@ def _with_interval(estimate: Estimate | None, sign: str = "") -> list[str]:
 def compared(title: str, rows: Sequence[tuple[str, Estimate, Estimate, Estimate]], note: str) -> Table:
     """Two runs on the same tasks: of each figure both means, and the difference with its interval."""
     shown: list[list[Any]] = [
-        [name, f"{first.mean:.3f}", f"{second.mean:.3f}", *_with_interval(difference, sign="+")]
+        [name, f"{first.mean:.3f}", f"{second.mean:.3f}", *with_interval(difference, sign="+")]
         for name, first, second, difference in rows
     ]
     return Table(title=title, head=["figure", "first", "second", "difference", "95 %"], rows=shown, note=note)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
@@ -24,6 +24,7 @@ from evals.__main__ import app
 from evals.errors import EvaluationError, SplitError
 from evals.scoring.calibration import parameters, split_by_share, split_by_tasks
 from evals.scoring.candidates import TaskRollouts, tasks_of
+from evals.scoring.chains import candidate_chains
 from evals.scoring.choosing import Resampling, choices, choose, most_common
 from evals.scoring.comparing import compare, shared
 from evals.scoring.report import report_on
@@ -75,6 +76,7 @@ def telling(name: str, rights: Sequence[bool], rng: np.random.Generator | None =
     )
 
 
+@settings(deadline=None)  # it would measure the machine
 @given(st.lists(st.booleans(), min_size=1, max_size=7), st.data())
 def test_pass_at_k_and_pass_all_k_are_means_over_all_draws(passed: list[bool], data: st.DataObject):
     k = data.draw(st.integers(1, len(passed)))
@@ -91,6 +93,7 @@ def test_impossible_counts_are_refused(counts: tuple[int, int, int]):
         pass_all_k(*counts)
 
 
+@settings(deadline=None)  # it would measure the machine
 @given(st.lists(st.integers(0, 5), max_size=6), st.lists(st.integers(0, 5), max_size=6))
 def test_auroc_counts_pairs(right: list[int], wrong: list[int]):
     pairs = [(a > b) + 0.5 * (a == b) for a in right for b in wrong]
@@ -190,6 +193,7 @@ def test_a_split_that_shares_a_task_with_the_test_is_refused():
     assert len(split_by_tasks(tasks[2:], tasks[:2]).test) == 2
 
 
+@settings(deadline=None)  # it would measure the machine
 @given(st.floats(0.01, 0.99), st.integers(2, 60))
 def test_a_split_by_share_is_disjoint_and_whole(share: float, number: int):
     tasks = [telling(str(i), [True]) for i in range(number)]
@@ -214,7 +218,7 @@ def test_what_is_chosen_depends_on_the_calibration_tasks_alone():
         test = [telling(f"t{i}", rng.random(4) < 0.5, rng) for i in range(6)]
         found = parameters(["selector"], SignalSettings(), split_by_tasks(apart, test))
         (chosen,) = found.chosen
-        assert (chosen.parameter, chosen.figure, chosen.tried) == ("selector", 1.0, len(named_selectors()))
+        assert (chosen.parameter, chosen.figure, [*chosen.tried]) == ("selector", 1.0, [*named_selectors()])
     with pytest.raises(SplitError, match="no calibration task is mixed"):
         parameters(["window"], SignalSettings(), split_by_tasks([telling("x", [True, True])], apart))
 
@@ -225,11 +229,42 @@ def test_phases_windows_and_floors_that_were_chosen_are_used():
     found = parameters(["phases", "window", "floor"], SignalSettings(), split_by_tasks(apart, [_long("t", rng)]))
     assert [one.parameter for one in found.chosen] == ["phases", "window", "floor"]
     assert found.signals.window == float(found.chosen[1].value)
-    assert f"default chain, floor {found.chosen[2].value.split()[0]}" in found.selectors
+    assert f"default chain, floor {found.chosen[2].value}" in found.selectors
+
+
+def test_the_chain_is_chosen_from_a_printed_list_and_every_suite_weighs_the_same():
+    # In the large suite the likeliest rollout is right and the most common outcome wrong; in the small one the reverse.
+    def task(suite: str, name: str) -> TaskRollouts:
+        likely, common = (suite == "large", suite == "small")
+        rollouts = [
+            stored(name, 0, likely, entropy=[0.1] * 8, outcome="alone"),
+            *(stored(name, i, common, entropy=[0.9] * 8, outcome="many") for i in (1, 2, 3)),
+        ]
+        return task_of(*(StoredRollout(**_fields(one) | {"suite": suite}) for one in rollouts))
+
+    apart = [*(task("large", f"l{i}") for i in range(4)), task("small", "s")]
+    found = parameters(["chain"], SignalSettings(), split_by_tasks(apart, [task("small", "t")]))
+    (chosen,) = found.chosen
+    assert [*chosen.tried] == [*candidate_chains(SignalSettings())]
+    assert chosen.tried["majority"] == 0.5, "not 1 in 5 tasks"
+    assert chosen.tried["centroid vote from 200, else likelihood"] == 0.5
+    assert chosen.value == "majority", "of equal chains the first, which is the simplest"
+    assert next(iter(found.selectors)) == "chosen chain: majority"
+    one_suite = parameters(["chain"], SignalSettings(), split_by_tasks(apart[:4], [task("small", "t")]))
+    assert one_suite.chosen[0].figure == 1.0 and "likelihood" in one_suite.chosen[0].value
 
 
 def _long(name: str, rng: np.random.Generator) -> TaskRollouts:
     return task_of(*(stored(name, i, i % 2 == 0, entropy=rng.random(300).tolist()) for i in range(4)))
+
+
+def test_a_choice_is_confirmed_by_paired_differences_on_the_tasks_that_are_reported():
+    tasks = [telling(str(i), [True, False]) for i in range(4)]
+    few, name = Resampling(draws=1, shuffles=0), "lowest mean entropy"
+    found = report_on(tasks, named_selectors(), SignalSettings(), few, settings={}, chosen=[name])
+    assert found.confirmed[name]["highest mean confidence"] == (1.0, 1.0, 1.0)
+    assert found.confirmed[name]["highest log-probability"].mean == 0.0
+    assert name not in found.confirmed[name]
 
 
 def test_two_runs_are_compared_on_the_tasks_they_share():
@@ -294,10 +329,11 @@ def test_the_page_has_every_table_and_says_what_was_chosen(run: Path, tmp_path: 
         "Selectors over",
         "Accuracy by number",
         "Signals: AUROC",
-        "AUROC by",
     ):
         assert f"## {title}" in text
     assert "chosen selector:" in text
+    assert "tried for selector:" in text
+    assert ", against others" in text
     assert "tasks set apart" in text
 
 
