@@ -24,7 +24,7 @@ from entcent_agents.trajectory import Turn
 from evals.runner.settings import RunSettings
 from evals.suites.protocol import ToolSpec
 
-WHOLE: Final = {"disable_streaming": True}
+WHOLE: Final[dict[str, Any]] = {"disable_streaming": True}
 """How answers are asked for: of a stream, llama.cpp gives no log-probabilities for the token that ends an answer, which
 short answers are below the floor without."""
 SILENCE_SECONDS: Final = 3600.0
