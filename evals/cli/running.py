@@ -79,7 +79,18 @@ def _tasks(suite: Suite, asked: RunRequest) -> Sequence[Task]:
     if not tasks:
         called = f" called {' or '.join(asked.names)}" if asked.names else ""
         raise ConfigurationError(f"{asked.suite} has no tasks{called} in {', '.join(names)}")
+    if asked.settings.tool_calling == "text" and not asked.settings.as_built:
+        _require_one_call(tasks)
     return tasks
+
+
+def _require_one_call(tasks: Sequence[Task]) -> None:
+    """Tools as text take one call a reply: what wants more could not be solved."""
+    if wanting := list(dict.fromkeys(task.category for task in tasks if task.calls_at_once)):
+        raise ConfigurationError(
+            f"{', '.join(wanting)} want several calls in one reply, and with --tools text a model makes one: "
+            "give --tools native, or name other categories"
+        )
 
 
 def _named(tasks: Iterable[Task], patterns: Collection[str]) -> Iterator[Task]:

@@ -26,6 +26,7 @@ class Task:
         id: Identifier, unique in the suite.
         messages: What the model is told first.
         runs_tools: Whether calls are run. Where they are not, the model's first reply is its answer, calls included.
+        calls_at_once: Whether it is solved by several calls in one reply alone.
         max_steps: Replies with calls between two words of the user; one more is not run, and the rollout is over.
         max_replies: Replies in all; then the rollout is over as it stands.
         truth: What the checker needs: plain JSON-able values, the suite's own. Never shown to a model.
@@ -36,6 +37,7 @@ class Task:
     id: str
     messages: tuple[Message, ...]
     runs_tools: bool = False
+    calls_at_once: bool = False
     max_steps: int = 1
     max_replies: int = 1
     truth: Mapping[str, Any] = field(default_factory=dict[str, Any], repr=False)

@@ -11,7 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from entcent_agents.errors import ConfigurationError
+from evals.cli.app import app
 from evals.errors import SuiteMalformedError
 from evals.suites.registry import ENTRIES, load_suite
 
@@ -199,3 +202,11 @@ def test_first_turns_are_a_suite_of_their_own_judged_by_the_official_checker():
 def test_other_arguments_are_refused(argument: str):
     with pytest.raises(SuiteMalformedError, match="takes bfcl:turns=N"):
         load_suite(f"bfcl:{argument}")
+
+
+def test_tools_as_text_are_refused_where_several_calls_are_wanted(tmp_path: Path):
+    pytest.importorskip("pyarrow")
+    arguments = ["run", "bfcl", "--category", "multiple", "--category", "parallel", "--out", str(tmp_path / "out")]
+    with pytest.raises(ConfigurationError, match="^parallel want several calls in one reply.*--tools native"):
+        CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert not (tmp_path / "out").exists()

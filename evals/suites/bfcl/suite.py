@@ -29,6 +29,8 @@ ONE_TURN: Final = (
     "live_parallel",
     "live_parallel_multiple",
 )
+AT_ONCE: Final = ("parallel", "parallel_multiple", "live_parallel", "live_parallel_multiple")
+"""Solved by several calls in one reply."""
 SEVERAL_TURNS: Final = (
     "multi_turn_base",
     "multi_turn_miss_func",
@@ -100,6 +102,7 @@ class Bfcl:
                 id=entry["id"],
                 messages=tuple(entry["question"][0]),
                 runs_tools=several,
+                calls_at_once=category in AT_ONCE,
                 max_steps=steps,
                 max_replies=turns * (steps + 1) if several else 1,
                 truth=truth,
