@@ -17,6 +17,8 @@ from evals.errors import EvaluationError
 from evals.scoring.tables import Table
 
 T = TypeVar("T")
+_WIDEST = 1000
+"""Columns a table is measured in."""
 
 
 def print_json(found: Mapping[str, Any]) -> None:
@@ -30,7 +32,11 @@ def print_tables(settings: Mapping[str, Any], tables: Iterable[Table]) -> None:
     for line in _lines(settings):
         console.print(line, style="dim", soft_wrap=True)
     for table in tables:
-        console.print("", table.to_rich())
+        drawn = table.to_rich()
+        # Figures are never cut: where the terminal, or a pipe's 80 columns, are too narrow, lines run over.
+        room = console.options.update(width=_WIDEST)
+        console.width = max(console.width, console.measure(drawn, options=room).maximum)
+        console.print("", drawn)
 
 
 def write_page(page: Path, title: str, settings: Mapping[str, Any], tables: Iterable[Table]) -> None:

@@ -7,8 +7,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from entcent_agents.cli.score import segment_kinds
 from entcent_agents.errors import ConfigurationError
 from entcent_agents.signals import SignalSettings
@@ -63,7 +61,7 @@ def compare_runs(asked: ScoreRequest) -> None:
     note = "; ".join(f"{name}: {first.settings.get(name)!r} and {second.settings.get(name)!r}" for name in differing)
     title = f"{first.path} and {second.path}: {len(tasks[0])} tasks in both"
     table = compared(title, rows, f"settings that differ: {note or 'none'}. 95 %: paired bootstrap over tasks.")
-    Console(highlight=False).print(table.to_rich())
+    print_tables({}, [table])
 
 
 def _report(asked: ScoreRequest) -> Report:
