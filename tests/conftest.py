@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack
 
@@ -14,6 +15,10 @@ from entcent_agents.chat.model import aclose_clients
 from tests.chat_server import ChatServer
 from tests.ledger.postgres_server import postgres, why_none
 from tests.passing_time import Clock
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell starts what runs in the background so, and the children of tests would inherit it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
