@@ -240,9 +240,10 @@ class Trajectory:
 
     def remember(self, key: Hashable, value: Callable[[], T]) -> T:
         """The value under this key, worked out once: many selectors look at one trajectory."""
-        if key not in self._memory:
-            self._memory[key] = value()
-        return self._memory[key]
+        memory = self._memory
+        if key not in memory:
+            memory[key] = value()
+        return memory[key]
 
     @cached_property
     def _memory(self) -> dict[Hashable, Any]:

@@ -32,6 +32,14 @@ def test_the_first_one_runs_with_nothing_loaded_before_it():
     assert ran.returncode == 0, ran.stderr
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("block", BLOCKS)
+def test_each_runs_with_nothing_loaded_before_it(block: str):
+    command = [sys.executable, "-W", "error", "-c", block]
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+
+
 def test_there_are_blocks_to_run():
     assert len(BLOCKS) >= 3
 

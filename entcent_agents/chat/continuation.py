@@ -257,7 +257,9 @@ def half_answer(whole: Completion) -> Half | None:
     """An answer cut in the middle, between characters; None where it is too short, or without log-probabilities."""
     said = whole.logprobs
     cuts = range(len(said) // 2, 0, -1) if said else ()
-    cut = next((cut for cut in cuts if said and said.text[int(said.offsets[cut])] & 0xC0 != 0x80), None)
+    # Tokens without text, as that which ends an answer, begin behind the last byte.
+    starts = ((cut, int(said.offsets[cut])) for cut in cuts) if said else ()
+    cut = next((cut for cut, at in starts if said and at < len(said.text) and said.text[at] & 0xC0 != 0x80), None)
     if said is None or cut is None:
         return None
     prefix = Prefix.of(said.head(cut))

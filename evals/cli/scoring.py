@@ -103,7 +103,7 @@ def _settings(
     asked: ScoreRequest, runs: Sequence[StoredRun], known: Known, split: Split | None, given: Parameters
 ) -> dict[str, Any]:
     tokens = " and ".join(asked.segments) or "all"
-    lines = measuring_lines(replace(asked, signals=given.signals), runs, known.unjudged) | {
+    lines = measuring_lines(replace(asked, signals=given.signals), runs, known) | {
         "tokens": f"{asked.part} trajectory, {tokens}" if asked.part == "whole" else f"last turn, {tokens}",
         "calibration": "none: nothing was chosen by labels"
         if split is None
@@ -117,7 +117,7 @@ def _settings(
     return lines
 
 
-def measuring_lines(asked: ScoreRequest, runs: Sequence[StoredRun], unjudged: int) -> dict[str, Any]:
+def measuring_lines(asked: ScoreRequest, runs: Sequence[StoredRun], known: Known) -> dict[str, Any]:
     """What figures are worked out from, and with what."""
     resampling = asked.resampling
     lines: dict[str, Any] = {
@@ -129,8 +129,12 @@ def measuring_lines(asked: ScoreRequest, runs: Sequence[StoredRun], unjudged: in
         "window": f"{asked.signals.window:g}",
         "resampling": f"{resampling.draws} draws, {resampling.shuffles} shuffles, seed {resampling.seed}",
     }
-    if unjudged:
-        lines["left out"] = f"{unjudged} tasks, on a rollout of which the checker broke"
+    if known.unjudged:
+        lines["left out"] = f"{known.unjudged} tasks, on a rollout of which the checker broke"
+    if known.incomplete:
+        lines["not complete"] = f"{known.incomplete} tasks, of which rollouts are missing, are left out"
+    if known.repeated:
+        lines["in several runs"] = f"{known.repeated} tasks: the first of these runs counts"
     return lines
 
 

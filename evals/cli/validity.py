@@ -17,7 +17,7 @@ from evals.store import read_run
 def validity(asked: ScoreRequest, *, as_json: bool, long: bool, page: Path | None) -> None:
     """Print the tables, or everything as JSON; write them as a page besides, where one is named."""
     runs = [read_run(path) for path in asked.runs]
-    tasks, unjudged = viewed(runs, asked.only)
+    tasks, known = viewed(runs, asked.only)
     if not tasks:
         raise no_tasks()
     with watched(tasks) as track:
@@ -26,7 +26,7 @@ def validity(asked: ScoreRequest, *, as_json: bool, long: bool, page: Path | Non
             named_selectors(asked.signals),
             asked.signals,
             asked.resampling,
-            settings=measuring_lines(asked, runs, unjudged),
+            settings=measuring_lines(asked, runs, known),
             track=track,
         )
     if page is not None:

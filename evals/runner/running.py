@@ -89,7 +89,8 @@ class Run:
 
     async def _run(self, group: Group) -> None:
         async for rollout in group.rollouts():
-            if rollout.rollout.status == "failed" and not self._there:
+            begun = self._there or rollout.rollout.trajectory.turns
+            if rollout.rollout.status == "failed" and not begun:
                 # A prompt that is refused is data; a server that refuses the first it is given is set up wrongly.
                 raise RunBrokenOffError(f"the first prompt failed: {rollout.rollout.error}")
             if self.store.append(rollout):

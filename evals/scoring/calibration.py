@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
@@ -28,6 +29,7 @@ PHASES: Final = tuple(
 )
 """The sweep of arXiv 2604.26173."""
 WINDOWS: Final = (0.05, 0.1, 0.2, 0.5, 16, 64, 256, 2048)
+_VARIANT: Final = re.compile(r"^multi_turn_[a-z_]+_(?=\d)")
 FLOORS: Final = (0, 50, 100, 200, 400, 800)
 
 
@@ -95,9 +97,9 @@ def split_by_tasks(calibration: Sequence[TaskRollouts], test: Sequence[TaskRollo
     Raises:
         SplitError: Where a task is on both sides.
     """
-    both = {(task.suite, task.task) for task in calibration} & {(task.suite, task.task) for task in test}
+    both = {_origin(task) for task in calibration} & {_origin(task) for task in test}
     if both:
-        named = ", ".join(sorted(f"{suite}/{task}" for suite, task in both)[:3])
+        named = ", ".join(sorted(both)[:3])
         raise SplitError(
             f"{len(both)} tasks are in the calibration split and in the test too ({named}): parameters chosen on them "
             "would be tested on what they were chosen by; give runs of other tasks"
@@ -204,8 +206,9 @@ def _best(parameter: Parameter, tried: Mapping[str, float], criterion: str) -> C
 
 
 def _auroc(mixed: Sequence[TaskRollouts], name: SignalName, signals: SignalSettings) -> float:
-    found = [value for task in mixed if (value := task.auroc(name, signals)) is not None]
-    return float(np.mean(found)) if found else 0.0
+    """Mean over tasks; one that a setting says nothing of counts as chance: all settings have the same tasks."""
+    found = [0.5 if (value := task.auroc(name, signals)) is None else value for task in mixed]
+    return float(np.mean(found))
 
 
 def _accuracy(mixed: Sequence[TaskRollouts], selector: Selector) -> float:
@@ -226,5 +229,11 @@ def _split(calibration: Sequence[TaskRollouts], test: Sequence[TaskRollouts]) ->
 
 def _place(task: TaskRollouts) -> float:
     """Where in [0, 1) a task's name puts it."""
-    digest = blake2b(f"{task.suite}/{task.task}".encode(), digest_size=8).digest()
+    digest = blake2b(_origin(task).encode(), digest_size=8).digest()
     return int.from_bytes(digest) / 2**64
+
+
+def _origin(task: TaskRollouts) -> str:
+    """What a task is a variant of: BFCL asks one scenario with functions or parameters missing, or its first turns."""
+    scenario = _VARIANT.sub("multi_turn_", task.task)
+    return f"{task.suite.partition(':turns=')[0]}/{scenario}"

@@ -9,10 +9,11 @@ from typing import Literal
 import numpy as np
 
 from entcent_agents.segments import SegmentKind
-from entcent_agents.signals import SIGNALS, SignalName, SignalSettings, signal_value
+from entcent_agents.selection import BySignal
+from entcent_agents.signals import SIGNALS, SignalName, SignalSettings
 from entcent_agents.statistics import auroc
 from entcent_agents.trajectory import Rollout, Trajectory
-from evals.store import StoredRollout, StoredRun
+from evals.store import StoredRollout, StoredRun, TaskKey
 
 Part = Literal["whole", "last-turn"]
 """Of a trajectory."""
@@ -64,9 +65,10 @@ class TaskRollouts:
         """How often a right candidate is better by this signal than a wrong one; None without such pairs."""
         sign = 1.0 if SIGNALS[name].best == "highest" else -1.0
         values: dict[bool, list[float]] = {True: [], False: []}
+        signal = BySignal(name, settings=settings)
         for place in self.candidates:
-            value = signal_value(self.rollouts[place].trajectory, name, settings)
-            if value is not None:
+            value = signal.value_of(self.rollouts[place])
+            if not isinstance(value, str):  # says why it is not measured: too few tokens are listed, say
                 values[self.passed[place]].append(sign * value)
         return auroc(values[True], values[False])
 
@@ -78,10 +80,15 @@ class Known:
     Attributes:
         tasks: Those.
         unjudged: How many tasks are left out, because the checker broke on one of their rollouts.
+        incomplete: How many are left out, because their run has more rollouts of other tasks: those that are there
+            ended first, and are no fair sample.
+        repeated: How many tasks are in several runs; the first run that has all rollouts counts.
     """
 
     tasks: tuple[TaskRollouts, ...]
     unjudged: int
+    incomplete: int = 0
+    repeated: int = 0
 
 
 def tasks_of(
@@ -99,13 +106,20 @@ def tasks_of(
         kinds: Where some are given, tokens of these kinds alone.
         suites: Where some are given, tasks of these suites, or suite/category, alone.
     """
-    found: dict[tuple[str, str], Sequence[StoredRollout]] = {}
+    found: dict[TaskKey, Sequence[StoredRollout]] = {}
+    partial, repeated = set[TaskKey](), set[TaskKey]()
     for run in runs:
+        most = max(map(len, run.tasks.values()))
         for key, stored in run.tasks.items():
-            found.setdefault(key, stored)
-    wanted = [
-        stored for stored in found.values() if not suites or {stored[0].suite, category_of(stored[0])} & {*suites}
-    ]
+            if suites and not {stored[0].suite, category_of(stored[0])} & {*suites}:
+                continue
+            if len(stored) < most:
+                partial.add(key)
+            elif key in found:
+                repeated.add(key)
+            else:
+                found[key] = stored
+    wanted = list(found.values())
     judged = [stored for stored in wanted if all(one.reward is not None for one in stored)]
     tasks = tuple(
         TaskRollouts(
@@ -118,7 +132,12 @@ def tasks_of(
         )
         for stored in judged
     )
-    return Known(tasks=tasks, unjudged=len(wanted) - len(judged))
+    return Known(
+        tasks=tasks,
+        unjudged=len(wanted) - len(judged),
+        incomplete=len(partial - found.keys()),
+        repeated=len(repeated),
+    )
 
 
 def category_of(one: StoredRollout | TaskRollouts) -> str:

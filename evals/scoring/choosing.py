@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 
 from entcent_agents.selection import Selector
 from entcent_agents.trajectory import Rollout
 from evals.scoring.candidates import TaskRollouts
+
+TIES_DRAWN: Final = frozenset({"shortest", "longest", "majority vote", "highest log-probability"})
+"""Baselines that read no entropy: alone, selectors of this library decide ties by it, and here a tie is drawn."""
 
 
 class Choice(NamedTuple):
@@ -144,7 +147,9 @@ def _choice(selector: Selector, rollouts: Sequence[Rollout], passed: Sequence[bo
     }
     if not right:
         return Choice(0.0, decided=False)
-    winner = selector.select([rollout for rollout in rollouts if rollout.index in right]).winner
-    if winner is None:
+    chosen = selector.select([rollout for rollout in rollouts if rollout.index in right])
+    if chosen.winner is None:
         return Choice(float(np.mean(list(right.values()))), decided=False)
-    return Choice(float(right[winner]), decided=True)
+    if chosen.selector in TIES_DRAWN:
+        return Choice(float(np.mean([right[index] for index in chosen.tied])), decided=True)
+    return Choice(float(right[chosen.winner]), decided=True)

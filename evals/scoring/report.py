@@ -137,7 +137,7 @@ def _selector(
 ) -> SelectorLine:
     accuracy = [one.full[name].accuracy for one in chosen]
     null = [chosen[place].null[name] for place in mixed if name in chosen[place].null]
-    sizes = sorted({size for one in chosen for size in one.sizes})
+    sizes = sorted(set.intersection(*({*one.sizes} for one in chosen)))
     return SelectorLine(
         selector=name,
         decided=sum(one.full[name].decided for one in chosen),
@@ -145,7 +145,7 @@ def _selector(
         mixed=_estimate([accuracy[place] for place in mixed], seed),
         gain=_estimate([accuracy[place] - tasks[place].random for place in mixed], seed),
         null=float(np.mean(null)) if null else None,
-        sizes={size: float(np.mean([one.sizes[size][name] for one in chosen if size in one.sizes])) for size in sizes},
+        sizes={size: float(np.mean([one.sizes[size][name] for one in chosen])) for size in sizes},
     )
 
 

@@ -131,7 +131,8 @@ def _gains(cell: Cell) -> dict[tuple[View, str], str]:
     for one in cell.selectors:
         mean, interval = with_interval(one.gain, "+")
         null = "" if one.null is None else f" ({one.null:+.3f})"
-        decided = "" if one.decided == cell.tasks else f"\ndecided {one.decided}"
+        whole = one.decided == one.tasks == cell.tasks
+        decided = "" if whole else f"\ndecided {one.decided} of {one.tasks}"
         texts[one.view, one.selector] = f"{mean}{null}\n{interval}{decided}"
     return texts
 

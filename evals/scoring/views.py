@@ -10,7 +10,7 @@ from typing import Final, Literal
 from entcent_agents.segments import SegmentKind
 from entcent_agents.selection import Selector
 from entcent_agents.signals import SIGNALS, SignalName, SignalSettings
-from evals.scoring.candidates import Part, TaskRollouts, tasks_of
+from evals.scoring.candidates import Known, Part, TaskRollouts, tasks_of
 from evals.scoring.choosing import Resampling, choose, null_accuracies, task_rng
 from evals.store import DATABASE, TABLE, StoredRun
 
@@ -63,21 +63,22 @@ Measures = Mapping[View, ViewMeasures]
 """Without views in which no candidate has a scored token."""
 
 
-def viewed(runs: Iterable[StoredRun], suites: Collection[str] = ()) -> tuple[list[ViewedTask], int]:
-    """The judged tasks of every run, and how many are left out because a checker broke on them.
+def viewed(runs: Iterable[StoredRun], suites: Collection[str] = ()) -> tuple[list[ViewedTask], Known]:
+    """The judged tasks of every run, and how many are left out.
 
     Unlike `tasks_of`, a task that is in several runs stays in all of them: with and without a rationale, say.
     """
     found: list[ViewedTask] = []
-    unjudged = 0
+    unjudged = incomplete = 0
     for run in runs:
         known = {view: tasks_of([run], part=part, kinds=kinds, suites=suites) for view, (part, kinds) in VIEWS.items()}
         unjudged += known[WHOLE].unjudged
+        incomplete += known[WHOLE].incomplete
         found += [
             ViewedTask(run=_run_name(run.path), views={view: known[view].tasks[place] for view in VIEWS})
             for place in range(len(known[WHOLE].tasks))
         ]
-    return found, unjudged
+    return found, Known(tasks=tuple(task.whole for task in found), unjudged=unjudged, incomplete=incomplete)
 
 
 def measures_of(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from evals.store.database import DATABASE, RolloutStore
 from evals.store.reading import StoredRun, read_run
-from evals.store.record import SCHEMA_VERSION, StoredRollout
+from evals.store.record import SCHEMA_VERSION, StoredRollout, TaskKey
 from evals.store.resuming import resume
 from evals.store.table import TABLE, compact, require_pyarrow
 
@@ -15,6 +15,7 @@ __all__ = [
     "RolloutStore",
     "StoredRollout",
     "StoredRun",
+    "TaskKey",
     "compact",
     "read_run",
     "require_pyarrow",

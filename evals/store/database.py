@@ -34,12 +34,14 @@ def _declared(column: ColumnSpec) -> str:
     return f"{column.name} {_TYPES[column.type]}{' NOT NULL' if column.required else ''}"
 
 
-_SCHEMA: Final = f"""
-CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS rollouts (
-    {", ".join(_declared(column) for column in COLUMNS)}, PRIMARY KEY (suite, task, rollout)
-) STRICT;
-"""
+_SCHEMA: Final = (
+    "CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID",
+    f"""
+    CREATE TABLE IF NOT EXISTS rollouts (
+        {", ".join(_declared(column) for column in COLUMNS)}, PRIMARY KEY (suite, task, rollout)
+    ) STRICT
+    """,
+)
 
 
 class RolloutStore:
@@ -150,11 +152,13 @@ class RolloutStore:
         self._connection.execute("PRAGMA synchronous = FULL")
         if self._connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
             self._require_version()
-        self._connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} COMMIT;")
         facts = [("schema", str(SCHEMA_VERSION)), ("settings", json.dumps(settings, sort_keys=True))]
-        with self._connection:
+        with self._connection:  # in one transaction: a store of which half is there is no store
+            self._connection.execute("BEGIN IMMEDIATE")
+            for statement in _SCHEMA:
+                self._connection.execute(statement)
             self._connection.executemany("INSERT OR IGNORE INTO facts VALUES (?, ?)", facts)
-        _require_equal(json.loads(self._fact("settings") or "{}"), settings, self.path)
+        require_equal(json.loads(self._fact("settings") or "{}"), settings, self.path)
 
     def _require_version(self) -> None:
         try:
@@ -198,6 +202,8 @@ def _values(row: Mapping[str, Any]) -> list[Any]:
 
 
 def _written(column: ColumnSpec, value: Any) -> Any:
+    if isinstance(value, str):  # half a surrogate pair, which models do write, is no UTF-8
+        return value.encode("utf-8", "backslashreplace").decode()
     dtype = _ARRAYS.get(column.type)
     return value if dtype is None else np.asarray(value, dtype).tobytes()
 
@@ -207,7 +213,12 @@ def _read(column: ColumnSpec, value: Any) -> Any:
     return value if dtype is None else np.frombuffer(value, dtype)
 
 
-def _require_equal(begun: Mapping[str, Any], asked: Mapping[str, Any], path: Path) -> None:
+def require_equal(begun: Mapping[str, Any], asked: Mapping[str, Any], path: Path) -> None:
+    """Refuse to go on with a run under other settings than it was begun with.
+
+    Raises:
+        RunSettingsError: Where any differ.
+    """
     names = sorted({*begun, *asked})
     differing = [
         f"{name} {begun.get(name)!r}, now {asked.get(name)!r}" for name in names if begun.get(name) != asked.get(name)

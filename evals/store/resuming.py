@@ -1,4 +1,4 @@
-"""A run that goes on, from its database or from the table that is left of it."""
+"""A run that goes on, from its database and from its table, whichever has more."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from evals.store.database import DATABASE, RolloutStore
+from evals.store.database import DATABASE, RolloutStore, require_equal
 from evals.store.record import StoredRollout
 from evals.store.table import TABLE, table_rows, table_settings
 
@@ -17,13 +17,17 @@ def resume(folder: Path, settings: Mapping[str, Any]) -> RolloutStore:
     Raises:
         RunSettingsError: Where the run was begun with other settings.
         StoreError: Where it cannot be written, or what is there cannot be read.
-        MissingExtraError: Where a table is all that is there, without pyarrow.
+        MissingExtraError: Where a table is there, without pyarrow.
     """
-    database, table = folder / DATABASE, folder / TABLE
-    if table.is_file() and not database.exists():
-        refilled = database.with_suffix(".unfinished")
-        refilled.unlink(missing_ok=True)  # of a process that was killed here
-        with RolloutStore.create(refilled, table_settings(table)) as store:
-            store.extend(StoredRollout.from_row(row) for row in table_rows(table))
-        refilled.replace(database)
-    return RolloutStore.create(database, settings)
+    table = folder / TABLE
+    if not table.is_file():
+        return RolloutStore.create(folder / DATABASE, settings)
+    require_equal(table_settings(table), settings, table)
+    store = RolloutStore.create(folder / DATABASE, settings)
+    try:
+        # It may have more than a database: of a checkout that was brought up to date, say. What is stored stays.
+        store.extend(StoredRollout.from_row(row) for row in table_rows(table))
+    except BaseException:
+        store.close()
+        raise
+    return store

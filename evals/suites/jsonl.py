@@ -103,9 +103,13 @@ class Jsonl:
     lines: Mapping[str, Line]
     checker: Callable[[dict[str, Any], str], bool | float] | None
 
-    name = "jsonl"
     unsolvable: Mapping[str, str] = field(default_factory=dict[str, str])
     free: Mapping[str, str] = field(default_factory=dict[str, str])
+
+    @property
+    def name(self) -> str:
+        """With the folder's: task 1 here is not task 1 there."""
+        return f"jsonl:{self.folder.name}"
 
     @property
     def categories(self) -> tuple[str, ...]:

@@ -84,7 +84,6 @@ def test_a_run_of_which_the_table_is_left_goes_on_at_a_server_that_moved(
     run("--model", f"{first.base_url}#scripted", "-n", 2, "--limit", 1)
     before = read_run(tmp_path / "out").tasks
     (tmp_path / "out" / DATABASE).unlink()
-    (tmp_path / "out" / DATABASE).with_suffix(".unfinished").write_bytes(b"of a process that was killed")
     with pytest.raises(RunSettingsError, match=r"temperature 0\.7, now 0\.1"):
         run("--model", f"{moved.base_url}#scripted", "-n", 2, "--temperature", 0.1)
     assert "4 of 8 rollouts are stored already" in run("--model", f"{moved.base_url}#scripted", "-n", 2)
