@@ -9,7 +9,9 @@ DEMO = build/demo
 SEED ?= 7
 SUITES = bfcl agentdojo textarena reasoning_gym
 
-.PHONY: demo test standard kills soak overhead check bench mutants clean
+TRACES = $(sort $(wildcard evals/traces/*/rollouts.parquet))
+
+.PHONY: demo test evidence standard kills soak overhead check bench mutants clean
 
 demo: $(VENV)/.local
 	$(BIN)/entcent models pull $(MODEL)
@@ -19,6 +21,10 @@ demo: $(VENV)/.local
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest --numprocesses auto --dist worksteal
+
+evidence: $(VENV)/.dev
+	$(BIN)/python -m evals report $(filter-out %_rationale/rollouts.parquet,$(TRACES)) --out docs/evidence/selectors.md
+	$(BIN)/python -m evals validity $(TRACES) --out docs/evidence/validity.md
 
 standard: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow tests/standard

@@ -90,13 +90,13 @@ class Calls:
         self._closed = True
         for loop, task in tuple(self._under_way):
             if task and loop is _running_loop():
-                loop.call_later(GRACE_SECONDS, self._cancel_unless_cancelled, loop, task)
+                loop.call_later(GRACE_SECONDS, self._cancel_if_under_way, loop, task)
             elif task and not loop.is_closed():
                 loop.call_soon_threadsafe(task.cancel)
 
-    def _cancel_unless_cancelled(self, loop: asyncio.AbstractEventLoop, task: asyncio.Task[Any]) -> None:
-        """Cancel a call that goes on; whoever asked and was cancelled may be clearing up by now."""
-        if (loop, task) in self._under_way and not task.cancelling():
+    def _cancel_if_under_way(self, loop: asyncio.AbstractEventLoop, task: asyncio.Task[Any]) -> None:
+        """Cancel a call that goes on; where it ended, its task may be clearing up by now."""
+        if (loop, task) in self._under_way:
             task.cancel()
 
 
