@@ -137,7 +137,7 @@ def _selector(
 ) -> SelectorLine:
     accuracy = [one.full[name].accuracy for one in chosen]
     null = [chosen[place].null[name] for place in mixed if name in chosen[place].null]
-    sizes = sorted(set.intersection(*({*one.sizes} for one in chosen)))
+    sizes = [size for size in chosen[0].sizes if all(size in one.sizes for one in chosen)]
     return SelectorLine(
         selector=name,
         decided=sum(one.full[name].decided for one in chosen),
