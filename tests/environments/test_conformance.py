@@ -60,8 +60,6 @@ class TestSqliteWithWriteAheadLog(TestSqlite):
 
 
 class TestDirectory(EnvironmentConformance):
-    races = 50
-
     def make(self, folder: Path) -> None:
         (folder / "files").mkdir()
         (folder / "files" / "words").touch()
@@ -112,7 +110,6 @@ class TestMemory(EnvironmentConformance):
 
 class TestJournal(EnvironmentConformance):
     shelf: type[Shelf] = Shelf
-    races = 50
 
     def make(self, folder: Path) -> None:
         self.shelf.make(folder / "shelf.db")
@@ -135,6 +132,7 @@ class TestJournal(EnvironmentConformance):
 
 class TestJournalOfWhatCountsNoVersions(TestJournal):
     shelf = PlainShelf
+    races = 50
 
 
 class TestAnEnvironmentOfOnesOwn(EnvironmentConformance):
