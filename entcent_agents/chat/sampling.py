@@ -28,9 +28,6 @@ Send = Callable[[int, int | None, Sequence[TokenListener]], Awaitable[Sequence[O
 QUIET_SECONDS: Final = 0.02
 """A group is sent when no further call has joined it for this long."""
 
-GRACE_SECONDS: Final = 0.1
-"""How long calls are left to be cancelled by those who asked, before they are cancelled by themselves."""
-
 token_listener: ContextVar[TokenListener | None] = ContextVar("token_listener", default=None)
 rollout_index: ContextVar[int] = ContextVar("rollout_index", default=0)
 """Which rollout asks: choices of a shared request go to their rollouts in this order."""
@@ -82,22 +79,11 @@ class Calls:
             self._under_way.discard(call)
 
     def close(self) -> None:
-        """Cancel what is under way, and whatever is asked later.
-
-        On this loop those who asked are cancelled too, as a rule, and that has to come first: LangChain takes a call
-        that was cancelled by itself for an answer, and fails on it.
-        """
+        """Cancel what is under way, and whatever is asked later."""
         self._closed = True
         for loop, task in tuple(self._under_way):
-            if task and loop is _running_loop():
-                loop.call_later(GRACE_SECONDS, self._cancel_if_under_way, loop, task)
-            elif task and not loop.is_closed():
+            if task and not loop.is_closed():
                 loop.call_soon_threadsafe(task.cancel)
-
-    def _cancel_if_under_way(self, loop: asyncio.AbstractEventLoop, task: asyncio.Task[Any]) -> None:
-        """Cancel a call that goes on; where it ended, its task may be clearing up by now."""
-        if (loop, task) in self._under_way:
-            task.cancel()
 
 
 class SamplingPool:
@@ -299,10 +285,3 @@ def one_attempt(wanted: bool = True) -> Generator[None]:
 
 def _deaf(tokens: int) -> None:
     """Nobody listens."""
-
-
-def _running_loop() -> asyncio.AbstractEventLoop | None:
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        return None
