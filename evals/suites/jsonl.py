@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Any, Final, Self, cast
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
 
 from evals.errors import SuiteMalformedError
-from evals.suites.protocol import Message, Reply, Score, Task, ToolSpec, World
-from evals.suites.world import NoWorld
+from evals.suites.protocol import Message, Reply, Score, Task, World
+from evals.suites.world import WithoutWorld
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -96,7 +96,7 @@ def open_suite(argument: str) -> Jsonl:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Jsonl:
+class Jsonl(WithoutWorld):
     """The tasks of one folder."""
 
     folder: Path
@@ -125,20 +125,6 @@ class Jsonl:
                 truth = line.model_dump(exclude_none=True)
                 yield Task(suite=self.name, category=category, id=name, messages=line.said, truth=truth)
 
-    def make_env(self, task: Task) -> World:
-        """None to speak of."""
-        del task
-        return NoWorld()
-
-    def fork(self, world: World) -> World:
-        """Nothing to copy."""
-        return world
-
-    def tools(self, task: Task, world: World) -> tuple[ToolSpec, ...]:
-        """None."""
-        del task, world
-        return ()
-
     def score(self, task: Task, world: World, replies: Sequence[Reply]) -> Score:
         """By the checker, or by the line's answer and pattern."""
         del world
@@ -159,10 +145,6 @@ class Jsonl:
         line = self.lines[task.id]
         solution = line.solution if line.solution is not None or line.pattern is not None else line.answer
         return None if solution is None else iter([Reply(text=solution)])
-
-    def state(self, world: World) -> object:
-        """Nothing changes."""
-        del world
 
     def _checked(self, task: Task, text: str) -> Score:
         assert self.checker is not None  # such lines are refused without a checker

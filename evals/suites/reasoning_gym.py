@@ -7,8 +7,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 from evals.errors import SuiteMalformedError
-from evals.suites.protocol import Reply, Score, Task, ToolSpec, World
-from evals.suites.world import NoWorld
+from evals.suites.protocol import Reply, Score, Task, World
+from evals.suites.world import WithoutWorld
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -54,7 +54,7 @@ def open_suite(argument: str) -> ReasoningGym:
     return ReasoningGym()
 
 
-class ReasoningGym:
+class ReasoningGym(WithoutWorld):
     """One category a generator, its standard difficulty."""
 
     name = "reasoning_gym"
@@ -87,20 +87,6 @@ class ReasoningGym:
                 truth={"generator": category, "index": index},
             )
 
-    def make_env(self, task: Task) -> World:
-        """None to speak of."""
-        del task
-        return NoWorld()
-
-    def fork(self, world: World) -> World:
-        """Nothing to copy."""
-        return world
-
-    def tools(self, task: Task, world: World) -> tuple[ToolSpec, ...]:
-        """None."""
-        del task, world
-        return ()
-
     def score(self, task: Task, world: World, replies: Sequence[Reply]) -> Score:
         """The generator's own score of what is between the answer tags; a part of 1 for a part of an answer."""
         del world
@@ -117,10 +103,6 @@ class ReasoningGym:
         """The generator's answer."""
         del world
         yield Reply(text=f"<answer>{_entry(task.category, task.truth['index'])['answer']}</answer>")
-
-    def state(self, world: World) -> object:
-        """Nothing changes."""
-        del world
 
 
 @cache
