@@ -127,3 +127,8 @@ def test_a_full_disk_says_so_and_keeps_what_is_stored(store: RolloutStore):
     assert store.stored() == {("s", "t"): set(range(kept))}
     store._connection.execute("PRAGMA max_page_count = 1000000")
     assert store.append(rollout(kept, [[0.5] * 500]))
+
+
+def test_half_a_surrogate_pair_is_stored_as_it_is_written(store: RolloutStore):
+    store.append(replace(rollout(0, [[0.5]]), reason="half \ud83d"))
+    assert next(store.rollouts()).reason == "half \\ud83d"
