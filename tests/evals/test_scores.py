@@ -164,6 +164,28 @@ def test_tasks_on_which_the_checker_broke_are_left_out_and_counted():
     assert known.unjudged == 1
 
 
+def test_equal_votes_are_drawn_in_the_baseline_and_not_decided_by_entropy():
+    task = task_of(
+        stored("t", 0, True, entropy=(0.1, 0.1), outcome="right"),
+        stored("t", 1, True, entropy=(0.1, 0.1), outcome="right"),
+        stored("t", 2, False, entropy=(0.9, 0.9), outcome="wrong"),
+        stored("t", 3, False, entropy=(0.9, 0.9), outcome="wrong"),
+    )
+    selectors = named_selectors()
+    assert choose(selectors["majority vote"], task, range(4)).accuracy == most_common(task, range(4)) == 0.5
+    assert choose(selectors["vote weighted by mean entropy"], task, range(4)).accuracy == 1.0
+
+
+def test_tasks_with_missing_rollouts_are_left_out_and_those_of_several_runs_count_once():
+    whole, again = [stored("whole", i, True) for i in range(2)], [stored("whole", i, False) for i in range(2)]
+    part = stored("part", 0, True)
+    first = StoredRun(path=Path("a"), settings={}, tasks={whole[0].key: tuple(whole), part.key: (part,)})
+    second = StoredRun(path=Path("b"), settings={}, tasks={again[0].key: tuple(again)})
+    known = tasks_of([first, second])
+    assert [(task.task, task.passed) for task in known.tasks] == [("whole", (True, True))]
+    assert (known.incomplete, known.repeated) == (1, 1)
+
+
 def test_selectors_see_the_part_that_is_asked_for():
     first, last = (
         Turn(message_id=str(i), generated_tokens=2, logprobs=scripted_logprobs([float(i), float(i)])) for i in range(2)
