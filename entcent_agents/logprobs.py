@@ -22,6 +22,27 @@ _LAST_KIND: Final = max(SegmentKind)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Alternatives:
+    """Of each of T tokens the likeliest other one: what a branch would have taken. Arrays are read-only.
+
+    Attributes:
+        text: Their UTF-8 bytes, one after the other; a token without an alternative has none.
+        offsets: Where each starts in `text`, and the end of the last: shape `(T + 1,)`, int32.
+        logprob: Their natural-log probabilities, shape `(T,)`, float32; NaN where there is no alternative.
+        ids: Their numbers in the model's vocabulary, shape `(T,)`, int32; None where the server does not say.
+    """
+
+    text: bytes
+    offsets: NDArray[np.int32]
+    logprob: Float32Array
+    ids: NDArray[np.int32] | None = None
+
+    def token(self, index: int) -> bytes:
+        """The bytes of one alternative."""
+        return self.text[int(self.offsets[index]) : int(self.offsets[index + 1])]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class TokenLogprobs:
     """What scoring and branching need of the T tokens of one turn; arrays are read-only.
 
@@ -37,6 +58,7 @@ class TokenLogprobs:
         top_k: How many alternatives the server gave at most; scores of different k do not compare.
         kind: The `SegmentKind` of each token, shape `(T,)`, uint8. Default: read from the text; UNKNOWN without text.
         ids: The tokens' numbers in the model's vocabulary, shape `(T,)`, int32; None where the server does not say.
+        alternatives: What might have stood there; None where nobody asked for them. No record has them.
     """
 
     text: bytes
@@ -48,6 +70,7 @@ class TokenLogprobs:
     top_k: int
     kind: NDArray[np.uint8] = cast(Any, None)  # noqa: RUF009
     ids: NDArray[np.int32] | None = None
+    alternatives: Alternatives | None = None
 
     def __post_init__(self) -> None:
         tokens = len(self.entropy)

@@ -17,14 +17,18 @@ from entcent_agents.logprobs import TokenLogprobs
 from entcent_agents.phases import PhaseConfig, high_entropy_phases
 from entcent_agents.segments import SegmentKind
 
-RECORD_VERSION: Final = 3
-READ_VERSIONS: Final = (1, 2, 3)
+RECORD_VERSION: Final = 4
+READ_VERSIONS: Final = (1, 2, 3, 4)
 """Versions of a rollout's record that this release reads. The first knew neither held nor plain rollouts, the second
-nothing of cached tokens, calls that were cut off, cost, and what a request had used before."""
+nothing of cached tokens, calls that were cut off, cost, and what a request had used before, the third no branches."""
 
 Column = Literal["entropy", "logprob", "confidence"]
 """A per-token quantity of `TokenLogprobs` that signals are taken from."""
 T = TypeVar("T")
+Decision = Literal["call", "tool", "argument"]
+"""What a token decides: whether a tool is called or an answer given, which tool, the value of an argument."""
+BranchMethod = Literal["continued", "forced", "resampled"]
+"""From the parent's tokens and the alternative; the alternative tool, its turn anew; the whole turn anew."""
 Status = Literal["finished", "held", "unfinished", "failed"]
 CANDIDATES: Final = ("finished", "held")
 """Rollouts that can be selected."""
@@ -38,6 +42,7 @@ class Usage:
         prompt_tokens: Tokens read by the server, those it had cached included.
         cached_tokens: Of these, what the server says it had cached.
         generated_tokens: Tokens the server sampled for us; of calls without a count, those that were seen to arrive.
+        reused_tokens: Tokens of the trajectory that were generated, and counted, in the rollout it branched from.
         model_calls: Requests answered.
         cut_calls: Calls of which no count of the server's is known: cut off, failed after they had begun, or answered
             without one.
@@ -49,6 +54,7 @@ class Usage:
     prompt_tokens: int = 0
     cached_tokens: int = 0
     generated_tokens: int = 0
+    reused_tokens: int = 0
     model_calls: int = 0
     cut_calls: int = 0
     cost: float | None = 0.0
@@ -60,6 +66,7 @@ class Usage:
             prompt_tokens=self.prompt_tokens + other.prompt_tokens,
             cached_tokens=self.cached_tokens + other.cached_tokens,
             generated_tokens=self.generated_tokens + other.generated_tokens,
+            reused_tokens=self.reused_tokens + other.reused_tokens,
             model_calls=self.model_calls + other.model_calls,
             cut_calls=self.cut_calls + other.cut_calls,
             cost=None if self.cost is None or other.cost is None else self.cost + other.cost,
@@ -129,11 +136,13 @@ class Turn:
         message_id: Identifier of the AIMessage.
         generated_tokens: Tokens the server generated for it.
         logprobs: Their log-probabilities, as far as the server gave them; None where it gave none.
+        reused_tokens: Of these, the first ones, which were generated for the rollout that this one branched from.
     """
 
     message_id: str
     generated_tokens: int
     logprobs: TokenLogprobs | None = None
+    reused_tokens: int = 0
 
     @property
     def scored_tokens(self) -> int:
@@ -156,6 +165,7 @@ class Turn:
             "message_id": self.message_id,
             "generated_tokens": self.generated_tokens,
             "logprobs": self.logprobs.to_dict(text=text) if self.logprobs else None,
+            "reused_tokens": self.reused_tokens,
         }
 
     @classmethod
@@ -166,7 +176,42 @@ class Turn:
             message_id=record["message_id"],
             generated_tokens=record["generated_tokens"],
             logprobs=TokenLogprobs.from_dict(logprobs) if logprobs else None,
+            reused_tokens=record.get("reused_tokens", 0),
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Branch:
+    """Where a rollout left its parent.
+
+    Attributes:
+        parent: The index of the rollout it branched from.
+        turn: The turn it branched in, from 0.
+        token: The token of that turn which it does not share with its parent, from 0.
+        entropy: Of that token, nats.
+        kind: What the parent's token belongs to.
+        decision: What was decided there.
+        method: How the rest of the turn was made.
+    """
+
+    parent: int
+    turn: int
+    token: int
+    entropy: float
+    kind: SegmentKind
+    decision: Decision
+    method: BranchMethod
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON-able form. What was written at the token, neither here nor there: records say nothing of that."""
+        return {**asdict(self), "kind": int(self.kind)}
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any]) -> Self:
+        """Read what `to_dict` wrote."""
+        fields = dict[str, Any](record)
+        fields["kind"] = SegmentKind(fields["kind"])
+        return cls(**fields)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -293,6 +338,7 @@ class Rollout:
         plain: Whether it was run in the place of rollouts that failed, and needs no log-probabilities.
         spent: What its request used beside the rollouts that it stands with; of one that was committed and is held,
             all that the request used up to there. None where another record of the round says it.
+        branch: Where it left another rollout; None where it was sampled from the beginning.
     """
 
     index: int
@@ -307,6 +353,7 @@ class Rollout:
     output: str | None = None
     plain: bool = False
     spent: Spent | None = None
+    branch: Branch | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON-able form, without the text of the tokens."""
@@ -324,6 +371,7 @@ class Rollout:
             "output": self.output,
             "plain": self.plain,
             "spent": self.spent.to_dict() if self.spent else None,
+            "branch": self.branch.to_dict() if self.branch else None,
         }
 
     @classmethod
@@ -351,6 +399,7 @@ class Rollout:
             output=record["output"],
             plain=record.get("plain", False),
             spent=Spent.from_dict(record["spent"]) if record.get("spent") else None,
+            branch=Branch.from_dict(record["branch"]) if record.get("branch") else None,
         )
 
 

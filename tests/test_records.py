@@ -86,8 +86,8 @@ def test_records_of_another_version_are_refused():
         TokenLogprobs.from_dict(logprobs().to_dict() | {"version": 2})
     with pytest.raises(LogprobsMalformedError, match="version None"):
         TokenLogprobs.from_dict({})
-    with pytest.raises(RecordingError, match="version 4; this release reads 1, 2, 3"):
-        Rollout.from_dict(rollout().to_dict() | {"version": 4})
+    with pytest.raises(RecordingError, match="version 5; this release reads 1, 2, 3, 4"):
+        Rollout.from_dict(rollout().to_dict() | {"version": 5})
 
 
 def test_records_of_the_first_version_are_read():

@@ -1,0 +1,31 @@
+"""A place in a turn where a rollout may branch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from entcent_agents.segments import SegmentKind
+from entcent_agents.trajectory import Decision
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BranchPoint:
+    """A token that the parent keeps, and what a branch takes in its place.
+
+    Attributes:
+        token: Its index in the turn, from 0; the tokens before are shared.
+        entropy: Of its distribution, nats.
+        kind: What it belongs to in the parent's turn.
+        decision: What is decided there.
+        alternative: The bytes of the token that the branch takes.
+        logprob: Natural-log probability of that token.
+        id: Its number in the model's vocabulary; None where the server does not say.
+    """
+
+    token: int
+    entropy: float
+    kind: SegmentKind
+    decision: Decision
+    alternative: bytes
+    logprob: float
+    id: int | None = None
