@@ -14,6 +14,7 @@ from entcent_agents.environments import Environment, Fork
 from entcent_agents.errors import EnvironmentFault, EnvironmentUnusableError
 from entcent_agents.rollouts.calls import Call, Key
 from entcent_agents.rollouts.cleanup import discard, in_a_thread, to_the_end
+from entcent_agents.rollouts.heritage import Heritage
 from entcent_agents.rollouts.journal import Entry, Journal
 from entcent_agents.rollouts.overlay import OverlayStore, apply_writes
 from entcent_agents.rollouts.store import RolloutStore
@@ -46,8 +47,8 @@ class Writing:
     _flushing: asyncio.Lock = field(default_factory=asyncio.Lock)
     _begun: bool = False
 
-    async def begin(self, base: str | None) -> None:
-        """Write down that the rollout begins, with which forks, and copy the thread that it goes on from.
+    async def begin(self, base: str | None, heritage: Heritage | None = None) -> None:
+        """Write down that the rollout begins, with what, and copy the thread that it goes on from.
 
         A fork is kept only once the journal names it: else a crash in between would leave it to nobody. Nobody would
         read a journal that does not outlive the process.
@@ -56,6 +57,7 @@ class Writing:
             await self.store.claim(self.thread_id, source=base)
             return
         start = {"name": self.name, "forks": _references(self.forks)}
+        start |= {"heritage": heritage.to_dict()} if heritage else {}
         await self.store.begin(self.thread_id, start, source=base)
         self._begun = True
         await _keep(self.forks)
@@ -83,6 +85,10 @@ class Writing:
     def taken_up(self) -> None:
         """What is known so far was written down by another process."""
         self._begun = True
+        self.known()
+
+    def known(self) -> None:
+        """What is known so far is written down with the beginning."""
         self._turns.update(self.recorder.turns)
         self._usage = self.recorder.usage
         self._writes = self.overlay.writes if self.overlay else ()
@@ -143,6 +149,15 @@ async def resumed(journal: Journal, writing: Writing, environments: Sequence[Env
     for old in left.put_aside:
         await in_a_thread(_discard_references, by_name, old)
     return left.results
+
+
+async def inherited(heritage: Heritage, writing: Writing) -> None:
+    """Take up the turns and store writes that a branch has from its parent."""
+    for turn, words in heritage.turns:
+        writing.recorder.remember(turn, words)
+    if writing.overlay:
+        await apply_writes(writing.overlay, heritage.writes)
+    writing.known()
 
 
 @dataclass(slots=True)
