@@ -15,6 +15,7 @@ from typing import Any, Final, Protocol, TypeVar
 
 from entcent_agents.branching import BranchPoint
 from entcent_agents.capture.recorder import LogprobsGeneration
+from entcent_agents.chat.branches import Branched
 from entcent_agents.chat.digests import prompt_digest
 from entcent_agents.chat.sampling import current_pool, known_calls
 from entcent_agents.logprobs import TokenLogprobs
@@ -23,31 +24,12 @@ from entcent_agents.trajectory import BranchMethod
 T = TypeVar("T")
 
 
-class FromParent(Protocol):
-    """An answer that begins with another one: as `Branched`."""
-
-    @property
-    def generation(self) -> LogprobsGeneration:
-        """The whole turn."""
-        ...
-
-    @property
-    def method(self) -> BranchMethod:
-        """How it was made."""
-        ...
-
-    @property
-    def reused_tokens(self) -> int:
-        """Its first tokens, which nobody generated again."""
-        ...
-
-
 class Branch(Protocol):
     """Asks the model to go on from another answer to the same prompt."""
 
     def __call__(
         self, turn: TokenLogprobs, point: BranchPoint, *, allowed: Sequence[BranchMethod]
-    ) -> Awaitable[FromParent]:
+    ) -> Awaitable[Branched]:
         """As `ChatLogprobs.abranch`."""
         ...
 

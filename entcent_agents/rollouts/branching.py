@@ -6,17 +6,15 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
-from typing import Final, get_args
 
 from entcent_agents.branching import BranchPoint
 from entcent_agents.branching.policy import BranchPolicy
 from entcent_agents.branching.watch import Watch
+from entcent_agents.chat.branches import BRANCH_METHODS
 from entcent_agents.errors import ConfigurationError
 from entcent_agents.logprobs import TokenLogprobs
 from entcent_agents.rollouts.heritage import Heritage
 from entcent_agents.trajectory import BranchMethod
-
-METHODS: Final[tuple[BranchMethod, ...]] = get_args(BranchMethod)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +24,7 @@ class Branching:
     Attributes:
         policy: Where and how often a rollout branches.
         initial: How many rollouts are sampled from the beginning.
-        methods: In which ways a branch may be made; the first that the server can do, in the order of `METHODS`.
+        methods: In which ways a branch may be made; the first that the server can do, in this order.
 
     Raises:
         ConfigurationError: On settings that cannot work.
@@ -34,15 +32,15 @@ class Branching:
 
     policy: BranchPolicy = field(default_factory=BranchPolicy)
     initial: int = 2
-    methods: tuple[BranchMethod, ...] = METHODS
+    methods: tuple[BranchMethod, ...] = BRANCH_METHODS
 
     def __post_init__(self) -> None:
         if not isinstance(self.policy, BranchPolicy):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise ConfigurationError(f"branching: policy={self.policy!r} must be a BranchPolicy")
         if self.initial < 1:
             raise ConfigurationError(f"branching: initial={self.initial} rollouts: at least one is needed")
-        if not self.methods or not {*self.methods} <= {*METHODS}:
-            raise ConfigurationError(f"branching: methods={self.methods!r} must be some of {', '.join(METHODS)}")
+        if not self.methods or not {*self.methods} <= {*BRANCH_METHODS}:
+            raise ConfigurationError(f"branching: methods={self.methods!r} must be some of {', '.join(BRANCH_METHODS)}")
 
 
 class Tree:
