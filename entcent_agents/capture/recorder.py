@@ -188,13 +188,15 @@ class TurnRecorder(ModelAndToolHandler):
         self.count(Usage(model_calls=len(response.generations)))
         for generation in generations_of(response):
             message = getattr(generation, "message", None)
+            again = isinstance(message, AIMessage) and message.id in self.turns  # counted, and given to the graph anew
             counted = counted_usage(generation)
             if generation.generation_info:
                 generation.generation_info.pop(RAW, None)  # the message has them too, for now
             turn = None
             if isinstance(message, AIMessage):
                 turn = self._record(message, getattr(generation, "token_logprobs", None) or streamed, f"{run_id}")
-            self.count(_used(counted, turn, call.price))
+            if not again:
+                self.count(_used(counted, turn, call.price))
             if turn and self._on_turn:
                 self._on_turn(turn)
 

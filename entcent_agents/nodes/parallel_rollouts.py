@@ -44,7 +44,7 @@ from entcent_agents.nodes.settings import require_kind
 from entcent_agents.nodes.shadow import as_alone
 from entcent_agents.nodes.state import Node, RolloutsState
 from entcent_agents.nodes.unclaimed import leave
-from entcent_agents.rollouts.branching import Branching, Tree
+from entcent_agents.rollouts.branching import BeginBranch, Branching, Tree
 from entcent_agents.rollouts.cleanup import Lingering, discard, to_the_end
 from entcent_agents.rollouts.guard import Rules, inside_a_rollout
 from entcent_agents.rollouts.heritage import Heritage
@@ -67,6 +67,7 @@ from entcent_agents.rollouts.request import Base, RolloutRequest
 from entcent_agents.rollouts.retries import Retries
 from entcent_agents.rollouts.rollout import Begun, begin_branch, run_beside, run_rollout
 from entcent_agents.rollouts.store import RolloutStore
+from entcent_agents.rollouts.writing import recorded_branches
 from entcent_agents.telemetry.rounds import Round, observed_rollout, observed_round
 from entcent_agents.telemetry.waiting import Waiting
 from entcent_agents.trajectory import CANDIDATES, Rollout, Spent
@@ -201,9 +202,7 @@ class ParallelRollouts(Node):
         left = self._rollouts_left(request.spent)
         with self._observed(request) as observed:
             with use_pool(SamplingPool(self.seed, plain_first=self.shadowed)), one_attempt(request.gate is not None):
-                begun = rollouts = await self._run(
-                    request, range(min(self._initial, left)), write, branches=range(self._initial, min(self.n, left))
-                )
+                begun = rollouts = await self._begin(request, min(self.n, left), write)
                 single = self.shadowed or self.on_unavailable == "single"
                 if single and left > len(begun) and len(_candidates(rollouts)) < self._needed:
                     rollouts = await self._single(request, rollouts, write)
@@ -271,11 +270,6 @@ class ParallelRollouts(Node):
             selected=self.has_selector,
             spent=request.spent_so_far,
         )
-
-    @property
-    def _initial(self) -> int:
-        """How many rollouts are sampled from the beginning."""
-        return self.branching.initial if self.branching else self.n
 
     @property
     def _needed(self) -> int:
@@ -387,21 +381,36 @@ class ParallelRollouts(Node):
             )
         return base
 
+    async def _begin(self, request: RolloutRequest, most: int, write: Callable[[Any], None]) -> list[Rollout]:
+        """All rollouts of a round, those that branch included; at most so many."""
+        if self.branching is None or most <= self.branching.initial:
+            return await self._run(request, range(most), write)
+        branches = range(self.branching.initial, most)
+        threads = {index: request.thread_id(index) for index in branches if request.store.durable}
+        recorded = await recorded_branches(request.store, threads, request.environments)
+
+        def tree(begin: BeginBranch) -> Tree:
+            origins = [heritage.origin for heritage in recorded.values() if heritage]
+            assert self.branching
+            return Tree(self.branching, (index for index in branches if index not in recorded), begin, origins)
+
+        with keep_alternatives():
+            return await self._run(request, [*range(self.branching.initial), *recorded], write, tree)
+
     async def _run(
         self,
         request: RolloutRequest,
         indices: Sequence[int],
         write: Callable[[Any], None],
-        *,
-        branches: Sequence[int] = (),
+        tree: Callable[[BeginBranch], Tree] | None = None,
     ) -> list[Rollout]:
-        """All rollouts, and those that branch from them; the first error that is no data ends the others.
+        """These rollouts, and those that branch; the first error that is no data ends the others.
 
         Args:
             request: The round's.
             indices: Rollouts to begin.
             write: Told of events.
-            branches: Indices that branches may have.
+            tree: How they branch, given what begins a branch; None: they do not.
         """
         room = asyncio.Semaphore(self.max_concurrency)
 
@@ -417,10 +426,9 @@ class ParallelRollouts(Node):
             begun = await begin_branch(request, index, write, heritage)
             running.begin(index, begun)
 
-        with keep_alternatives(bool(branches)):
-            running = Running(request, one, self.forget)
-        if self.branching and branches:
-            request = replace(request, tree=Tree(self.branching, branches, begin))
+        running = Running(request, one, self.forget)
+        if tree:
+            request = replace(request, tree=tree(begin))
         return await running.all(indices)
 
     async def _single(

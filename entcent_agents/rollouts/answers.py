@@ -7,6 +7,7 @@ import logging
 from collections.abc import Coroutine
 from dataclasses import replace
 from typing import Any, Final, TypeVar
+from uuid import uuid4
 
 from entcent_agents.capture.recorder import LogprobsGeneration
 from entcent_agents.chat.answering import ModelCall
@@ -17,8 +18,8 @@ from entcent_agents.rollouts.enclosing import enclosing_effects
 from entcent_agents.rollouts.guard import Guard
 from entcent_agents.rollouts.heritage import Heritage, Origin
 from entcent_agents.rollouts.progress import ProgressReporter
+from entcent_agents.rollouts.released import Released
 from entcent_agents.rollouts.writing import Writing
-from entcent_agents.trajectory import BranchMethod
 
 T = TypeVar("T")
 
@@ -59,12 +60,15 @@ class Answers:
         self._reporter = reporter
         self._before = before
         self._origin = origin
-        self.method: BranchMethod | None = None
 
     async def answer(self, call: ModelCall) -> LogprobsGeneration:
         """The answer, after it has branched."""
         if enclosing_effects():
             return await call.sample()
+        if (released := self._writing.released) and released.prompt == call.prompt:
+            self._writing.released = None
+            self._writing.recorder.reuse(released.generation.token_logprobs, released.reused_tokens)
+            return released.generation
         if (origin := self._origin) is None or origin.prompt != call.prompt:
             answer, reused = await call.sample(), 0
         else:
@@ -79,7 +83,7 @@ class Answers:
         except BaseException:
             self._origin = origin  # the call may be made again
             raise
-        self.method = found.method
+        self._writing.method = found.method
         self._writing.recorder.reuse(found.generation.token_logprobs, found.reused_tokens)
         self._reporter.branched(origin.branch(found.method))
         return found.generation, found.reused_tokens
@@ -89,7 +93,11 @@ class Answers:
         logprobs, turn = answer.token_logprobs, self._before + len(self._writing.recorder.turns)
         if logprobs is None:
             return
-        for index, point in self._tree.points(self._index, turn, logprobs, reused=reused, prompt=prompt):
+        points = self._tree.points(self._index, turn, logprobs, reused=reused, prompt=prompt)
+        if points:
+            answer.message.id = answer.message.id or f"run-{uuid4()}"
+            await self._writing.release(Released(prompt=prompt, generation=answer, reused_tokens=reused))
+        for index, point in points:
             origin = Origin(parent=self._index, turn=turn, prompt=prompt, point=point, said=logprobs)
             try:
                 await self._tree.begin(index, await self._heritage(origin))

@@ -46,7 +46,7 @@ from entcent_agents.rollouts.progress import ProgressReporter
 from entcent_agents.rollouts.request import RolloutRequest
 from entcent_agents.rollouts.retries import with_retries
 from entcent_agents.rollouts.store import Journal
-from entcent_agents.rollouts.writing import Writing, ended, inherited, resumed
+from entcent_agents.rollouts.writing import Writing, ended, heritage_of, inherited, resumed
 from entcent_agents.telemetry.rounds import observing_handlers
 from entcent_agents.trajectory import CANDIDATES, Branch, Rollout, Trajectory, Usage
 
@@ -73,7 +73,10 @@ async def run_rollout(
     """
     journal = await request.store.read(request.thread_id(index)) if request.store.durable and not begun else None
     if (known := ended(journal)) is not None:
-        ProgressReporter(index, request.round, write).end(known.status)
+        reporter = ProgressReporter(index, request.round, write)
+        if known.branch:
+            reporter.branched(known.branch)
+        reporter.end(known.status)
         request.used[index] = known.usage
         return known
     attempt = begun or _Attempt(request, index, write)
@@ -122,9 +125,7 @@ async def run_beside(
         )
 
 
-async def begin_branch(
-    request: RolloutRequest, index: int, write: Callable[[Any], None], heritage: Heritage
-) -> Begun:
+async def begin_branch(request: RolloutRequest, index: int, write: Callable[[Any], None], heritage: Heritage) -> Begun:
     """Begin a rollout with what it has from its parent, and write that down; `run_rollout` goes on with it.
 
     Raises:
@@ -167,7 +168,6 @@ class _Attempt:
         begins = self._call_limit and self._call_limit.begin
         self.passage = Passage(request.gate, self.recorder, begins) if request.gate else None
         self._heritage = heritage
-        self._answers: Answers | None = None
         self._new = False  # whether its thread is known to be empty
         self._handoff: Command[Any] | None = None
         self._output: str | None = None
@@ -195,7 +195,6 @@ class _Attempt:
         request, writing = self.request, self.writing
         results = await self._take_up(journal)
         guard = self._guard = Guard(request.rules.knowing(results), writing if request.store.durable else None)
-        self._answers = self._answering(guard)
         graph = isolated_graph(request.agent, self._saver(), self.overlay)
         config = isolated_config(
             request.config,
@@ -216,7 +215,7 @@ class _Attempt:
                 no_ambient_config(),
                 use_environments(writing.forks),
                 use_guard(guard),
-                use_answering(self._answers),
+                use_answering(self._answering(guard)),
             ):
                 await with_retries(
                     lambda: self._start(graph, config),
@@ -274,8 +273,11 @@ class _Attempt:
     @property
     def turns(self) -> int:
         """How many turns it has made, those it went on from included."""
-        before = len(self.request.base.trajectory.turns) if self.request.base else 0
-        return before + len(self.recorder.turns)
+        return self._turns_before + len(self.recorder.turns)
+
+    @property
+    def _turns_before(self) -> int:
+        return len(self.request.base.trajectory.turns) if self.request.base else 0
 
     def record(self, seconds: float) -> Rollout:
         """What is kept of it."""
@@ -302,16 +304,15 @@ class _Attempt:
     def _branch(self) -> Branch | None:
         if self._heritage is None:
             return None
-        return self._heritage.origin.branch(self._answers.method if self._answers else None)
+        return self._heritage.origin.branch(self.writing.method)
 
     def _answering(self, guard: Guard) -> Answers | None:
         """What answers its model calls; None where no rollout of the round branches."""
-        tree, base = self.request.tree, self.request.base
+        tree = self.request.tree
         if tree is None:
             return None
-        before = len(base.trajectory.turns) if base else 0
         origin = self._heritage.origin if self._heritage else None
-        return Answers(tree, self.index, self.writing, guard, self.reporter, before, origin)
+        return Answers(tree, self.index, self.writing, guard, self.reporter, self._turns_before, origin)
 
     async def _take_up(self, journal: Journal | None) -> Mapping[Key, Any]:
         """Make the forks and the thread ready, those of an earlier process or new ones."""
@@ -320,12 +321,21 @@ class _Attempt:
         if journal is not None:
             results = await resumed(journal, self.writing, self.request.environments)
             if results is not None:
+                self._take_up_branches(heritage_of(journal))
                 return results
         for environment in self.request.environments:
             await to_the_end(asyncio.to_thread(_fork_into, self.writing.forks, environment))
         await self.writing.begin(self.request.base.thread_id if self.request.base else None)
         self._new = self.request.base is None
         return {}
+
+    def _take_up_branches(self, heritage: Heritage | None) -> None:
+        """What is on record of where it branched, and others from it."""
+        self._heritage = heritage
+        if heritage:
+            self.reporter.branched(heritage.origin.branch(self.writing.method))
+        if self.request.tree:
+            self.request.tree.recall(self.index, self._turns_before, [*self.recorder.turns.values()])
 
     def _saver(self) -> BaseCheckpointSaver[Any]:
         store = self.request.store

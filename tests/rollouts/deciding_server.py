@@ -14,7 +14,7 @@ from tests.chat_server import Reply, Request, Token
 from tests.continuing_server import plain, stream
 
 Slot = Sequence[str]
-"""What the model may say in one token, the likeliest first. Where it says something else than the first, it was forced."""
+"""What the model may say in one token. It says the first, unless it goes on from another."""
 
 
 def call(tools: Slot, values: Slot) -> list[Slot]:

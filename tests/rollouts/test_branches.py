@@ -20,7 +20,7 @@ from entcent_agents.chat.model import ChatLogprobs
 from entcent_agents.effects import READ, WRITE
 from entcent_agents.environments import SqliteEnvironment, current_environment
 from entcent_agents.errors import ConfigurationError
-from entcent_agents.nodes import Branching, ParallelRollouts
+from entcent_agents.nodes import Branching, ParallelRollouts, RolloutsState
 from entcent_agents.testing import ScriptedChat, ScriptedTurn
 from entcent_agents.trajectory import Rollout
 from tests.chat_server import ChatServer
@@ -73,7 +73,7 @@ class Ran:
 
     async def run(self, config: Any = None) -> list[Rollout]:
         self.node.has_selector = True  # this one selects nothing
-        builder = StateGraph(MessagesState)
+        builder = StateGraph(RolloutsState)
         builder.add_node("rollouts", self.node)
         builder.add_edge(START, "rollouts")
         async for mode, chunk in builder.compile().astream(ASK, config, stream_mode=["custom", "updates"]):
@@ -280,6 +280,4 @@ async def test_cancelled_branches_leave_nothing(serve: Serve, ran: Callable[...,
 @pytest.mark.parametrize(("n", "initial", "least"), [(2, 3, 1), (4, 1, 2)])
 def test_what_cannot_work_is_refused(serve: Serve, n: int, initial: int, least: int):
     with pytest.raises(ConfigurationError, match=f"initial={initial} must be between"):
-        ParallelRollouts(
-            agent_of(serve()), n=n, min_finished=least, branching=Branching(EAGER, initial=initial)
-        )
+        ParallelRollouts(agent_of(serve()), n=n, min_finished=least, branching=Branching(EAGER, initial=initial))
