@@ -423,8 +423,7 @@ class ParallelRollouts(Node):
                 return await observed_rollout(index, running)
 
         async def begin(index: int, heritage: Heritage) -> None:
-            begun = await begin_branch(request, index, write, heritage)
-            running.begin(index, begun)
+            await begin_branch(request, index, write, heritage, partial(running.begin, index))
 
         running = Running(request, one, self.forget)
         if tree:

@@ -111,7 +111,7 @@ class Answers:
             results = self._guard.results
             try:
                 for name, fork in writing.forks.items():
-                    forks[name] = await to_the_end(in_a_thread(fork.fork))
+                    await to_the_end(in_a_thread(_fork_into, forks, name, fork))
             except BaseException:
                 await discard(forks.values())
                 raise
@@ -127,6 +127,11 @@ class Answers:
             thread_id=writing.thread_id,
             forks=forks,
         )
+
+
+def _fork_into(forks: dict[str, Fork], name: str, fork: Fork) -> None:
+    """Fork, and have it known at once: who is cancelled meanwhile discards what is known."""
+    forks[name] = fork.fork()
 
 
 async def _on_loop(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, T]) -> T:

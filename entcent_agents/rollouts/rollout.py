@@ -125,8 +125,21 @@ async def run_beside(
         )
 
 
-async def begin_branch(request: RolloutRequest, index: int, write: Callable[[Any], None], heritage: Heritage) -> Begun:
-    """Begin a rollout with what it has from its parent, and write that down; `run_rollout` goes on with it.
+async def begin_branch(
+    request: RolloutRequest,
+    index: int,
+    write: Callable[[Any], None],
+    heritage: Heritage,
+    start: Callable[[Begun], None],
+) -> None:
+    """Begin a rollout with what it has from its parent, and write that down.
+
+    Args:
+        request: The round's.
+        index: Its number.
+        write: Told of events.
+        heritage: What it has from its parent.
+        start: Has `run_rollout` go on with it.
 
     Raises:
         Exception: It could not be begun, and nothing of it is left.
@@ -134,13 +147,13 @@ async def begin_branch(request: RolloutRequest, index: int, write: Callable[[Any
     attempt = _Attempt(request, index, write, heritage)
     try:
         await to_the_end(attempt.begin(heritage))
+        attempt.reporter.branched(heritage.origin.branch(None))
+        start(attempt)
     except BaseException as stop:
         if not (request.resumable and isinstance(stop, asyncio.CancelledError)):
             await attempt.discard()
             await request.store.forget(attempt.writing.thread_id)
         raise
-    attempt.reporter.branched(heritage.origin.branch(None))
-    return attempt
 
 
 class _Attempt:
