@@ -5,7 +5,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from entcent_agents.branching.adaptive import Adaptive, leading_posterior, leading_share
@@ -47,6 +47,7 @@ def beta_below_half(a: int, b: int) -> Fraction:
     return sum(term * Fraction(1, 2) ** (a + i) for i, term in enumerate(density)) / whole
 
 
+@settings(deadline=None)
 @given(st.integers(0, 12), st.integers(0, 12))
 def test_the_posterior_is_the_upper_half_of_a_beta_distribution(one, other):
     first, second = max(one, other), min(one, other)
@@ -54,6 +55,7 @@ def test_the_posterior_is_the_upper_half_of_a_beta_distribution(one, other):
     assert leading_posterior(votes) == pytest.approx(float(1 - beta_below_half(first + 1, second + 1)), abs=1e-12)
 
 
+@settings(deadline=None)
 @given(outcomes, st.randoms())
 def test_agreement_lies_between_zero_and_one_whatever_the_order_and_grows_with_the_leader(votes, random):
     shuffled = random.sample(votes, len(votes))
@@ -84,6 +86,7 @@ def test_a_rollout_is_pruned_once_a_whole_group_of_it_is_below_the_floor():
     assert adaptive.prunes([5.0, 1.0, 2.9, 5.0], 2.0)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2**32), st.floats(0, 100))
 def test_of_the_warm_up_itself_pruning_keeps_at_least_the_share_that_it_means_to(seed, keep):
     random = np.random.default_rng(seed)

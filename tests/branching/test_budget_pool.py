@@ -3,7 +3,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from entcent_agents.branching import BudgetPool, allocate
@@ -27,6 +27,7 @@ def test_where_nothing_is_left_or_nobody_draws_nothing_is_given(used):
     assert allocate(used, 8) == {}
 
 
+@settings(deadline=None)
 @given(st.integers(1, 9), st.data())
 def test_no_more_is_given_than_was_left_nobody_gets_beyond_the_cap_and_parts_are_equal(maximum, data):
     used = dict(enumerate(data.draw(st.lists(st.integers(0, maximum), max_size=8))))
@@ -84,6 +85,7 @@ def test_more_than_was_allowed_cannot_have_been_used():
         BudgetPool(capacity=3).request(8).borrow(-1)
 
 
+@settings(deadline=None)
 @given(
     st.integers(0, 12),
     st.lists(st.tuples(st.integers(0, 3), st.sampled_from(["borrow", "settle"]), st.integers(0, 10)), max_size=20),

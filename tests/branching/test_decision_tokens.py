@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from entcent_agents.branching import decision_tokens
@@ -60,6 +60,7 @@ def test_turns_of_which_nobody_knows_what_they_say_decide_nothing():
 PIECES = ["<think>", "</think>", "\n", " ", "Hello", *CALL, "[f", "(a=", "'x'", ")]", "```json\n", "<|im_end|>", "é"]
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from(PIECES), max_size=20))
 def test_every_token_decides_one_thing_at_most_and_names_and_values_are_always_among_them(tokens):
     logprobs = turn(tokens, [0.0] * len(tokens))

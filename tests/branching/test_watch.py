@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from entcent_agents.branching import BranchPolicy, Watch, decision_tokens
@@ -196,6 +196,7 @@ policies = st.builds(
 )
 
 
+@settings(deadline=None)
 @given(policies, st.integers(0, 2**32), st.integers(0, 8))
 def test_points_keep_to_the_policy_whatever_the_turns(policy, seed, room):
     watch, again = Watch(policy), Watch(policy)
@@ -225,6 +226,7 @@ def test_points_keep_to_the_policy_whatever_the_turns(policy, seed, room):
         assert sum(count for (owner, _), count in made.items() if owner == rollout) <= policy.max_per_rollout
 
 
+@settings(deadline=None)
 @given(st.floats(0.1, 5), st.integers(0, 6), st.integers(0, 3), st.integers(0, 3))
 def test_habit_never_grows_while_nothing_branches(penalty, number, before, now):
     policy = BranchPolicy(habit_penalty=penalty)
