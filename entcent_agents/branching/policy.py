@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from numbers import Integral, Real
 from typing import Final, get_args
 
+from entcent_agents.branching.checks import check_count, check_number
 from entcent_agents.errors import ConfigurationError
 from entcent_agents.trajectory import Decision
 
@@ -66,16 +65,16 @@ class BranchPolicy:
             if not decisions <= set(self.threshold) <= set(DECISIONS):
                 raise ConfigurationError(f"threshold={self.threshold!r} must have one for each of {sorted(decisions)}")
             for value in self.threshold.values():
-                _check("threshold", value, 0.0, math.inf)
+                check_number("threshold", value)
         else:
-            _check("threshold", self.threshold, 0.0, math.inf)
+            check_number("threshold", self.threshold)
         if self.percentile is not None:
-            _check("percentile", self.percentile, 0.0, 100.0)
+            check_number("percentile", self.percentile, most=100.0)
         if self.after_tool is not None:
-            _check("after_tool", self.after_tool, -1.0, 1.0)
-        _check("habit_penalty", self.habit_penalty, 0.0, math.inf)
-        _check("habit_decay", self.habit_decay, 0.0, 1.0)
-        _check("min_probability", self.min_probability, 0.0, 1.0)
+            check_number("after_tool", self.after_tool, least=-1.0, most=1.0)
+        check_number("habit_penalty", self.habit_penalty)
+        check_number("habit_decay", self.habit_decay, most=1.0)
+        check_number("min_probability", self.min_probability, most=1.0)
         if self.min_probability == 0:
             raise ConfigurationError("min_probability=0 must be above 0")
         for name in ("min_seen", "max_per_turn", "max_per_rollout"):
@@ -95,19 +94,3 @@ class BranchPolicy:
         return self.habit_penalty * sum(
             count * self.habit_decay ** (turn - earlier) for earlier, count in branches.items() if earlier <= turn
         )
-
-
-def check_count(name: str, value: object, *, least: int = 0) -> None:
-    """Refuse what is no whole number of things.
-
-    Raises:
-        ConfigurationError: On another type, or fewer than `least`.
-    """
-    if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < least:
-        raise ConfigurationError(f"{name}={value!r} must be a whole number, at least {least}")
-
-
-def _check(name: str, value: object, least: float, most: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, Real) or not least <= float(value) <= most or math.isinf(value):
-        bounds = f"from {least:g} to {most:g}" if math.isfinite(most) else f"and finite, at least {least:g}"
-        raise ConfigurationError(f"{name}={value!r} must be a number {bounds}")

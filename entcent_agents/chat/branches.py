@@ -154,7 +154,7 @@ async def branched(
 
 
 def branch_start(turn: TokenLogprobs, point: BranchPoint) -> TokenLogprobs:
-    """What a branch begins with: the parent's tokens bit for bit, then the alternative, in the distribution it is from."""
+    """What a branch begins with: the parent's tokens bit for bit, then the alternative in its distribution."""
     kept = turn.head(point.token)
     row = slice(point.token, point.token + 1)
     alternative = TokenLogprobs(
