@@ -79,7 +79,7 @@ class Tree:
         points = self._watch.points(rollout, turn, logprobs, room=len(self._free), reused=reused, prompt=prompt)
         found = [(heappop(self._free), point) for point in points]
         for index, _ in found:
-            self._watch.begin(index, rollout)
+            self._watch.begin(index, parent=rollout, turn=turn)
         return found
 
     def recall(self, rollout: int, before: int, turns: Sequence[Turn]) -> None:
