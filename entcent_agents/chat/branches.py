@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,8 +22,10 @@ from entcent_agents.chat.continuation import ContinuationMethod, Continued, Join
 from entcent_agents.chat.digests import prompt_digest
 from entcent_agents.chat.forcing import WantedCalls, wanted_calls
 from entcent_agents.chat.sampling import SamplingPool, current_pool
+from entcent_agents.chat.text_tools import read_calls
 from entcent_agents.errors import ConfigurationError, ContinuationError, ModelServerError
 from entcent_agents.logprobs import TokenLogprobs, token_offsets
+from entcent_agents.segments import SegmentKind
 from entcent_agents.trajectory import BranchMethod
 
 BRANCH_METHODS: Final[tuple[BranchMethod, ...]] = ("continued", "forced", "resampled")
@@ -180,8 +183,9 @@ async def _continued(asks: Asks, payload: Mapping[str, Any], started: TokenLogpr
     found = await asks.continued(payload, Prefix.of(started))
     new = found.completion.logprobs
     whole = started.followed_by(new) if new else started
+    completion = replace(found.completion, text=found.text, logprobs=whole)
     return BranchedTurn(
-        completion=replace(found.completion, text=found.text, logprobs=whole),
+        completion=_with_native_calls(completion, whole, payload.get("tools") or ()),
         method="continued",
         reused_tokens=found.reused_tokens or len(started),
         joint=found.joint,
@@ -208,6 +212,20 @@ def _ended(payload: Mapping[str, Any], started: TokenLogprobs) -> Completion | N
         generated_tokens=0,
         model=payload["model"],
     )
+
+
+def _with_native_calls(completion: Completion, tokens: TokenLogprobs, tools: Sequence[Mapping[str, Any]]) -> Completion:
+    """Native calls taken out of the raw text that was continued, as the server takes them out of its own answers."""
+    calls = read_calls(completion.text, [tool["function"]["name"] for tool in tools]).valid if tools else []
+    if not calls or completion.tool_calls:
+        return completion
+    said = {SegmentKind.ANSWER: b"", SegmentKind.REASONING: b""}
+    for part in tokens.segments():
+        if part.kind in said:
+            said[part.kind] += tokens.text[int(tokens.offsets[part.start]) : int(tokens.offsets[part.end])]
+    answer, reasoning = (text.decode(errors="replace").strip() for text in said.values())
+    native = tuple((call["id"] or "", call["name"], json.dumps(call["args"])) for call in calls)
+    return replace(completion, text=answer, reasoning=reasoning, tool_calls=native)
 
 
 async def _forced(

@@ -11,8 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from itertools import accumulate
-from os.path import commonprefix
+from itertools import accumulate, takewhile
 from typing import Any, Final, NamedTuple, Self, assert_never, cast
 
 import numpy as np
@@ -396,7 +395,8 @@ def _new(completion: Completion, prefix: str) -> Completion:
 
     def likeness(said: str) -> tuple[int, int]:
         """To what was generated, which may lack tokens, or have a stop string more."""
-        return len(commonprefix([said, generated])), -abs(len(said) - len(generated))
+        same = takewhile(lambda pair: pair[0] == pair[1], zip(said, generated, strict=False))
+        return sum(1 for _ in same), -abs(len(said) - len(generated))
 
     text = max((completion.text, completion.text.removeprefix(prefix)), key=likeness)
     if len(prefix) >= _SURELY_AGAIN and text.startswith(prefix):

@@ -47,8 +47,8 @@ def wanted_calls(
 ) -> WantedCalls:
     """What the branch at a point calls, as a request.
 
-    At a tool's name that is the tool which the alternative begins to name, and not the parent's. At the choice between a
-    call and an answer it is what the parent did not choose. Calls in text are held to the tools' schemas, the prompt
+    At a tool's name that is the tool which the alternative begins to name, and not the parent's. At the choice between
+    a call and an answer it is what the parent did not choose. Calls in text are held to the tools' schemas, the prompt
     stays as it is.
 
     Args:
