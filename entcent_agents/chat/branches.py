@@ -147,7 +147,9 @@ async def branched(
         "resampled": lambda: _resampled(asks, payload, started),
     }
     passed_over: dict[BranchMethod, str] = {}
-    for method in (method for method in BRANCH_METHODS if method in allowed):
+    for method in BRANCH_METHODS:
+        if method not in allowed:
+            continue
         try:
             return replace(await ways[method](), passed_over=passed_over)
         except (ConfigurationError, ContinuationError) as error:
