@@ -220,7 +220,7 @@ class TokenLogprobs:
                 f"token log-probabilities of version {record.get('version')!r}; this release reads {RECORD_VERSION}"
             )
         try:
-            columns = {name: _decode(record[name], "<f4").astype(np.float32) for name in _COLUMNS}
+            columns: dict[str, Any] = {name: _decode(record[name], "<f4").astype(np.float32) for name in _COLUMNS}
             text = base64.b64decode(record["text"]) if "text" in record else b""
             if "offsets" in record:
                 offsets = _decode(record["offsets"], "<i4").astype(np.int32)

@@ -35,7 +35,7 @@ class LogprobEntry(msgspec.Struct, gc=False):
 
 
 class NamedTop(TopLogprob, gc=False):
-    """One alternative with what it says, for those who branch; about as much work as all else of an entry."""
+    """One alternative with what it says, for those who branch: some three times the work of all else."""
 
     token: str = ""
     bytes: list[Annotated[int, msgspec.Meta(ge=0, le=255)]] | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator
 from itertools import islice
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar, cast
 
 import msgspec
 
@@ -121,9 +121,15 @@ class _NamedPayload(Payload):
     choices: list[_NamedChoice] = []  # pyright: ignore[reportIncompatibleVariableOverride]
 
 
-_PAYLOAD: Final = (msgspec.json.Decoder(Payload), msgspec.json.Decoder(_NamedPayload))
+_PAYLOAD: Final = (
+    msgspec.json.Decoder(Payload),
+    cast("msgspec.json.Decoder[Payload]", msgspec.json.Decoder(_NamedPayload)),
+)
 """Without what alternatives say, and with it."""
-_ENTRIES: Final = (msgspec.json.Decoder(list[LogprobEntry]), msgspec.json.Decoder(list[NamedEntry]))
+_ENTRIES: Final = (
+    msgspec.json.Decoder(list[LogprobEntry]),
+    cast("msgspec.json.Decoder[list[LogprobEntry]]", msgspec.json.Decoder(list[NamedEntry])),
+)
 _OPENING: Final = re.compile(
     rb'"logprobs"\s*:\s*\{\s*(?:"refusal"\s*:\s*null\s*,\s*)?"content"\s*:\s*\[(?=\s*(\{"\w+":|\{\s|\]))'
 )
