@@ -191,7 +191,7 @@ class Branch:
         entropy: Of that token, nats.
         kind: What the parent's token belongs to.
         decision: What was decided there.
-        method: How the rest of the turn was made.
+        method: How the rest of the turn was made; None where it was not.
     """
 
     parent: int
@@ -200,7 +200,7 @@ class Branch:
     entropy: float
     kind: SegmentKind
     decision: Decision
-    method: BranchMethod
+    method: BranchMethod | None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON-able form. What was written at the token, neither here nor there: records say nothing of that."""

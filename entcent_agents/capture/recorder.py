@@ -80,6 +80,7 @@ class TurnRecorder(ModelAndToolHandler):
         self.usage = Usage()
         self._ids_by_words: dict[str, str] = {}
         self._streamed: dict[UUID, TokenLogprobs] = {}
+        self._reuse: tuple[TokenLogprobs, int] | None = None
         self._on_turn = on_turn
         self._prices = prices or {}
         self._calls: dict[UUID, _Call] = {}
@@ -116,6 +117,10 @@ class TurnRecorder(ModelAndToolHandler):
     def turn_of(self, message: AIMessage) -> Turn | None:
         """The turn of a message that the agent kept, also where a node rebuilt it under another id."""
         return self.turns.get(str(message.id)) or self.turns.get(self._ids_by_words.get(_said(message), ""))
+
+    def reuse(self, logprobs: TokenLogprobs | None, tokens: int) -> None:
+        """The first tokens of an answer that is to come were not generated for it, but for another rollout."""
+        self._reuse = logprobs and (logprobs, tokens)
 
     def count(self, usage: Usage) -> None:
         """Add to the usage, from whatever thread."""
@@ -183,13 +188,15 @@ class TurnRecorder(ModelAndToolHandler):
         self.count(Usage(model_calls=len(response.generations)))
         for generation in generations_of(response):
             message = getattr(generation, "message", None)
+            again = isinstance(message, AIMessage) and message.id in self.turns  # counted, and given to the graph anew
             counted = counted_usage(generation)
             if generation.generation_info:
                 generation.generation_info.pop(RAW, None)  # the message has them too, for now
             turn = None
             if isinstance(message, AIMessage):
                 turn = self._record(message, getattr(generation, "token_logprobs", None) or streamed, f"{run_id}")
-            self.count(_used(counted, turn, call.price))
+            if not again:
+                self.count(_used(counted, turn, call.price))
             if turn and self._on_turn:
                 self._on_turn(turn)
 
@@ -200,8 +207,13 @@ class TurnRecorder(ModelAndToolHandler):
             except LogprobsMalformedError:
                 logprobs = None  # missing, as coverage will say; the rollout itself is sound
         strip_logprobs(message)
-        message_id = message.id or run_id
-        turn = Turn(message_id=message_id, generated_tokens=_generated(message, logprobs), logprobs=logprobs)
+        reused = self._reuse[1] if self._reuse and self._reuse[0] is logprobs else 0
+        turn = Turn(
+            message_id=message.id or run_id,
+            generated_tokens=_generated(message, logprobs, reused),
+            logprobs=logprobs,
+            reused_tokens=reused,
+        )
         self.remember(turn, _said(message))
         return turn
 
@@ -221,7 +233,7 @@ def _used(counted: Usage | None, turn: Turn | None, price: Prices | None) -> Usa
     """By the server's count; without one the tokens that are there, or seem to be."""
     usage = counted or Usage(cut_calls=1)
     if turn:
-        usage = replace(usage, generated_tokens=turn.generated_tokens)
+        usage = replace(usage, generated_tokens=turn.generated_tokens - turn.reused_tokens)
     return replace(usage, cost=_cost(price, usage))
 
 
@@ -249,8 +261,9 @@ def hand_over(logprobs: TokenLogprobs | None, run: BaseRunManager | None) -> Non
             handler.on_logprobs(logprobs, run_id=run.run_id)
 
 
-def _generated(message: AIMessage, logprobs: TokenLogprobs | None) -> int:
-    reported = message.usage_metadata["output_tokens"] if message.usage_metadata else 0
+def _generated(message: AIMessage, logprobs: TokenLogprobs | None, reused: int) -> int:
+    """Tokens of the whole turn; the server counts what it generated now."""
+    reported = reused + message.usage_metadata["output_tokens"] if message.usage_metadata else 0
     rows = len(logprobs) if logprobs else 0
     return max(reported, rows) or estimated_tokens(_said(message), _model_name(message.response_metadata))
 

@@ -44,15 +44,15 @@ def piece_chunk(delta: Delta) -> ChatGenerationChunk:
     return _chunk(delta.text, additional_kwargs=_reasoning(delta.reasoning))
 
 
-def last_chunks(completion: Completion, text_tools: Sequence[str], *, streamed: bool) -> Iterator[ChatGenerationChunk]:
+def last_chunks(answer: LogprobsGeneration, *, streamed: bool) -> Iterator[ChatGenerationChunk]:
     """The end of a streamed answer: what was not streamed, then calls, then, in the last, usage and arrays.
 
     Calls come in a chunk of their own: of one with content, and of the last, streams of version 3 take none that is
     invalid.
     """
-    message = ai_message(completion, text_tools)
+    message = cast(AIMessage, answer.message)
     if not streamed and (message.content or message.additional_kwargs):
-        yield _chunk(completion.text, additional_kwargs=message.additional_kwargs)
+        yield _chunk(str(message.text), additional_kwargs=message.additional_kwargs)
     calls = [(call["name"], json.dumps(call["args"]), call["id"]) for call in message.tool_calls]
     calls += [(call["name"], json.dumps(call["args"]) + NO_OBJECT, call["id"]) for call in message.invalid_tool_calls]
     if calls:
@@ -65,9 +65,9 @@ def last_chunks(completion: Completion, text_tools: Sequence[str], *, streamed: 
     last = AIMessageChunk(content="", usage_metadata=message.usage_metadata, chunk_position="last")
     yield LogprobsGenerationChunk(
         message=last,
-        generation_info=_info(completion),
-        token_logprobs=completion.logprobs,
-        whole_prompt_tokens=completion.whole_prompt_tokens,
+        generation_info=answer.generation_info,
+        token_logprobs=answer.token_logprobs,
+        whole_prompt_tokens=answer.whole_prompt_tokens,
     )
 
 

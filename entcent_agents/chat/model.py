@@ -22,6 +22,7 @@ from entcent_agents.blocking import iterate_sync, run_sync
 from entcent_agents.branching import BranchPoint
 from entcent_agents.capture.recorder import LogprobsGeneration, hand_over
 from entcent_agents.capture.usage import SHARING
+from entcent_agents.chat.answering import answered, as_sampled, blocks_a_loop, each_as_sampled
 from entcent_agents.chat.branches import BRANCH_METHODS, Asks, Branched, branched
 from entcent_agents.chat.choices import choices
 from entcent_agents.chat.clients import MAX_CONNECTIONS, aclose_clients, check_address, client_of_loop, shown
@@ -366,7 +367,10 @@ class ChatLogprobs(BaseChatModel):
         **kwargs: Any,
     ) -> ChatResult:
         n = int(kwargs.pop("n", self.n))
-        completions = await self._sample(chat_payload(self, messages, stop, kwargs), n, kwargs.get("seed", self.seed))
+        payload = chat_payload(self, messages, stop, kwargs)
+        if n == 1:
+            return ChatResult(generations=[await self._answer(messages, payload, stop, kwargs)])
+        completions = await self._sample(payload, n, kwargs.get("seed", self.seed))
         known = _names(kwargs)
         return ChatResult(generations=[generation(completion, known) for completion in completions])
 
@@ -377,7 +381,8 @@ class ChatLogprobs(BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        return run_sync(self._agenerate(messages, stop, None, **kwargs))
+        work = self._agenerate(messages, stop, None, **kwargs)
+        return run_sync(as_sampled(work) if blocks_a_loop() else work)
 
     def _should_stream(self, *, async_api: bool, run_manager: Any = None, **kwargs: Any) -> bool:
         """Not where several choices are asked for and somebody listens: of a stream, LangChain keeps one message."""
@@ -400,19 +405,19 @@ class ChatLogprobs(BaseChatModel):
     ) -> AsyncIterator[ChatGenerationChunk]:
         """One choice, as it comes; whole inside rollouts: nobody sees them, and only whole calls share a request."""
         kwargs.pop("n", None)
-        pooled, seed = current_pool() is not None, kwargs.get("seed", self.seed)
+        pooled, seed, names = current_pool() is not None, kwargs.get("seed", self.seed), _names(kwargs)
         payload = chat_payload(self, messages, stop, kwargs, watched=not pooled)
         streamed = payload["stream"] and not pooled
         if pooled:
-            (completion,) = await self._sample(payload, 1, seed)
+            answer = await self._answer(messages, payload, stop, kwargs)
         else:
             request = CompletionRequest(self.client(), payload if seed is None else {**payload, "seed": seed})
             async for delta in request.events():
                 if streamed and delta.index == 0 and (delta.text or delta.reasoning):
                     yield piece_chunk(delta)
-            completion = (await request.result())[0]
-        hand_over(completion.logprobs, run_manager)
-        for chunk in last_chunks(completion, _names(kwargs), streamed=streamed):
+            answer = generation((await request.result())[0], names)
+        hand_over(answer.token_logprobs, run_manager)
+        for chunk in last_chunks(answer, streamed=streamed):
             yield chunk
 
     def _stream(
@@ -422,7 +427,19 @@ class ChatLogprobs(BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
-        return iterate_sync(self._astream(messages, stop, cast(Any, run_manager), **kwargs))
+        chunks = self._astream(messages, stop, cast(Any, run_manager), **kwargs)
+        return iterate_sync(each_as_sampled(chunks) if blocks_a_loop() else chunks)
+
+    async def _answer(
+        self, messages: list[BaseMessage], payload: Mapping[str, Any], stop: list[str] | None, kwargs: Mapping[str, Any]
+    ) -> LogprobsGeneration:
+        """One answer; a rollout may go on from another one's."""
+
+        async def sample() -> LogprobsGeneration:
+            (completion,) = await self._sample(payload, 1, kwargs.get("seed", self.seed))
+            return generation(completion, _names(kwargs))
+
+        return await answered(payload, kwargs, sample, partial(self.abranch, messages, stop=stop, **kwargs))
 
     async def _sample(self, payload: Mapping[str, Any], n: int, seed: int | None) -> list[Completion]:
         pool = current_pool()

@@ -15,11 +15,13 @@ from entcent_agents.nodes.parallel_rollouts import ParallelRollouts
 from entcent_agents.nodes.selector import EntropyCentroidSelector
 from entcent_agents.nodes.state import RolloutsState, unfinished
 from entcent_agents.nodes.sweeping import sweep
+from entcent_agents.rollouts.branching import Branching
 from entcent_agents.rollouts.events import SelectionEvent
 from entcent_agents.rollouts.hooks import guarded
 from entcent_agents.rollouts.retries import Retries
 
 __all__ = [
+    "Branching",
     "EntropyCentroidSelector",
     "ParallelRollouts",
     "Retries",

@@ -17,7 +17,8 @@ from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.runtime import Runtime, get_runtime
 
 from entcent_agents.budget import Budget
-from entcent_agents.chat.sampling import SamplingPool, current_pool, one_attempt, plain_sampling, use_pool
+from entcent_agents.capture.alternatives import keep_alternatives
+from entcent_agents.chat.sampling import SamplingPool, one_attempt, plain_sampling, use_pool
 from entcent_agents.effects import (
     Effect,
     committing_selector_needed,
@@ -38,12 +39,15 @@ from entcent_agents.ledger import EffectLedger, LedgerSettings, MemoryLedger
 from entcent_agents.nodes.budgeting import gate_of, rollouts_left
 from entcent_agents.nodes.questions import ask, settle_doubts
 from entcent_agents.nodes.recorded import until_recorded
+from entcent_agents.nodes.running import Running, may_go_on
 from entcent_agents.nodes.settings import require_kind
 from entcent_agents.nodes.shadow import as_alone
 from entcent_agents.nodes.state import Node, RolloutsState
 from entcent_agents.nodes.unclaimed import leave
+from entcent_agents.rollouts.branching import BeginBranch, Branching, Tree
 from entcent_agents.rollouts.cleanup import Lingering, discard, to_the_end
 from entcent_agents.rollouts.guard import Rules, inside_a_rollout
+from entcent_agents.rollouts.heritage import Heritage
 from entcent_agents.rollouts.hooks import hook
 from entcent_agents.rollouts.isolation import (
     Graph,
@@ -61,9 +65,9 @@ from entcent_agents.rollouts.isolation import (
 from entcent_agents.rollouts.memory import ThreadMemory
 from entcent_agents.rollouts.request import Base, RolloutRequest
 from entcent_agents.rollouts.retries import Retries
-from entcent_agents.rollouts.rollout import run_beside, run_rollout
+from entcent_agents.rollouts.rollout import Begun, begin_branch, run_beside, run_rollout
 from entcent_agents.rollouts.store import RolloutStore
-from entcent_agents.rollouts.writing import abandon
+from entcent_agents.rollouts.writing import recorded_branches
 from entcent_agents.telemetry.rounds import Round, observed_rollout, observed_round
 from entcent_agents.telemetry.waiting import Waiting
 from entcent_agents.trajectory import CANDIDATES, Rollout, Spent
@@ -82,7 +86,9 @@ class ParallelRollouts(Node):
 
     Args:
         agent: A compiled graph whose state has `messages`.
-        n: How many rollouts.
+        n: How many rollouts; with `branching`, at most.
+        branching: Begin few rollouts, and let them branch where they hesitate; None: all n are sampled from the
+            beginning. Branches are made with `ChatLogprobs` alone; see docs/branching.md.
         effects: What the agent's tools do to the world, by tool name; counts more than what tools say themselves. A
             tool of which nothing is known is EXTERNAL: rollouts are held before it.
         trust_hints: MCP servers or tools whose own hints count: their names, or True for all.
@@ -113,6 +119,7 @@ class ParallelRollouts(Node):
         agent: Graph,
         *,
         n: int = 4,
+        branching: Branching | None = None,
         effects: Mapping[str, Effect | str] | None = None,
         trust_hints: bool | Sequence[str] = (),
         environments: Sequence[Environment] = (),
@@ -137,11 +144,16 @@ class ParallelRollouts(Node):
         if on_unavailable not in ("error", "single"):
             raise ConfigurationError(f"on_unavailable={on_unavailable!r} must be 'error' or 'single'")
         for name, given, kind in (
+            ("branching", branching, "Branching"),
             ("retries", retries, "Retries"),
             ("budget", budget, "Budget"),
             ("spans", spans, "Spans"),
         ):
             require_kind(name, given, kind)
+        if branching and not min_finished <= branching.initial <= n:
+            raise ConfigurationError(
+                f"branching: initial={branching.initial} must be between min_finished={min_finished} and n={n}"
+            )
         names = [environment.name for environment in environments]
         if len(set(names)) < len(names):
             raise ConfigurationError(f"environments share a name: {', '.join(names)}; give each its own")
@@ -152,6 +164,7 @@ class ParallelRollouts(Node):
         self.agent = agent
         self.channels = channels
         self.n = n
+        self.branching = branching
         self.environments = {environment.name: environment for environment in environments}
         self.effects = effects_of(tools_of(agent), effects or {}, names, trust_hints=trust_hints)
         self.max_concurrency = max_concurrency or n
@@ -189,7 +202,7 @@ class ParallelRollouts(Node):
         left = self._rollouts_left(request.spent)
         with self._observed(request) as observed:
             with use_pool(SamplingPool(self.seed, plain_first=self.shadowed)), one_attempt(request.gate is not None):
-                begun = rollouts = await self._run(request, range(min(self.n, left)), write)
+                begun = rollouts = await self._begin(request, min(self.n, left), write)
                 single = self.shadowed or self.on_unavailable == "single"
                 if single and left > len(begun) and len(_candidates(rollouts)) < self._needed:
                     rollouts = await self._single(request, rollouts, write)
@@ -368,45 +381,54 @@ class ParallelRollouts(Node):
             )
         return base
 
+    async def _begin(self, request: RolloutRequest, most: int, write: Callable[[Any], None]) -> list[Rollout]:
+        """All rollouts of a round, those that branch included; at most so many."""
+        if self.branching is None or most <= self.branching.initial:
+            return await self._run(request, range(most), write)
+        branches = range(self.branching.initial, most)
+        threads = {index: request.thread_id(index) for index in branches if request.store.durable}
+        recorded = await recorded_branches(request.store, threads, request.environments)
+
+        def tree(begin: BeginBranch) -> Tree:
+            origins = [heritage.origin for heritage in recorded.values() if heritage]
+            assert self.branching
+            return Tree(self.branching, (index for index in branches if index not in recorded), begin, origins)
+
+        with keep_alternatives():
+            return await self._run(request, [*range(self.branching.initial), *recorded], write, tree)
+
     async def _run(
-        self, request: RolloutRequest, indices: Sequence[int], write: Callable[[Any], None]
+        self,
+        request: RolloutRequest,
+        indices: Sequence[int],
+        write: Callable[[Any], None],
+        tree: Callable[[BeginBranch], Tree] | None = None,
     ) -> list[Rollout]:
-        """All rollouts; the first error that is no data cancels the others and is raised."""
+        """These rollouts, and those that branch; the first error that is no data ends the others.
+
+        Args:
+            request: The round's.
+            indices: Rollouts to begin.
+            write: Told of events.
+            tree: How they branch, given what begins a branch; None: they do not.
+        """
         room = asyncio.Semaphore(self.max_concurrency)
 
-        async def one(index: int) -> Rollout:
+        async def one(index: int, begun: Begun | None) -> Rollout:
             async with room:
                 if self.shadowed and 0 < index < self.n:
-                    running = run_beside(request, index, write)
+                    running = run_beside(request, index, write, begun)
                 else:
-                    running = run_rollout(as_alone(request) if self.shadowed else request, index, write)
+                    running = run_rollout(as_alone(request) if self.shadowed else request, index, write, begun)
                 return await observed_rollout(index, running)
 
-        tasks = [asyncio.create_task(one(index)) for index in indices]
-        try:
-            return await asyncio.gather(*tasks)
-        except BaseException as stop:
-            for task in tasks:
-                task.cancel()
-            if pool := current_pool():
-                pool.calls.close()  # what threads still ask for would outlive the forks
-            await to_the_end(self._stopped(request, dict(zip(indices, tasks, strict=True)), stop))
-            raise
+        async def begin(index: int, heritage: Heritage) -> None:
+            await begin_branch(request, index, write, heritage, partial(running.begin, index))
 
-    async def _stopped(
-        self, request: RolloutRequest, tasks: Mapping[int, asyncio.Task[Rollout]], stop: BaseException
-    ) -> None:
-        """Wait for the rollouts to stop; what they leave stays only where somebody may go on with it."""
-        ended = await asyncio.gather(*tasks.values(), return_exceptions=True)
-        await self.lingering.end(map(request.thread_id, tasks))
-        if _may_go_on(request, stop):
-            return
-        await self.forget([rollout for rollout in ended if isinstance(rollout, Rollout)])
-        for index in tasks:
-            journal = await self.store.read(request.thread_id(index)) if self.store.durable else None
-            if journal is not None:  # a rollout that was cancelled leaves its forks to whoever may go on with it
-                await abandon(journal, request.environments)
-            await self.store.forget(request.thread_id(index))
+        running = Running(request, one, self.forget)
+        if tree:
+            request = replace(request, tree=tree(begin))
+        return await running.all(indices)
 
     async def _single(
         self, request: RolloutRequest, failed: Sequence[Rollout], write: Callable[[Any], None]
@@ -416,7 +438,7 @@ class ParallelRollouts(Node):
             with plain_sampling():
                 single = await self._run(request, [self.n], write)
         except BaseException as stop:
-            if not _may_go_on(request, stop):
+            if not may_go_on(request, stop):
                 await self.forget(failed)
             raise
         if not _candidates(single):
@@ -456,11 +478,6 @@ def _goes_on(state: Mapping[str, Any], base: Base) -> bool:
             "answer to a question about it (HumanInTheLoopMiddleware takes edits), or send a new message"
         )
     return now.id == then.id
-
-
-def _may_go_on(request: RolloutRequest, stop: BaseException) -> bool:
-    """Whether somebody may go on with the rollouts of a round that was stopped so."""
-    return request.resumable and isinstance(stop, asyncio.CancelledError)
 
 
 def _calls(message: BaseMessage) -> Any:

@@ -11,6 +11,8 @@ from typing_extensions import TypedDict
 State = Literal["waiting", "thinking", "tool", "finished", "held", "unfinished", "failed"]
 EVENT: Final = "entcent.rollout"
 """The `type` of a rollout's events in LangGraph's `custom` stream."""
+BRANCH_EVENT: Final = "entcent.branch"
+"""The `type` of the events that come when a rollout branches, and when its branch has made its turn."""
 COMMIT_EVENT: Final = "entcent.commit"
 """The `type` of the event that comes just before the winner is committed."""
 SELECTION_EVENT: Final = "entcent.selection"
@@ -36,6 +38,34 @@ class Progress:
     turns: int = 0
     tokens: int = 0
     tool: str | None = None
+
+
+class BranchEvent(TypedDict):
+    """Where a rollout left another one; not a word of what either says.
+
+    Attributes:
+        type: `BRANCH_EVENT`.
+        rollout: The index of the branch.
+        round: The number of the round, from 1.
+        parent: The index of the rollout that it left.
+        turn: The turn it branched in, from 0.
+        token: The token of that turn which it does not share with its parent, from 0.
+        entropy: Of that token, nats.
+        kind: What the parent's token belongs to, as a `SegmentKind`.
+        decision: What was decided there.
+        method: How the rest of the turn was made; None: it is not made yet.
+    """
+
+    type: str
+    rollout: int
+    round: int
+    parent: int
+    turn: int
+    token: int
+    entropy: float
+    kind: int
+    decision: str
+    method: str | None
 
 
 class SelectionEvent(TypedDict):

@@ -150,6 +150,11 @@ class Guard:
         return {**self._kept, **{key: stored(result) for key, result in self._seen.items()}}
 
     @property
+    def still(self) -> asyncio.Lock:
+        """Held while no WRITE call runs, and none can begin."""
+        return self._write
+
+    @property
     def request(self) -> str:
         """What the ledger keeps the whole request by."""
         return self._rules.request

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import fields, replace
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, cast
 from uuid import UUID
 
 from entcent_agents.capture.handlers import ModelAndToolHandler
 from entcent_agents.chat.sampling import token_listener
-from entcent_agents.rollouts.events import EVENT, Progress, State
-from entcent_agents.trajectory import Turn
+from entcent_agents.rollouts.events import BRANCH_EVENT, EVENT, BranchEvent, Progress, State
+from entcent_agents.trajectory import Branch, Turn
 
 _NAMES: Final = tuple(field.name for field in fields(Progress))
 
@@ -64,12 +64,19 @@ class ProgressReporter(ModelAndToolHandler):
 
     def on_turn(self, turn: Turn) -> None:
         """A turn is over; now its tokens are known for sure."""
-        self._finished_turns += turn.generated_tokens
+        self._finished_turns += turn.generated_tokens - turn.reused_tokens
         self._tell(tokens=self._finished_turns)
 
     def pause(self, error: BaseException, pause_seconds: float) -> None:
         """A model call failed and will be made again."""
         self._tell(state="waiting", tool=None)
+
+    def branched(self, branch: Branch) -> None:
+        """The rollout is a branch."""
+        event = BranchEvent(
+            type=BRANCH_EVENT, rollout=self._now.rollout, round=self._now.round, **cast(Any, branch.to_dict())
+        )
+        self._write(event)
 
     def end(self, state: State) -> None:
         """The rollout is over."""

@@ -13,6 +13,7 @@ from langgraph.store.base import BaseStore
 
 from entcent_agents.budget import Budget
 from entcent_agents.environments import Environment
+from entcent_agents.rollouts.branching import Tree
 from entcent_agents.rollouts.calls import HeldCall, Key
 from entcent_agents.rollouts.cleanup import Lingering
 from entcent_agents.rollouts.gate import Gate
@@ -109,6 +110,7 @@ class RolloutRequest:
         late: What all model calls that took too long have as their cause.
         lingering: Where rollouts that were cut off are left to end.
         used: What rollouts used that have ended, however they did, by their indices.
+        tree: How they branch; None where they do not.
     """
 
     agent: Graph
@@ -133,6 +135,7 @@ class RolloutRequest:
     late: Exception = field(default_factory=lambda: TimeoutError("a model call of this round took too long"))
     lingering: Lingering = field(default_factory=Lingering)
     used: dict[int, Usage] = field(default_factory=dict[int, Usage])
+    tree: Tree | None = None
 
     def thread_id(self, index: int) -> str:
         """The thread of one rollout."""

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext, suppress
 from copy import deepcopy
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -17,9 +18,11 @@ from langgraph.types import Command, StateSnapshot
 
 from entcent_agents.capture.handlers import HandlerGroup
 from entcent_agents.capture.recorder import TurnRecorder
+from entcent_agents.chat.answering import use_answering
 from entcent_agents.chat.sampling import own_calls, rollout_index, token_listener
 from entcent_agents.environments import Environment, Fork, use_environments
 from entcent_agents.errors import BudgetExceededError, ConfigurationError, causes_of
+from entcent_agents.rollouts.answers import Answers
 from entcent_agents.rollouts.breakpoints import is_at, stopped_at_breakpoint
 from entcent_agents.rollouts.calls import Key
 from entcent_agents.rollouts.cleanup import discard, to_the_end
@@ -27,6 +30,7 @@ from entcent_agents.rollouts.deadlines import CallLimit, OutOfTime, deadline_of,
 from entcent_agents.rollouts.ending import Ending, packed, read_ending, trajectory_of
 from entcent_agents.rollouts.gate import Passage
 from entcent_agents.rollouts.guard import Guard, use_guard
+from entcent_agents.rollouts.heritage import Heritage
 from entcent_agents.rollouts.hooks import ToolWatch
 from entcent_agents.rollouts.isolation import (
     Graph,
@@ -42,29 +46,40 @@ from entcent_agents.rollouts.progress import ProgressReporter
 from entcent_agents.rollouts.request import RolloutRequest
 from entcent_agents.rollouts.retries import with_retries
 from entcent_agents.rollouts.store import Journal
-from entcent_agents.rollouts.writing import Writing, ended, resumed
+from entcent_agents.rollouts.writing import Writing, ended, heritage_of, inherited, resumed
 from entcent_agents.telemetry.rounds import observing_handlers
-from entcent_agents.trajectory import CANDIDATES, Rollout, Trajectory, Usage
+from entcent_agents.trajectory import CANDIDATES, Branch, Rollout, Trajectory, Usage
 
 PROGRAMMING_ERRORS = (ConfigurationError, NotImplementedError, NameError, ImportError)
 """What no other rollout would do better: these end all of them instead of being recorded."""
 
 
-async def run_rollout(request: RolloutRequest, index: int, write: Callable[[Any], None]) -> Rollout:
+async def run_rollout(
+    request: RolloutRequest, index: int, write: Callable[[Any], None], begun: Begun | None = None
+) -> Rollout:
     """Run one rollout to its end; what goes wrong in it becomes part of the record.
 
     One that another process began goes on from its last step, and one that had ended is read from its journal. Its
     forks are left for the commit where it finished or is held, and discarded where not.
 
+    Args:
+        request: The round's.
+        index: Its number.
+        write: Told of events.
+        begun: What `begin_branch` began of it; None: nothing.
+
     Raises:
         Exception: Cancellation, graph bubble-ups and programming errors alone.
     """
-    journal = await request.store.read(request.thread_id(index)) if request.store.durable else None
+    journal = await request.store.read(request.thread_id(index)) if request.store.durable and not begun else None
     if (known := ended(journal)) is not None:
-        ProgressReporter(index, request.round, write).end(known.status)
+        reporter = ProgressReporter(index, request.round, write)
+        if known.branch:
+            reporter.branched(known.branch)
+        reporter.end(known.status)
         request.used[index] = known.usage
         return known
-    attempt = _Attempt(request, index, write)
+    attempt = begun or _Attempt(request, index, write)
     started = time.perf_counter()
     try:
         await attempt.run_in_time(journal)
@@ -93,10 +108,12 @@ async def run_rollout(request: RolloutRequest, index: int, write: Callable[[Any]
     return rollout
 
 
-async def run_beside(request: RolloutRequest, index: int, write: Callable[[Any], None]) -> Rollout:
+async def run_beside(
+    request: RolloutRequest, index: int, write: Callable[[Any], None], begun: Begun | None = None
+) -> Rollout:
     """As `run_rollout`, where another one is committed whatever becomes of this: all its errors are data."""
     try:
-        return await run_rollout(request, index, write)
+        return await run_rollout(request, index, write, begun)
     except Exception as error:
         ProgressReporter(index, request.round, write).end("failed")
         return Rollout(
@@ -108,10 +125,43 @@ async def run_beside(request: RolloutRequest, index: int, write: Callable[[Any],
         )
 
 
+async def begin_branch(
+    request: RolloutRequest,
+    index: int,
+    write: Callable[[Any], None],
+    heritage: Heritage,
+    start: Callable[[Begun], None],
+) -> None:
+    """Begin a rollout with what it has from its parent, and write that down.
+
+    Args:
+        request: The round's.
+        index: Its number.
+        write: Told of events.
+        heritage: What it has from its parent.
+        start: Has `run_rollout` go on with it.
+
+    Raises:
+        Exception: It could not be begun, and nothing of it is left.
+    """
+    attempt = _Attempt(request, index, write, heritage)
+    try:
+        await to_the_end(attempt.begin(heritage))
+        attempt.reporter.branched(heritage.origin.branch(None))
+        start(attempt)
+    except BaseException as stop:
+        if not (request.resumable and isinstance(stop, asyncio.CancelledError)):
+            await attempt.discard()
+            await request.store.forget(attempt.writing.thread_id)
+        raise
+
+
 class _Attempt:
     """A rollout under way."""
 
-    def __init__(self, request: RolloutRequest, index: int, write: Callable[[Any], None]) -> None:
+    def __init__(
+        self, request: RolloutRequest, index: int, write: Callable[[Any], None], heritage: Heritage | None = None
+    ) -> None:
         self.request = request
         self.index = index
         self.ending = Ending()
@@ -130,6 +180,7 @@ class _Attempt:
         )
         begins = self._call_limit and self._call_limit.begin
         self.passage = Passage(request.gate, self.recorder, begins) if request.gate else None
+        self._heritage = heritage
         self._new = False  # whether its thread is known to be empty
         self._handoff: Command[Any] | None = None
         self._output: str | None = None
@@ -173,7 +224,12 @@ class _Attempt:
         listening = token_listener.set(self.reporter.on_tokens)
         asking = rollout_index.set(self.index)
         try:
-            with no_ambient_config(), use_environments(writing.forks), use_guard(guard):
+            with (
+                no_ambient_config(),
+                use_environments(writing.forks),
+                use_guard(guard),
+                use_answering(self._answering(guard)),
+            ):
                 await with_retries(
                     lambda: self._start(graph, config),
                     lambda: self._go_on(graph, config, guard),
@@ -190,6 +246,12 @@ class _Attempt:
             rollout_index.reset(asking)
         await to_the_end(guard.close())
         self._ended = (graph, guard, snapshot)
+
+    async def begin(self, heritage: Heritage) -> None:
+        """Take up what it has from its parent, on a copy of the parent's thread."""
+        self.writing.forks |= heritage.forks
+        await inherited(heritage, self.writing)
+        await self.writing.begin(heritage.thread_id, heritage)
 
     async def discard(self) -> None:
         """Forget its forks: it is no candidate."""
@@ -224,37 +286,69 @@ class _Attempt:
     @property
     def turns(self) -> int:
         """How many turns it has made, those it went on from included."""
-        before = len(self.request.base.trajectory.turns) if self.request.base else 0
-        return before + len(self.recorder.turns)
+        return self._turns_before + len(self.recorder.turns)
+
+    @property
+    def _turns_before(self) -> int:
+        return len(self.request.base.trajectory.turns) if self.request.base else 0
 
     def record(self, seconds: float) -> Rollout:
         """What is kept of it."""
         base = self.request.base
+        before = base.trajectory if base else Trajectory()
         forks = self.writing.forks if self.ending.status in CANDIDATES else {}
+        trajectory = trajectory_of(self.ending.messages, self.recorder, before)
+        reused = sum(turn.reused_tokens for turn in trajectory.turns[len(before.turns) :])
         return Rollout(
             index=self.index,
             thread_id=self.writing.thread_id,
             status=self.ending.status,
-            trajectory=trajectory_of(self.ending.messages, self.recorder, base.trajectory if base else Trajectory()),
-            usage=self.recorder.usage,
+            trajectory=trajectory,
+            usage=replace(self.recorder.usage, reused_tokens=reused),
             seconds=seconds,
             error=self.ending.error,
             vote_key=self.ending.vote_key,
             forks={name: fork.reference for name, fork in forks.items()},
             output=self._output,
+            branch=self._branch,
         )
+
+    @property
+    def _branch(self) -> Branch | None:
+        if self._heritage is None:
+            return None
+        return self._heritage.origin.branch(self.writing.method)
+
+    def _answering(self, guard: Guard) -> Answers | None:
+        """What answers its model calls; None where no rollout of the round branches."""
+        tree = self.request.tree
+        if tree is None:
+            return None
+        origin = self._heritage.origin if self._heritage else None
+        return Answers(tree, self.index, self.writing, guard, self.reporter, self._turns_before, origin)
 
     async def _take_up(self, journal: Journal | None) -> Mapping[Key, Any]:
         """Make the forks and the thread ready, those of an earlier process or new ones."""
+        if self._heritage:
+            return self._heritage.results
         if journal is not None:
             results = await resumed(journal, self.writing, self.request.environments)
             if results is not None:
+                self._take_up_branches(heritage_of(journal))
                 return results
         for environment in self.request.environments:
             await to_the_end(asyncio.to_thread(_fork_into, self.writing.forks, environment))
         await self.writing.begin(self.request.base.thread_id if self.request.base else None)
         self._new = self.request.base is None
         return {}
+
+    def _take_up_branches(self, heritage: Heritage | None) -> None:
+        """What is on record of where it branched, and others from it."""
+        self._heritage = heritage
+        if heritage:
+            self.reporter.branched(heritage.origin.branch(self.writing.method))
+        if self.request.tree:
+            self.request.tree.recall(self.index, self._turns_before, [*self.recorder.turns.values()])
 
     def _saver(self) -> BaseCheckpointSaver[Any]:
         store = self.request.store
@@ -298,6 +392,10 @@ class _Attempt:
                     await graph.ainvoke(given, config, context=self.request.context, durability=durability)
         except ParentCommand as handoff:  # for the graph around the agent, if this rollout is selected
             self._handoff = handoff.args[0]
+
+
+Begun = _Attempt
+"""A rollout that was begun and does not run yet."""
 
 
 def _fork_into(forks: dict[str, Fork], environment: Environment) -> None:

@@ -14,10 +14,12 @@ from entcent_agents.environments import Environment, Fork
 from entcent_agents.errors import EnvironmentFault, EnvironmentUnusableError
 from entcent_agents.rollouts.calls import Call, Key
 from entcent_agents.rollouts.cleanup import discard, in_a_thread, to_the_end
+from entcent_agents.rollouts.heritage import Heritage
 from entcent_agents.rollouts.journal import Entry, Journal
 from entcent_agents.rollouts.overlay import OverlayStore, apply_writes
+from entcent_agents.rollouts.released import Released
 from entcent_agents.rollouts.store import RolloutStore
-from entcent_agents.trajectory import Rollout, Turn, Usage
+from entcent_agents.trajectory import BranchMethod, Rollout, Turn, Usage
 
 
 @dataclass(slots=True)
@@ -31,6 +33,9 @@ class Writing:
         overlay: Whose writes are kept; None without a LangGraph store.
         forks: Of the environments, by name.
         name: What tells this attempt from an earlier or later one on a thread of the same name.
+        method: How the rollout went on from its parent's turn; None where it has none, or has not gone on yet.
+        released: The answer that a process before this one released last, if it branched, and nobody knows whether its
+            graph had it.
     """
 
     store: RolloutStore
@@ -39,6 +44,8 @@ class Writing:
     overlay: OverlayStore | None
     forks: dict[str, Fork] = field(default_factory=dict[str, Fork])
     name: str = field(default_factory=lambda: uuid4().hex)
+    method: BranchMethod | None = None
+    released: Released | None = None
     _turns: set[str] = field(default_factory=set[str])
     _usage: Usage = field(default_factory=Usage)
     _writes: Sequence[Any] = ()
@@ -46,8 +53,8 @@ class Writing:
     _flushing: asyncio.Lock = field(default_factory=asyncio.Lock)
     _begun: bool = False
 
-    async def begin(self, base: str | None) -> None:
-        """Write down that the rollout begins, with which forks, and copy the thread that it goes on from.
+    async def begin(self, base: str | None, heritage: Heritage | None = None) -> None:
+        """Write down that the rollout begins, with what, and copy the thread that it goes on from.
 
         A fork is kept only once the journal names it: else a crash in between would leave it to nobody. Nobody would
         read a journal that does not outlive the process.
@@ -56,6 +63,7 @@ class Writing:
             await self.store.claim(self.thread_id, source=base)
             return
         start = {"name": self.name, "forks": _references(self.forks)}
+        start |= {"heritage": heritage.to_dict()} if heritage else {}
         await self.store.begin(self.thread_id, start, source=base)
         self._begun = True
         await _keep(self.forks)
@@ -74,15 +82,25 @@ class Writing:
             value = {
                 "turns": [[turn.to_dict(), self.recorder.words_of(turn)] for turn in turns],
                 "usage": asdict(self._usage),
+                "method": self.method,
             }
             await self.store.append(self.thread_id, "turns", value)
         if self.overlay and self.overlay.writes != self._writes:
             self._writes = self.overlay.writes
             await self.store.append(self.thread_id, "store", [list(write) for write in self._writes])
 
+    async def release(self, released: Released) -> None:
+        """Write down an answer that rollouts branch from."""
+        if self.store.durable:
+            await self.store.append(self.thread_id, "released", released.to_dict())
+
     def taken_up(self) -> None:
         """What is known so far was written down by another process."""
         self._begun = True
+        self.known()
+
+    def known(self) -> None:
+        """What is known so far is written down with the beginning."""
         self._turns.update(self.recorder.turns)
         self._usage = self.recorder.usage
         self._writes = self.overlay.writes if self.overlay else ()
@@ -119,14 +137,7 @@ async def resumed(journal: Journal, writing: Writing, environments: Sequence[Env
         EnvironmentUnusableError: A fork is gone.
     """
     writing.name = journal.start["name"]
-    left = _Left(references=journal.start["forks"])
-    for entry in journal.entries:
-        if entry.kind == "turns":
-            _remember(writing.recorder, entry.value)
-        elif entry.kind == "store" and writing.overlay:
-            await apply_writes(writing.overlay, entry.value)
-        else:
-            left.follow(entry)
+    left = await _replayed(journal, writing)
     writing.taken_up()
     by_name = {environment.name: environment for environment in environments}
     if left.cut_off is not None:
@@ -143,6 +154,33 @@ async def resumed(journal: Journal, writing: Writing, environments: Sequence[Env
     for old in left.put_aside:
         await in_a_thread(_discard_references, by_name, old)
     return left.results
+
+
+async def _replayed(journal: Journal, writing: Writing) -> _Left:
+    """What a journal says, turns and store writes taken up."""
+    left = _Left(references=journal.start["forks"])
+    if heritage := heritage_of(journal):
+        await inherited(heritage, writing)
+        left.results |= heritage.results
+    for entry in journal.entries:
+        if entry.kind == "turns":
+            _remember(writing, entry.value)
+        elif entry.kind == "released":
+            writing.released = Released.from_dict(entry.value)
+        elif entry.kind == "store" and writing.overlay:
+            await apply_writes(writing.overlay, entry.value)
+        else:
+            left.follow(entry)
+    return left
+
+
+async def inherited(heritage: Heritage, writing: Writing) -> None:
+    """Take up the turns and store writes that a branch has from its parent."""
+    for turn, words in heritage.turns:
+        writing.recorder.remember(turn, words)
+    if writing.overlay:
+        await apply_writes(writing.overlay, heritage.writes)
+    writing.known()
 
 
 @dataclass(slots=True)
@@ -205,10 +243,46 @@ def used(journal: Journal | None) -> Usage:
     return Usage.from_dict(found[-1]) if found else Usage()
 
 
-def _remember(recorder: TurnRecorder, value: Mapping[str, Any]) -> None:
-    for turn, words in value["turns"]:
-        recorder.remember(Turn.from_dict(turn), words)
+def heritage_of(journal: Journal) -> Heritage | None:
+    """What the rollout has from the one that it branched from; None where it did not."""
+    record = journal.start.get("heritage")
+    return Heritage.from_dict(record) if record else None
+
+
+async def recorded_branches(
+    store: RolloutStore, thread_ids: Mapping[int, str], environments: Sequence[Environment]
+) -> dict[int, Heritage | None]:
+    """The rollouts that another process began, of those that may have been; one that was not begun whole is forgotten.
+
+    Args:
+        store: Where they would be.
+        thread_ids: Their threads, by index.
+        environments: Of their forks.
+    """
+    found: dict[int, Heritage | None] = {}
+    by_name = {environment.name: environment for environment in environments}
+    for index, thread_id in thread_ids.items():
+        journal = await store.read(thread_id)
+        if journal is None:
+            continue
+        heritage = heritage_of(journal)
+        if heritage and not journal.entries and not await in_a_thread(_all_there, by_name, journal.start["forks"]):
+            await abandon(journal, environments)
+            await store.forget(thread_id)
+            continue
+        found[index] = heritage
+    return found
+
+
+def _remember(writing: Writing, value: Mapping[str, Any]) -> None:
+    recorder, last = writing.recorder, writing.released
+    for record, words in value["turns"]:
+        turn = Turn.from_dict(record)
+        recorder.remember(turn, words)
+        if last and turn.message_id != last.message_id:
+            writing.released = None  # the graph had it, and asked for more
     recorder.usage = Usage.from_dict(value["usage"])
+    writing.method = value.get("method")
 
 
 async def _keep(forks: Mapping[str, Fork]) -> None:

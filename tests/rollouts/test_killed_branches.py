@@ -1,0 +1,131 @@
+"""A process that is killed while its rollouts branch, and another one that goes on with what is on record."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import sqlite3
+from collections import defaultdict
+from collections.abc import Callable
+from contextlib import AsyncExitStack, closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
+from langgraph.graph import START, StateGraph
+
+from entcent_agents.chat.model import aclose_clients
+from entcent_agents.effects import READ, WRITE
+from entcent_agents.environments import SqliteEnvironment
+from entcent_agents.nodes import Branching, ParallelRollouts, RolloutsState
+from entcent_agents.rollouts.store import RolloutStore
+from entcent_agents.rollouts.writing import heritage_of
+from entcent_agents.trajectory import Rollout
+from tests.chat_server import ChatServer
+from tests.forks import FORKS
+from tests.rollouts.deciding_server import DecidingServer, call
+from tests.rollouts.steps import Steps
+from tests.rollouts.test_branches import ASK, EAGER, agent_of, turns
+from tests.table import new_table, rows
+
+CONFIG: Any = {"configurable": {"thread_id": "request"}}
+MESSAGE = re.compile(rb"(?:lc_run-|run)-[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}(?:-\d+)?")
+SCRIPT = turns(call(["add"], ["1", "2"]), call(["add"], ["3", "4"]), call(["add"], ["5"]))
+
+
+class _Server:
+    """What `agent_of` needs of a server in another process."""
+
+    def __init__(self, base_url: str) -> None:
+        self.base_url = base_url
+
+
+def live(folder: Path, base_url: str, steps: Steps) -> None:
+    """The process that is killed."""
+    asyncio.run(_serve(folder, base_url, steps))
+
+
+async def _serve(folder: Path, base_url: str, steps: Steps) -> list[tuple[Rollout, list[int]]]:
+    """One request from wherever it is, to its rollouts and what each one's fork holds."""
+    async with AsyncExitStack() as stack:
+        threads, saver = [
+            await stack.enter_async_context(AsyncSqliteSaver.from_conn_string(str(folder / f"{name}.db")))
+            for name in ("threads", "rollouts")
+        ]
+        steps.count(saver, ["aput", "aput_writes"])
+        stack.push_async_callback(aclose_clients)
+        node = ParallelRollouts(
+            agent_of(_Server(base_url)),  # type: ignore[arg-type]
+            n=6,
+            branching=Branching(EAGER, initial=1),
+            effects={"add": WRITE, "look": READ},
+            environments=[SqliteEnvironment(folder / "world.db")],
+            rollout_checkpointer=saver,
+        )
+        node.has_selector = True
+        builder = StateGraph(RolloutsState)
+        builder.add_node("rollouts", node)
+        builder.add_edge(START, "rollouts")
+        graph = builder.compile(checkpointer=threads)
+        before = await graph.aget_state(CONFIG)
+        state = await graph.ainvoke(None if before.tasks else ASK, CONFIG, durability="sync")
+        rollouts = [Rollout.from_dict(record) for record in state["rollouts"]]
+        found = [(rollout, rows(node.forks_of(rollout)[0].path)) for rollout in rollouts]
+        await node.forget(rollouts)
+        return found
+
+
+def threads_on_record(folder: Path) -> dict[str, set[str]]:
+    """The messages of the model on each rollout's thread, read out of the tables as they are."""
+    found: defaultdict[str, set[str]] = defaultdict(set)
+    with closing(sqlite3.connect(folder / "rollouts.db")) as connection:
+        for table, column in {"checkpoints": "checkpoint", "writes": "value"}.items():
+            for thread, namespace, blob in connection.execute(
+                f"SELECT thread_id, checkpoint_ns, {column} FROM {table}"
+            ):
+                if not namespace.startswith("entcent"):
+                    found[thread] |= {message.decode() for message in MESSAGE.findall(bytes(blob or b""))}
+    return found
+
+
+async def branches_on_record(folder: Path, threads: list[str]) -> dict[int, tuple[int, int, int]]:
+    """Of each branch that was begun: its parent, turn and token."""
+    found: dict[int, tuple[int, int, int]] = {}
+    async with AsyncSqliteSaver.from_conn_string(str(folder / "rollouts.db")) as saver:
+        store = RolloutStore(saver)
+        for thread in threads:
+            journal = await store.read(thread)
+            heritage = heritage_of(journal) if journal else None
+            if heritage:
+                origin = heritage.origin
+                found[int(thread.rpartition(":")[2])] = (origin.parent, origin.turn, origin.point.token)
+    return found
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("step", [9, 16, 30, 55])
+async def test_every_recorded_branch_survives_and_no_recorded_turn_is_sampled_again(
+    serve: Callable[..., ChatServer], tmp_path: Path, step: int
+):
+    new_table(tmp_path / "world.db")
+    server = serve(DecidingServer(SCRIPT))
+    taken = FORKS.Value("i", 0, lock=False)
+    process = FORKS.Process(target=live, args=(tmp_path, server.base_url, Steps(taken, step)))
+    process.start()
+    await asyncio.to_thread(process.join, 120)
+    assert process.exitcode == -9
+    turns_then = threads_on_record(tmp_path)
+    branches_then = await branches_on_record(tmp_path, [*turns_then])
+    found = await _serve(tmp_path, server.base_url, Steps(taken))
+    by_index = {rollout.index: rollout for rollout, _ in found}
+    for index, place in branches_then.items():
+        branch = by_index[index].branch
+        assert branch is not None
+        assert (branch.parent, branch.turn, branch.token) == place
+    for thread, messages in turns_then.items():
+        rollout = by_index[int(thread.rpartition(":")[2])]
+        assert messages <= {turn.message_id for turn in rollout.trajectory.turns}
+    assert sorted(held for _, held in found) == [[1, 3, 5], [1, 4, 5], [2, 3, 5], [2, 4, 5]]
+    assert list(tmp_path.glob(".entcent-*/forks/*")) == []
+    assert threads_on_record(tmp_path) == {}
