@@ -29,7 +29,8 @@ class Alternatives:
         text: Their UTF-8 bytes, one after the other; a token without an alternative has none.
         offsets: Where each starts in `text`, and the end of the last: shape `(T + 1,)`, int32.
         logprob: Their natural-log probabilities, shape `(T,)`, float32; NaN where there is no alternative.
-        ids: Their numbers in the model's vocabulary, shape `(T,)`, int32; None where the server does not say.
+        ids: Their numbers in the model's vocabulary, shape `(T,)`, int32, -1 where there is no alternative; None where
+            the server does not say.
     """
 
     text: bytes
@@ -37,9 +38,44 @@ class Alternatives:
     logprob: Float32Array
     ids: NDArray[np.int32] | None = None
 
+    def __post_init__(self) -> None:
+        _require_rows("alternatives", self.text, self.offsets, len(self.logprob))
+        _require_column("alternatives.logprob", self.logprob, len(self.logprob), np.float32)
+        if self.ids is not None:
+            _require_column("alternatives.ids", self.ids, len(self.logprob), np.int32)
+
+    def __len__(self) -> int:
+        return len(self.logprob)
+
     def token(self, index: int) -> bytes:
         """The bytes of one alternative."""
         return self.text[int(self.offsets[index]) : int(self.offsets[index + 1])]
+
+    def kept(self, kept: NDArray[np.bool_]) -> Self:
+        """Those of the tokens that a mask of shape `(T,)` marks."""
+        return replace(
+            self,
+            **_kept_text(self.text, self.offsets, kept),
+            logprob=self.logprob[kept],
+            ids=None if self.ids is None else self.ids[kept],
+        )
+
+    def followed_by(self, other: Self) -> Self:
+        """Those of two stretches of tokens; without numbers where one has none."""
+        ids = None if self.ids is None or other.ids is None else np.concatenate([self.ids, other.ids])
+        return replace(
+            self, **_joined_text(self, other), logprob=np.concatenate([self.logprob, other.logprob]), ids=ids
+        )
+
+    @classmethod
+    def none_of(cls, tokens: int) -> Self:
+        """Of tokens that nobody knows an alternative to."""
+        return cls(
+            text=b"",
+            offsets=np.zeros(tokens + 1, np.int32),
+            logprob=np.full(tokens, np.nan, np.float32),
+            ids=np.full(tokens, -1, np.int32),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -74,26 +110,16 @@ class TokenLogprobs:
 
     def __post_init__(self) -> None:
         tokens = len(self.entropy)
-        if self.offsets.shape != (tokens + 1,) or int(self.offsets[-1]) != len(self.text):
-            raise LogprobsMalformedError(
-                f"offsets of shape {self.offsets.shape} do not fit {tokens} tokens of {len(self.text)} bytes"
-            )
-        if self.offsets[0] != 0 or (np.diff(self.offsets) < 0).any():
-            raise LogprobsMalformedError("offsets do not start at 0, or run backwards; tokens stand in a row")
+        _require_rows("tokens", self.text, self.offsets, tokens)
         if cast("NDArray[np.uint8] | None", self.kind) is None:
             object.__setattr__(self, "kind", self._kinds_of_text())
         columns = [*((name, np.float32) for name in _COLUMNS), ("kind", np.uint8)]
         for name, dtype in columns if self.ids is None else [*columns, ("ids", np.int32)]:
-            column: NDArray[Any] = getattr(self, name)
-            if column.shape != (tokens,) or column.dtype != dtype:
-                raise LogprobsMalformedError(
-                    f"{name} has shape {column.shape} and type {column.dtype}; "
-                    f"expected ({tokens},) and {np.dtype(dtype)}"
-                )
-            column.setflags(write=False)
+            _require_column(name, getattr(self, name), tokens, dtype)
         if self.kind.max(initial=0) > _LAST_KIND:
             raise LogprobsMalformedError(f"kind has {self.kind.max()}; the last one is {_LAST_KIND}")
-        self.offsets.setflags(write=False)
+        if self.alternatives is not None and len(self.alternatives) != tokens:
+            raise LogprobsMalformedError(f"{len(self.alternatives)} alternatives do not fit {tokens} tokens")
 
     def __len__(self) -> int:
         return len(self.entropy)
@@ -132,14 +158,30 @@ class TokenLogprobs:
         """The first tokens, at most that many, with all that is known of them."""
         return self._kept(np.arange(len(self)) < tokens)
 
-    def _kept(self, kept: NDArray[np.bool_]) -> Self:
-        lengths = np.diff(self.offsets)
+    def followed_by(self, other: Self) -> Self:
+        """Two stretches of one turn, their kinds read from the whole; without numbers where one has none."""
+        ids = None if self.ids is None or other.ids is None else np.concatenate([self.ids, other.ids])
+        alternatives = None
+        if self.alternatives or other.alternatives:
+            first, second = (each.alternatives or Alternatives.none_of(len(each)) for each in (self, other))
+            alternatives = first.followed_by(second)
         return replace(
             self,
-            text=np.frombuffer(self.text, np.uint8)[np.repeat(kept, lengths)].tobytes(),
-            offsets=_offsets(lengths[kept]),
+            **_joined_text(self, other),
+            kind=cast(Any, None),
+            ids=ids,
+            alternatives=alternatives,
+            top_k=max(self.top_k, other.top_k),
+            **{name: np.concatenate([getattr(self, name), getattr(other, name)]) for name in _COLUMNS},
+        )
+
+    def _kept(self, kept: NDArray[np.bool_]) -> Self:
+        return replace(
+            self,
+            **_kept_text(self.text, self.offsets, kept),
             kind=self.kind[kept],
             ids=None if self.ids is None else self.ids[kept],
+            alternatives=self.alternatives and self.alternatives.kept(kept),
             **{name: getattr(self, name)[kept] for name in _COLUMNS},
         )
 
@@ -195,6 +237,37 @@ class TokenLogprobs:
 def token_offsets(tokens: list[bytes]) -> NDArray[np.int32]:
     """Start of each token in their concatenation and the end of the last, shape `(T + 1,)`."""
     return _offsets(np.fromiter(map(len, tokens), np.int32, len(tokens)))
+
+
+def _kept_text(text: bytes, offsets: NDArray[np.int32], kept: NDArray[np.bool_]) -> dict[str, Any]:
+    """What is left of a row of tokens, as `text` and `offsets`."""
+    lengths = np.diff(offsets)
+    left = np.frombuffer(text, np.uint8)[np.repeat(kept, lengths)].tobytes()
+    return {"text": left, "offsets": _offsets(lengths[kept])}
+
+
+def _joined_text(first: TokenLogprobs | Alternatives, second: TokenLogprobs | Alternatives) -> dict[str, Any]:
+    """Two rows of tokens as one, as `text` and `offsets`."""
+    offsets = np.concatenate([first.offsets, second.offsets[1:] + first.offsets[-1]])
+    return {"text": first.text + second.text, "offsets": offsets}
+
+
+def _require_rows(name: str, text: bytes, offsets: NDArray[np.int32], tokens: int) -> None:
+    if offsets.shape != (tokens + 1,) or int(offsets[-1]) != len(text):
+        raise LogprobsMalformedError(
+            f"offsets of shape {offsets.shape} do not fit {tokens} {name} of {len(text)} bytes"
+        )
+    if offsets[0] != 0 or (np.diff(offsets) < 0).any():
+        raise LogprobsMalformedError(f"offsets do not start at 0, or run backwards; {name} stand in a row")
+    offsets.setflags(write=False)
+
+
+def _require_column(name: str, column: NDArray[Any], tokens: int, dtype: Any) -> None:
+    if column.shape != (tokens,) or column.dtype != dtype:
+        raise LogprobsMalformedError(
+            f"{name} has shape {column.shape} and type {column.dtype}; expected ({tokens},) and {np.dtype(dtype)}"
+        )
+    column.setflags(write=False)
 
 
 def _offsets(lengths: NDArray[np.int32]) -> NDArray[np.int32]:

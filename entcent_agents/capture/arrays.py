@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from entcent_agents.entropy import ABSENT_BELOW, ROUNDING, token_distribution
 from entcent_agents.errors import LogprobsMalformedError
-from entcent_agents.logprobs import Float32Array, TokenLogprobs, token_offsets
+from entcent_agents.logprobs import Alternatives, Float32Array, TokenLogprobs, token_offsets
 
 NO_ENTROPY: Final = 1e-12
 UNSEEN: Final = 0.01
@@ -68,7 +68,13 @@ def columns_of(rows: NDArray[np.float64], sampled: Numbers) -> Columns:
     )
 
 
-def whole_turn(tokens: list[bytes], parts: Sequence[Columns], top_k: int, ids: Sequence[Any] = ()) -> TokenLogprobs:
+def whole_turn(
+    tokens: list[bytes],
+    parts: Sequence[Columns],
+    top_k: int,
+    ids: Sequence[Any] = (),
+    alternatives: Alternatives | None = None,
+) -> TokenLogprobs:
     """A turn of scores that were computed part by part; its tokens have numbers where all of them are known."""
     columns = parts[0] if len(parts) == 1 else Columns(*map(np.concatenate, zip(*parts, strict=True)))
     return TokenLogprobs(
@@ -76,6 +82,7 @@ def whole_turn(tokens: list[bytes], parts: Sequence[Columns], top_k: int, ids: S
         offsets=token_offsets(tokens),
         top_k=top_k,
         ids=vocabulary_numbers(ids),
+        alternatives=alternatives,
         **columns._asdict(),
     )
 

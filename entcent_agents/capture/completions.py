@@ -13,7 +13,7 @@ from typing import Final
 import msgspec
 
 from entcent_agents.capture.arrays import token_bytes
-from entcent_agents.capture.openai import LogprobEntry, TopLogprob, token_logprobs
+from entcent_agents.capture.openai import LogprobEntry, NamedEntry, NamedTop, TopLogprob, token_logprobs
 from entcent_agents.errors import LogprobsMalformedError
 from entcent_agents.logprobs import TokenLogprobs
 
@@ -67,21 +67,29 @@ def completion_logprobs(logprobs: CompletionLogprobs, asked: int | None = None) 
     return token_logprobs(completion_entries(logprobs, asked))
 
 
-def completion_entries(logprobs: CompletionLogprobs, asked: int | None) -> list[LogprobEntry]:
+def completion_entries(logprobs: CompletionLogprobs, asked: int | None, *, named: bool = False) -> list[LogprobEntry]:
     """The decoded lists token by token, as the chat shape has them: what a stream adds one by one.
 
     Args:
         logprobs: Of one choice, or of one event.
         asked: As for `completion_logprobs`.
+        named: Whether what the alternatives say is to be kept.
 
     Raises:
         LogprobsMalformedError: On lists of different lengths.
     """
     asked = alternatives_asked([logprobs]) if asked is None else asked
+    listed = zip(*_parallel(logprobs), strict=True)
+    if named:
+        return [NamedEntry(token, value, _numbers(token), _named_tops(row, asked)) for token, value, row in listed]
     return [
-        LogprobEntry("", value, list(_said(token)), [TopLogprob(each) for each in _highest_of(row, asked)])
-        for token, value, row in zip(*_parallel(logprobs), strict=True)
+        LogprobEntry("", value, list(_said(token)), [TopLogprob(each) for _, each in _highest_of(row, asked)])
+        for token, value, row in listed
     ]
+
+
+def _named_tops(row: dict[str, float | None] | None, asked: int) -> list[NamedTop]:
+    return [NamedTop(value, token, _numbers(token)) for token, value in _highest_of(row, asked)]
 
 
 def _parallel(
@@ -100,10 +108,15 @@ def _parallel(
     return tokens, sampled, top
 
 
-def _highest_of(row: dict[str, float | None] | None, k: int) -> list[float | None]:
+def _highest_of(row: dict[str, float | None] | None, k: int) -> list[tuple[str, float | None]]:
     """The k highest entries of a row; the sampled token comes beside them where it is none of them."""
-    values = list((row or {}).values())
-    return values if len(values) <= k else sorted(values, key=lambda value: math.inf if value is None else -value)[:k]
+    items = list((row or {}).items())
+    return items if len(items) <= k else sorted(items, key=lambda item: math.inf if item[1] is None else -item[1])[:k]
+
+
+def _numbers(token: str) -> list[int] | None:
+    """The bytes; None where a token is no whole character and the server does not say which bytes it is."""
+    return None if "\ufffd" in token else list(_said(token))
 
 
 def _said(token: str) -> bytes:

@@ -8,8 +8,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from entcent_agents.capture.alternatives import Other, OtherTokens, alternatives_of
 from entcent_agents.capture.arrays import Columns, columns_of, token_bytes, whole_turn
-from entcent_agents.capture.openai import LogprobEntry, top_rows
+from entcent_agents.capture.openai import LogprobEntry, NamedEntry, top_rows
 from entcent_agents.errors import LogprobsMalformedError
 from entcent_agents.logprobs import TokenLogprobs
 
@@ -27,6 +28,8 @@ PART_TOKENS: Final = 2048
 class GrowingLogprobs:
     """The tokens of one choice so far; adding one costs the same however many there are.
 
+    Their alternatives are kept where the entries have named ones.
+
     Log-probabilities that cannot be are told at the end: other choices of the answer go on arriving.
     """
 
@@ -36,6 +39,8 @@ class GrowingLogprobs:
         self._rows: list[NDArray[np.float64]] = []
         self._sampled: list[float | None] = []
         self._ids: list[Any] = []
+        self._others: list[Other] = []
+        self._finds = OtherTokens()
         self._parts: list[Columns] = []
         self._top_k = 0
         self._malformed: LogprobsMalformedError | None = None
@@ -58,6 +63,8 @@ class GrowingLogprobs:
             each._score()
         self._tokens += other._tokens
         self._ids += other._ids
+        self._others += other._others
+        self._finds = other._finds
         self._parts += other._parts
         self._top_k = max(self._top_k, other._top_k)
         self._malformed = self._malformed or other._malformed
@@ -72,7 +79,10 @@ class GrowingLogprobs:
         self._score()
         if self._malformed:
             raise self._malformed
-        return whole_turn(self._tokens, self._parts, self._top_k, self._ids) if self._tokens else None
+        if not self._tokens:
+            return None
+        others = alternatives_of(self._others) if len(self._others) == len(self._tokens) else None
+        return whole_turn(self._tokens, self._parts, self._top_k, self._ids, others)
 
     def _pack(self) -> None:
         """Numbers instead of objects."""
@@ -82,6 +92,7 @@ class GrowingLogprobs:
             self._tokens += [token_bytes(entry.token, entry.bytes) for entry in entries]
             self._sampled += [entry.logprob for entry in entries]
             self._ids += [entry.id for entry in entries]
+            self._others += [self._finds.of(entry) for entry in entries if isinstance(entry, NamedEntry)]
 
     def _score(self) -> None:
         """Scores instead of rows."""

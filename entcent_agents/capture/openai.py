@@ -34,6 +34,20 @@ class LogprobEntry(msgspec.Struct, gc=False):
     """The token's number in the vocabulary; llama.cpp gives it. What others may mean by it must not cost the answer."""
 
 
+class NamedTop(TopLogprob, gc=False):
+    """One alternative with what it says, for those who branch; about as much work as all else of an entry."""
+
+    token: str = ""
+    bytes: list[Annotated[int, msgspec.Meta(ge=0, le=255)]] | None = None
+    id: Any = None
+
+
+class NamedEntry(LogprobEntry, gc=False):
+    """One generated token, its alternatives with what they say."""
+
+    top_logprobs: list[NamedTop] | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
+
+
 class ChoiceLogprobs(msgspec.Struct):
     """The `logprobs` object of a choice."""
 

@@ -13,6 +13,7 @@ import httpx2
 import msgspec
 from openai import APIConnectionError, APIStatusError, APITimeoutError, AsyncOpenAI
 
+from entcent_agents.capture.alternatives import keeps_alternatives
 from entcent_agents.capture.arrays import vocabulary_numbers
 from entcent_agents.capture.completions import completion_entries
 from entcent_agents.capture.growing import GrowingLogprobs
@@ -133,6 +134,7 @@ class CompletionRequest:
         self._client = client
         self._payload: dict[str, Any] = {**payload, "n": n} if n > 1 else dict(payload)
         self._n = n
+        self._named = keeps_alternatives()
         self._parts: dict[int, _ChoiceParts] = {}
         self._usage: TokenUsage | None = None
         self._lasts: list[TokenUsage] = []
@@ -244,10 +246,10 @@ class CompletionRequest:
 
     async def _decoded(self, body: AsyncIterator[bytes]) -> AsyncIterator[Decoded]:
         if not self._payload.get("stream"):
-            yield await decoded_body(body)
+            yield await decoded_body(body, named=self._named)
             return
         async for data in event_data(body):
-            yield await decoded_event(data)
+            yield await decoded_event(data, named=self._named)
 
     def _take(self, decoded: Decoded) -> list[Delta]:
         payload = decoded.payload
@@ -294,7 +296,7 @@ class CompletionRequest:
         """In the order they were generated in: reasoning, answer, refusal."""
         if logprobs.tokens is not None:
             asked = self._payload.get("logprobs" if "prompt" in self._payload else "top_logprobs")
-            growing.add(completion_entries(logprobs.legacy(), asked))
+            growing.add(completion_entries(logprobs.legacy(), asked, named=self._named))
         growing.add(logprobs.reasoning_content or ())
         if logprobs.content is not None:
             if (earlier := next(sliced, None)) is not None:

@@ -280,7 +280,7 @@ async def goes_on(
     except ContinuationError:
         return None
     except ModelServerError as error:
-        if not _refused(error):
+        if not is_refused(error):
             raise
         return None
     new = found.completion.text[: len(half.rest)]
@@ -370,7 +370,7 @@ async def _joint(client: AsyncOpenAI, model: str, prefix: Prefix) -> Joint:
         try:
             return _compared(await tokenizer.encode(prefix.text), prefix)
         except ModelServerError as error:
-            if not _refused(error):
+            if not is_refused(error):
                 return Joint.UNCHECKED
     _silent[str(client.base_url)] = True
     return Joint.UNCHECKED
@@ -415,6 +415,6 @@ def _stopped(found: Continued, prefix: str, stops: Sequence[str]) -> Continued:
     return replace(found, text=found.text[:start], completion=replace(found.completion, finish_reason="stop"))
 
 
-def _refused(error: ModelServerError) -> bool:
+def is_refused(error: ModelServerError) -> bool:
     """Whether the server does not know the method, rather than fails or cannot be asked."""
     return error.status is not None and error.status < 500 and error.status not in (401, 403, 408, 429)

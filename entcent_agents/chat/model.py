@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, Literal, cast
@@ -19,8 +19,10 @@ from openai import AsyncOpenAI
 from pydantic import AliasChoices, Field, SecretStr
 
 from entcent_agents.blocking import iterate_sync, run_sync
+from entcent_agents.branching import BranchPoint
 from entcent_agents.capture.recorder import LogprobsGeneration, hand_over
 from entcent_agents.capture.usage import SHARING
+from entcent_agents.chat.branches import BRANCH_METHODS, Asks, Branched, branched
 from entcent_agents.chat.choices import choices
 from entcent_agents.chat.clients import MAX_CONNECTIONS, aclose_clients, check_address, client_of_loop, shown
 from entcent_agents.chat.completion import Completion, CompletionRequest
@@ -48,6 +50,7 @@ from entcent_agents.chat.sampling import (
 from entcent_agents.chat.structured import Method, Schema, structured_output
 from entcent_agents.errors import ConfigurationError, LogprobsMissingError
 from entcent_agents.logprobs import TokenLogprobs
+from entcent_agents.trajectory import BranchMethod
 
 __all__ = ["ChatLogprobs", "aclose_clients"]
 
@@ -278,25 +281,75 @@ class ChatLogprobs(BaseChatModel):
         start = Prefix.of(prefix)
         kwargs = self._bound(tools, kwargs)
         payload = chat_payload(self, self._convert_input(messages).to_messages(), stop, kwargs)
-        method = method or await self._continuation_method()
+        method = method or await self.continuation_method()
         pool = current_pool()
         own_seed = kwargs.get("seed", self.seed)
         seed = own_seed if pool is None else pool.seed_of(prompt_digest(payload, start.text), own_seed)
         found = await continued(self.client(), payload if seed is None else {**payload, "seed": seed}, start, method)
         whole = replace(found.completion, text=found.text)
-        tool_names = _names(kwargs) or [tool["function"]["name"] for tool in kwargs.get("tools") or ()]
         return Continuation(
-            generation=generation(whole, tool_names),
+            generation=generation(whole, _read_names(kwargs)),
             method=method,
             joint=found.joint,
             reused_tokens=found.reused_tokens,
         )
 
-    async def _continuation_method(self) -> ContinuationMethod:
-        """The best method that the server was found to support."""
+    async def abranch(
+        self,
+        messages: LanguageModelInput,
+        turn: TokenLogprobs,
+        point: BranchPoint,
+        *,
+        tools: Sequence[Mapping[str, Any] | type | Callable[..., Any] | BaseTool] = (),
+        stop: list[str] | None = None,
+        allowed: Collection[BranchMethod] = BRANCH_METHODS,
+        **kwargs: Any,
+    ) -> Branched:
+        """Answer once more from a token of an earlier answer on, with another token there.
+
+        Args:
+            messages: The prompt that the earlier answer is to.
+            turn: Its tokens.
+            point: Where to branch, and what the branch takes instead.
+            tools: As for `agenerate_n`, and as they were bound for the earlier answer.
+            stop: As for the earlier answer.
+            allowed: Which ways there may be, tried in the order of `BRANCH_METHODS`: to go on from the prefix with the
+                alternative, to force the tool that it begins to name, to make the turn anew.
+            **kwargs: As for `agenerate_n`; `max_tokens` counts the whole turn.
+
+        Raises:
+            ContinuationError: Where none of the allowed ways worked; it says why.
+            ModelServerError: Where the server cannot be reached, or fails otherwise than by refusing a way.
+            LogprobsMalformedError: On log-probabilities that cannot be.
+        """
+        kwargs = self._bound(tools, kwargs)
+        payload = chat_payload(self, self._convert_input(messages).to_messages(), stop, kwargs)
+        asks = self._asks(kwargs.get("seed", self.seed))
+        text_tools = kwargs.get("text_tools") or ()
+        with known_calls():
+            found = await branched(asks, payload, turn, point, text_tools=text_tools, allowed=allowed)
+        return Branched(
+            generation=generation(found.completion, _read_names(kwargs)),
+            method=found.method,
+            reused_tokens=found.reused_tokens,
+            joint=found.joint,
+            passed_over=found.passed_over,
+        )
+
+    async def continuation_method(self) -> ContinuationMethod:
+        """The best way to make the server go on from a prefix, measured at the first call to a server.
+
+        Raises:
+            ConfigurationError: Where none works.
+            ModelServerError: Where the server cannot be reached or answers with an error.
+        """
         probe = {"temperature": 0.0, "max_tokens": PROBE_TOKENS}
         payload = chat_payload(self, [HumanMessage(PROBE_QUESTION)], None, probe)
         return await known_method(self.client(), payload, server=digest((self.base_url, self._key())))
+
+    def _asks(self, own_seed: int | None) -> Asks:
+        """How branches ask this model."""
+        return Asks(client=self.client(), method=self.continuation_method, send=self._sampled_alone, own_seed=own_seed)
 
     def _bound(
         self, tools: Sequence[Mapping[str, Any] | type | Callable[..., Any] | BaseTool], kwargs: dict[str, Any]
@@ -426,6 +479,11 @@ class ChatLogprobs(BaseChatModel):
         if not key.isprintable() or not key.isascii():
             raise ConfigurationError("the API key has characters that no key has: check where it is read from")
         return key
+
+
+def _read_names(kwargs: Mapping[str, Any]) -> list[str]:
+    """The tools whose calls are read from a text that was continued: native ones are text there too."""
+    return _names(kwargs) or [tool["function"]["name"] for tool in kwargs.get("tools") or ()]
 
 
 def _names(kwargs: Mapping[str, Any]) -> list[str]:

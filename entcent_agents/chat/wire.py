@@ -11,7 +11,7 @@ import msgspec
 
 from entcent_agents.capture.completions import CompletionLogprobs
 from entcent_agents.capture.growing import GrowingLogprobs
-from entcent_agents.capture.openai import ChoiceLogprobs, LogprobEntry
+from entcent_agents.capture.openai import ChoiceLogprobs, LogprobEntry, NamedEntry
 from entcent_agents.chat.turns import turn
 
 SLICE_BYTES: Final = 1 << 18
@@ -107,8 +107,23 @@ class Decoded(NamedTuple):
     logprobs: list[GrowingLogprobs]
 
 
-_PAYLOAD: Final = msgspec.json.Decoder(Payload)
-_ENTRIES: Final = msgspec.json.Decoder(list[LogprobEntry])
+class _NamedLogprobs(EitherLogprobs):
+    content: list[NamedEntry] | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
+    reasoning_content: list[NamedEntry] | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
+    refusal: list[NamedEntry] | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
+
+
+class _NamedChoice(Choice):
+    logprobs: _NamedLogprobs | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
+
+
+class _NamedPayload(Payload):
+    choices: list[_NamedChoice] = []  # pyright: ignore[reportIncompatibleVariableOverride]
+
+
+_PAYLOAD: Final = (msgspec.json.Decoder(Payload), msgspec.json.Decoder(_NamedPayload))
+"""Without what alternatives say, and with it."""
+_ENTRIES: Final = (msgspec.json.Decoder(list[LogprobEntry]), msgspec.json.Decoder(list[NamedEntry]))
 _OPENING: Final = re.compile(
     rb'"logprobs"\s*:\s*\{\s*(?:"refusal"\s*:\s*null\s*,\s*)?"content"\s*:\s*\[(?=\s*(\{"\w+":|\{\s|\]))'
 )
@@ -141,26 +156,34 @@ async def event_data(body: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         yield data
 
 
-async def decoded_event(data: bytes) -> Decoded:
+async def decoded_event(data: bytes, *, named: bool = False) -> Decoded:
     """An event; a long one, say of a gateway that streams in name only, in slices.
+
+    Args:
+        data: The event.
+        named: Whether what the alternatives say is to be kept.
 
     Raises:
         msgspec.DecodeError: Where it is not one.
     """
     if len(data) <= SLICE_BYTES:
-        return Decoded(_decoded(_PAYLOAD, data), [])
-    reading = _Slices()
+        return Decoded(_decoded(_PAYLOAD[named], data), [])
+    reading = _Slices(named)
     await reading.add(data)
     return reading.decoded()
 
 
-async def decoded_body(body: AsyncIterator[bytes]) -> Decoded:
+async def decoded_body(body: AsyncIterator[bytes], *, named: bool = False) -> Decoded:
     """A whole body, decoded while it arrives.
+
+    Args:
+        body: The bytes.
+        named: As for `decoded_event`.
 
     Raises:
         msgspec.DecodeError: Where it is not one.
     """
-    reading = _Slices()
+    reading = _Slices(named)
     async for chunk in body:
         await reading.add(chunk)
     return reading.decoded()
@@ -173,7 +196,8 @@ class _Slices:
     is never guessed. What cannot be cut (indented JSON, entries that do not end with their alternatives) stays in.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, named: bool) -> None:
+        self._named = named
         self._left: list[bytes] = []
         self._rest = bytearray()
         self._seen = 0  # of the rest: no list of entries opens before it
@@ -191,7 +215,7 @@ class _Slices:
                     more = self._step()
 
     def decoded(self) -> Decoded:
-        return Decoded(_decoded(_PAYLOAD, b"".join([*self._left, self._rest])), self._found)
+        return Decoded(_decoded(_PAYLOAD[self._named], b"".join([*self._left, self._rest])), self._found)
 
     def _step(self) -> bool:
         """One slice, or the way to the next; False where more bytes are needed."""
@@ -246,7 +270,7 @@ class _Slices:
 
     def _take(self, end: int) -> bool:
         try:
-            entries = _decoded(_ENTRIES, b"[%b]" % self._rest[:end])
+            entries = _decoded(_ENTRIES[self._named], b"[%b]" % self._rest[:end])
         except msgspec.DecodeError:
             return False
         self._found[-1].add(entries)
