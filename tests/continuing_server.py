@@ -96,7 +96,8 @@ class ContinuingServer:
         if self.holds and " four" in new:
             new[new.index(" four") : new.index(" five") + 1] = [" four five"]
         shape = self.llama_event if "llama" in self.ways else self.vllm_event
-        return Reply(raw=stream([shape(word) for word in new], prompt=len(body["prompt"]) - self.lost))
+        answer = stream if body.get("stream") else whole
+        return Reply(raw=answer([shape(word) for word in new], prompt=len(body["prompt"]) - self.lost))
 
     def llama_event(self, word: str) -> dict[str, Any]:
         entry = Token(says=word, probabilities=(0.5, 0.5)).entry() | {"id": self.number(split(word)[-1])}
@@ -130,6 +131,19 @@ def split(text: str) -> list[str]:
 def plain(answer: dict[str, Any]) -> Reply:
     """An answer beside the API."""
     return Reply(raw=json.dumps(answer).encode())
+
+
+def whole(events: list[dict[str, Any]], prompt: int) -> bytes:
+    """An answer that is not streamed, of the same events."""
+    logprobs: dict[str, Any] = {}
+    for event in events:
+        for key, listed in event["logprobs"].items():
+            logprobs[key] = logprobs.get(key, []) + listed
+    numbers = [number for event in events for number in event.get("token_ids", ())]
+    choice = {"index": 0, "text": "".join(event["text"] for event in events), "finish_reason": "stop"}
+    choice |= {"logprobs": logprobs or None} | ({"token_ids": numbers} if numbers else {})
+    usage = {"prompt_tokens": prompt, "completion_tokens": len(events)}
+    return json.dumps({"model": "scripted", "choices": [choice], "usage": usage}).encode()
 
 
 def stream(events: list[dict[str, Any]], prompt: int) -> bytes:

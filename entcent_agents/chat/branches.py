@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, cast
@@ -18,9 +20,12 @@ from entcent_agents.capture.recorder import LogprobsGeneration
 from entcent_agents.chat.completion import Completion
 from entcent_agents.chat.continuation import ContinuationMethod, Continued, Joint, Prefix, continued, is_refused
 from entcent_agents.chat.digests import prompt_digest
+from entcent_agents.chat.forcing import WantedCalls, wanted_calls
 from entcent_agents.chat.sampling import SamplingPool, current_pool
+from entcent_agents.chat.text_tools import read_calls
 from entcent_agents.errors import ConfigurationError, ContinuationError, ModelServerError
 from entcent_agents.logprobs import TokenLogprobs, token_offsets
+from entcent_agents.segments import SegmentKind
 from entcent_agents.trajectory import BranchMethod
 
 BRANCH_METHODS: Final[tuple[BranchMethod, ...]] = ("continued", "forced", "resampled")
@@ -138,10 +143,11 @@ async def branched(
     started = branch_start(turn, point)
     ways: dict[BranchMethod, Callable[[], Awaitable[BranchedTurn]]] = {
         "continued": lambda: _continued(asks, payload, started),
+        "forced": lambda: _forced(asks, payload, started, wanted_calls(payload, turn, point, text_tools), allowed),
         "resampled": lambda: _resampled(asks, payload, started),
     }
     passed_over: dict[BranchMethod, str] = {}
-    for method in (method for method in BRANCH_METHODS if method in allowed and method in ways):
+    for method in (method for method in BRANCH_METHODS if method in allowed):
         try:
             return replace(await ways[method](), passed_over=passed_over)
         except (ConfigurationError, ContinuationError) as error:
@@ -171,15 +177,71 @@ def branch_start(turn: TokenLogprobs, point: BranchPoint) -> TokenLogprobs:
 
 
 async def _continued(asks: Asks, payload: Mapping[str, Any], started: TokenLogprobs) -> BranchedTurn:
+    ended = _ended(payload, started)
+    if ended:
+        return BranchedTurn(completion=ended, method="continued", reused_tokens=len(started), joint=Joint.EXACT)
     found = await asks.continued(payload, Prefix.of(started))
     new = found.completion.logprobs
     whole = started.followed_by(new) if new else started
+    completion = replace(found.completion, text=found.text, logprobs=whole)
     return BranchedTurn(
-        completion=replace(found.completion, text=found.text, logprobs=whole),
+        completion=_with_native_calls(completion, whole, payload.get("tools") or ()),
         method="continued",
         reused_tokens=found.reused_tokens or len(started),
         joint=found.joint,
     )
+
+
+def _ended(payload: Mapping[str, Any], started: TokenLogprobs) -> Completion | None:
+    """The whole turn where its beginning is all of it: the alternative completes a stop string, or is the last token.
+
+    A server is not asked then: it saw nothing of the stop string's beginning, and would go on.
+    """
+    text = started.text.decode(errors="replace")
+    at = min((at for stop in payload.get("stop") or () if (at := text.find(stop)) >= 0), default=None)
+    if at is None and len(started) < payload.get("max_tokens", math.inf):
+        return None
+    return Completion(
+        text=text[:at],
+        reasoning="",
+        tool_calls=(),
+        logprobs=started,
+        finish_reason="length" if at is None else "stop",
+        prompt_tokens=0,
+        cached_tokens=None,
+        generated_tokens=0,
+        model=payload["model"],
+    )
+
+
+def _with_native_calls(completion: Completion, tokens: TokenLogprobs, tools: Sequence[Mapping[str, Any]]) -> Completion:
+    """Native calls taken out of the raw text that was continued, as the server takes them out of its own answers."""
+    calls = read_calls(completion.text, [tool["function"]["name"] for tool in tools]).valid if tools else []
+    if not calls or completion.tool_calls:
+        return completion
+    said = {SegmentKind.ANSWER: b"", SegmentKind.REASONING: b""}
+    for part in tokens.segments():
+        if part.kind in said:
+            said[part.kind] += tokens.text[int(tokens.offsets[part.start]) : int(tokens.offsets[part.end])]
+    answer, reasoning = (text.decode(errors="replace").strip() for text in said.values())
+    native = tuple((call["id"] or "", call["name"], json.dumps(call["args"])) for call in calls)
+    return replace(completion, text=answer, reasoning=reasoning, tool_calls=native)
+
+
+async def _forced(
+    asks: Asks,
+    payload: Mapping[str, Any],
+    started: TokenLogprobs,
+    wanted: WantedCalls,
+    allowed: Collection[BranchMethod],
+) -> BranchedTurn:
+    """The turn anew, with the call that the alternative stands for; a server that does not obey has made it anew."""
+    completion = await asks.sampled(wanted.payload, started.text.decode(errors="replace"))
+    if wanted.obeyed(completion):
+        return BranchedTurn(completion=completion, method="forced")
+    if "resampled" not in allowed:
+        raise ContinuationError("the server did not heed the choice of tools")
+    return BranchedTurn(completion=completion, method="resampled")
 
 
 async def _resampled(asks: Asks, payload: Mapping[str, Any], started: TokenLogprobs) -> BranchedTurn:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from itertools import accumulate
+from itertools import accumulate, takewhile
 from typing import Any, Final, NamedTuple, Self, assert_never, cast
 
 import numpy as np
@@ -23,15 +23,16 @@ from entcent_agents.chat.clients import shown
 from entcent_agents.chat.completion import Completion, CompletionRequest
 from entcent_agents.chat.learnt import memory
 from entcent_agents.chat.loops import of_loop
+from entcent_agents.chat.sampling import token_listener
 from entcent_agents.chat.tokenizers import Encoded, LlamaTokenizer, Tokenizer, VllmTokenizer
 from entcent_agents.errors import ConfigurationError, ContinuationError, ModelServerError
 from entcent_agents.logprobs import TokenLogprobs
 
 _COMPLETION_FIELDS: Final = (
     *("model", "temperature", "top_p", "stop", "seed", "extra_body"),
-    *("frequency_penalty", "logit_bias", "presence_penalty"),
+    *("frequency_penalty", "logit_bias", "presence_penalty", "stream", "stream_options"),
 )
-"""What both APIs have."""
+"""What both APIs have. Streamed is what the turn was: streams list no text that is held back before a stop string."""
 _CONSTRAINTS: Final = re.compile(
     "response_format|grammar|json_schema|regex|ebnf|structural_tag|structured_outputs"
     "|guided_(json|grammar|regex|choice|whitespace_pattern)"
@@ -302,11 +303,10 @@ async def _by_tokens(
     prompt = await tokenizer.prompt(payload)
     ids, joint = await _tokens(tokenizer, prefix)
     body = {key: payload[key] for key in _COMPLETION_FIELDS if key in payload}
-    body |= {"prompt": [*prompt, *ids], "logprobs": payload["top_logprobs"]}
-    body |= {"stream": True, "stream_options": {"include_usage": True}} | _room(payload, len(ids))
+    body |= {"prompt": [*prompt, *ids], "logprobs": payload["top_logprobs"]} | _room(payload, len(ids))
     if method is ContinuationMethod.VLLM_TOKENS:
         body = _with_extra(body, {"return_token_ids": True})
-    completion = (await CompletionRequest(client, body).completions())[0]
+    completion = await _whole(client, body)
     if completion.prompt_tokens not in (0, len(body["prompt"])):
         raise ContinuationError(
             f"the server read {completion.prompt_tokens} tokens where {len(prompt)} of prompt and {len(ids)} of prefix "
@@ -352,7 +352,7 @@ async def _by_message(
 ) -> Continued:
     message = {"role": "assistant", "content": prefix.text, **flags}
     body = {**payload, "messages": [*payload["messages"], message], **_room(payload, len(prefix))}
-    completion = _new((await CompletionRequest(client, body).completions())[0], prefix.text)
+    completion = _new(await _whole(client, body), prefix.text)
     return Continued(
         text=prefix.text + completion.text,
         completion=completion,
@@ -360,6 +360,15 @@ async def _by_message(
         joint=await _joint(client, payload["model"], prefix),
         reused_tokens=len(prefix),
     )
+
+
+async def _whole(client: AsyncOpenAI, body: Mapping[str, Any]) -> Completion:
+    """The answer, its tokens told to the listener of the rollout that asks."""
+    request, listener = CompletionRequest(client, body), token_listener.get()
+    async for delta in request.events():
+        if listener and delta.tokens:
+            listener(delta.tokens)
+    return (await request.result())[0]
 
 
 async def _joint(client: AsyncOpenAI, model: str, prefix: Prefix) -> Joint:
@@ -382,10 +391,14 @@ def _new(completion: Completion, prefix: str) -> Completion:
     Raises:
         ContinuationError: Where it was generated again.
     """
-    text, rest = completion.text, completion.text.removeprefix(prefix)
     generated = completion.logprobs.text.decode(errors="replace") if completion.logprobs else ""
-    if text != generated and (rest.startswith(generated) or not text.startswith(generated)):
-        text = rest
+
+    def likeness(said: str) -> tuple[int, int]:
+        """To what was generated, which may lack tokens, or have a stop string more."""
+        same = takewhile(lambda pair: pair[0] == pair[1], zip(said, generated, strict=False))
+        return sum(1 for _ in same), -abs(len(said) - len(generated))
+
+    text = max((completion.text, completion.text.removeprefix(prefix)), key=likeness)
     if len(prefix) >= _SURELY_AGAIN and text.startswith(prefix):
         raise ContinuationError(f"the server did not go on from the prefix but wrote it again: {prefix[:40]!r}")
     return replace(completion, text=text)

@@ -287,8 +287,9 @@ class ChatLogprobs(BaseChatModel):
         seed = own_seed if pool is None else pool.seed_of(prompt_digest(payload, start.text), own_seed)
         found = await continued(self.client(), payload if seed is None else {**payload, "seed": seed}, start, method)
         whole = replace(found.completion, text=found.text)
+        tool_names = _names(kwargs) or [tool["function"]["name"] for tool in kwargs.get("tools") or ()]
         return Continuation(
-            generation=generation(whole, _read_names(kwargs)),
+            generation=generation(whole, tool_names),
             method=method,
             joint=found.joint,
             reused_tokens=found.reused_tokens,
@@ -329,7 +330,7 @@ class ChatLogprobs(BaseChatModel):
         with known_calls():
             found = await branched(asks, payload, turn, point, text_tools=text_tools, allowed=allowed)
         return Branched(
-            generation=generation(found.completion, _read_names(kwargs)),
+            generation=generation(found.completion, _names(kwargs)),
             method=found.method,
             reused_tokens=found.reused_tokens,
             joint=found.joint,
@@ -479,11 +480,6 @@ class ChatLogprobs(BaseChatModel):
         if not key.isprintable() or not key.isascii():
             raise ConfigurationError("the API key has characters that no key has: check where it is read from")
         return key
-
-
-def _read_names(kwargs: Mapping[str, Any]) -> list[str]:
-    """The tools whose calls are read from a text that was continued: native ones are text there too."""
-    return _names(kwargs) or [tool["function"]["name"] for tool in kwargs.get("tools") or ()]
 
 
 def _names(kwargs: Mapping[str, Any]) -> list[str]:
