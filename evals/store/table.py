@@ -118,7 +118,9 @@ def _reading(path: Path) -> Generator[Any]:
             if not version:
                 raise StoreError(f"{path} is a Parquet file, but no table of rollouts")
             if version not in READ_SCHEMAS:
-                raise StoreVersionError(f"{path} is of schema {version}; this release reads {' and '.join(READ_SCHEMAS)}")
+                raise StoreVersionError(
+                    f"{path} is of schema {version}; this release reads {' and '.join(READ_SCHEMAS)}"
+                )
             yield file
     except (OSError, pa.ArrowException) as error:
         raise StoreError(f"{path} cannot be read: {error}") from error
