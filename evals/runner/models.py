@@ -143,11 +143,13 @@ class Served:
         with keep_alternatives():
             found = await self.chat.abranch(list(messages), said, point, tools=specifications, seed=seed)
         message = cast(AIMessage, found.generation.message)
+        # As the parent's tokens count: a server that reads their text as others counts those.
+        reused = point.token + 1 if found.reused_tokens else 0
         turn = Turn(
             message_id=str(message.id),
-            generated_tokens=found.reused_tokens + found.generated_tokens,
+            generated_tokens=reused + found.generated_tokens,
             logprobs=found.generation.token_logprobs,
-            reused_tokens=found.reused_tokens,
+            reused_tokens=reused,
         )
         return Answer(message=message, turn=turn, prompt_tokens=_prompt_tokens(message), method=found.method)
 
