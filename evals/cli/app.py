@@ -21,6 +21,26 @@ Top = Annotated[float, typer.Option(help="A phase starts among this top share of
 Bottom = Annotated[float, typer.Option(help="A phase ends among this bottom share.")]
 Low = Annotated[int, typer.Option(help="How many such tokens in a row end it.")]
 Window = Annotated[float, typer.Option(help="Of group and tail signals: tokens, or a share of the trajectory below 1.")]
+Mode = Annotated[
+    Literal["single", "parallel", "branching", "adaptive", "adaptive-labels"],
+    typer.Option(
+        help="One rollout a task; several; few that branch; the same, with what tasks leave over given to those that "
+        "used all of theirs, or, by labels, to those that are unsolved."
+    ),
+]
+Initial = Annotated[int | None, typer.Option(min=1, help="Rollouts a task is begun with, where they branch.")]
+Threshold = Annotated[float | None, typer.Option(min=0.0, help="Entropy above which a decision branches, nats.")]
+Percentile = Annotated[
+    float | None, typer.Option(min=0.0, max=100.0, help="It must be above this percentile of its task's so far, too.")
+]
+Decisions = Annotated[list[str] | None, typer.Option(help="Branch at: call, tool, argument; default: all three.")]
+MinProbability = Annotated[float | None, typer.Option(help="The least probability of what a branch takes.")]
+HabitPenalty = Annotated[float | None, typer.Option(min=0.0, help="Nats that each recent branch adds.")]
+PerTurn = Annotated[int | None, typer.Option(min=1, help="Branches of one turn, at most.")]
+PerRollout = Annotated[int | None, typer.Option(min=1, help="Branches of one rollout, at most.")]
+AfterTool = Annotated[
+    float | None, typer.Option(min=-1.0, max=1.0, help="Rise of entropy after a tool's result that branches, too.")
+]
 Draws = Annotated[int, typer.Option(min=1, help="Draws of each number of rollouts.")]
 Shuffles = Annotated[int, typer.Option(min=0, help="Shuffles of the null control; 0: none.")]
 Seed = Annotated[int, typer.Option(min=0, help="Of draws, shuffles and bootstrap.")]
@@ -95,8 +115,17 @@ def run(
         ),
     ] = "qwen2.5-coder-1.5b",
     preset: Annotated[str | None, typer.Option(help="Settings of a paper: entropy-centroids or eager.")] = None,
-    mode: Annotated[Literal["single", "parallel"], typer.Option(help="One rollout a task, or several.")] = "parallel",
-    n: Annotated[int | None, typer.Option("-n", "--n", min=1, help="Rollouts a task.")] = None,
+    mode: Mode = "parallel",
+    n: Annotated[int | None, typer.Option("-n", "--n", min=1, help="Rollouts a task; branches count.")] = None,
+    initial: Initial = None,
+    threshold: Threshold = None,
+    percentile: Percentile = None,
+    decision: Decisions = None,
+    min_probability: MinProbability = None,
+    habit_penalty: HabitPenalty = None,
+    max_per_turn: PerTurn = None,
+    max_per_rollout: PerRollout = None,
+    after_tool: AfterTool = None,
     temperature: Annotated[float | None, typer.Option(min=0.0, max=2.0, help="Of sampling.")] = None,
     top_p: Annotated[float | None, typer.Option(min=0.0, max=1.0, help="Nucleus.")] = None,
     top_logprobs: Annotated[int | None, typer.Option(min=1, help="k: alternatives asked for at each token.")] = None,
@@ -115,13 +144,24 @@ def run(
     """
     from entcent_agents.budget import Prices
     from evals.cli.running import RunRequest, run_suite
-    from evals.runner.settings import run_settings
+    from evals.runner.settings import branch_policy, run_settings
 
     settings = run_settings(
         preset,
         model=model,
         mode=mode,
         n=n,
+        initial=initial,
+        policy=branch_policy(
+            threshold=threshold,
+            percentile=percentile,
+            decisions=decision,
+            min_probability=min_probability,
+            habit_penalty=habit_penalty,
+            max_per_turn=max_per_turn,
+            max_per_rollout=max_per_rollout,
+            after_tool=after_tool,
+        ),
         temperature=temperature,
         top_p=top_p,
         top_logprobs=top_logprobs,
@@ -223,8 +263,7 @@ def validity(
 
 @app.command()
 def compare(
-    first: Annotated[Path, typer.Argument(help="A run.")],
-    second: Annotated[Path, typer.Argument(help="Another, on the same tasks.")],
+    runs: Runs,
     only: Only = None,
     part: PartOption = "whole",
     segment: Segment = None,
@@ -234,10 +273,13 @@ def compare(
     window: Window = 2048,
     seed: Seed = 0,
 ) -> None:
-    """Compare two runs on the tasks they share: every selector, differences paired by task."""
+    """Compare runs on the tasks they share: tokens, seconds, pass rates, every selector, and where rollouts branched.
+
+    Differences are to the first run, paired by task.
+    """
     from evals.cli.scoring import compare_runs
 
-    asked = _asked([first, second], only, part, segment, (top_percent, bottom_percent, consecutive_low), window)
+    asked = _asked(runs, only, part, segment, (top_percent, bottom_percent, consecutive_low), window)
     compare_runs(_resampled(asked, 1, 0, seed, None, None))
 
 

@@ -49,17 +49,17 @@ def run_suite(asked: RunRequest) -> None:
         view = _View(console, asked.prices)
         run = Run(suite=suite, tasks=tasks, settings=asked.settings, store=store, on_stored=view.add)
         if run.there:
-            console.print(f"{run.there} of {run.total} rollouts are stored already", style="dim")
+            console.print(f"{run.progress} are stored already", style="dim")
         try:
-            if run.there < run.total:
+            if not run.done:
                 with view.of(run):
                     asyncio.run(_go(run, asked))
         except KeyboardInterrupt:
-            console.print(f"interrupted: {run.there} of {run.total} rollouts are stored; the same command goes on")
+            console.print(f"interrupted: {run.progress} are stored; the same command goes on")
             raise typer.Exit(130) from None
         compact(store, asked.folder / TABLE)
     spent = f"; {view.spent}" if view.spent else ""
-    console.print(f"{run.total} rollouts of {len(tasks)} tasks in {asked.folder}{spent}", soft_wrap=True)
+    console.print(f"{run.there} rollouts of {len(tasks)} tasks in {asked.folder}{spent}", soft_wrap=True)
     console.print(f"python -m evals score {asked.folder}", style="dim", soft_wrap=True)
 
 

@@ -5,20 +5,30 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from entcent_agents.cli.score import segment_kinds
 from entcent_agents.errors import ConfigurationError
 from entcent_agents.signals import SignalSettings
 from evals.cli.printing import print_json, print_tables, watched, write_page
 from evals.errors import EvaluationError
+from evals.scoring.branches import branch_lines
 from evals.scoring.calibration import Parameters, Split, parameters, phases_in_words, split_by_share, split_by_tasks
 from evals.scoring.candidates import Known, Part, TaskRollouts, tasks_of
 from evals.scoring.choosing import Resampling
-from evals.scoring.comparing import compare, shared
+from evals.scoring.comparing import COSTS, accuracies, compare, shared
 from evals.scoring.report import Report, report_on
-from evals.scoring.tables import compared, tables_of
+from evals.scoring.tables import branched, compared, tables_of
 from evals.store import StoredRun, read_run
+
+_COSTS_NOTE: Final = (
+    "All rollouts of a task together, means over tasks. generated: sampled for them; reused: inherited from "
+    "those they branched from; prompt: read. seconds: in which any of them was under way."
+)
+_RATES_NOTE: Final = (
+    "pass@k: any of a task's rollouts is right, however many there are. Differences to the first run; 95 %: paired "
+    "bootstrap over tasks."
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,17 +61,35 @@ def write_report(asked: ScoreRequest, page: Path) -> None:
 
 
 def compare_runs(asked: ScoreRequest) -> None:
-    """Print every figure of two runs, and the paired differences."""
-    first, second = (read_run(path) for path in asked.runs)
-    tasks = shared(_known(asked, [first]).tasks, _known(asked, [second]).tasks)
-    given = parameters((), asked.signals, None)
-    rows = compare(*tasks, given.selectors, seed=asked.resampling.seed)
-    names = sorted({*first.settings, *second.settings})
-    differing = [name for name in names if first.settings.get(name) != second.settings.get(name)]
-    note = "; ".join(f"{name}: {first.settings.get(name)!r} and {second.settings.get(name)!r}" for name in differing)
-    title = f"{first.path} and {second.path}: {len(tasks[0])} tasks in both"
-    table = compared(title, rows, f"settings that differ: {note or 'none'}. 95 %: paired bootstrap over tasks.")
-    print_tables({}, [table])
+    """Print every figure of some runs, the differences to the first, paired by task, and where rollouts branched."""
+    if len(asked.runs) < 2:
+        raise ConfigurationError("one run alone is compared with nothing: name two at least")
+    runs = [read_run(path) for path in asked.runs]
+    tasks = shared([_known(asked, [run]).tasks for run in runs])
+    names = [f"{place} {run.name}" for place, run in enumerate(runs, 1)]
+    given, seed = parameters((), asked.signals, None), asked.resampling.seed
+    costs = compare(tasks, COSTS, seed=seed)
+    rates = compare(tasks, accuracies(given.selectors), seed=seed)
+    lines = {name: branch_lines(run) for name, run in zip(names, tasks, strict=True)}
+    print_tables(
+        {"settings that differ": _differing(runs) or "none"},
+        [
+            compared(f"What a task took: {len(tasks[0])} tasks in all runs", names, costs, _COSTS_NOTE),
+            compared("What it came to", names, rates, _RATES_NOTE),
+            *(branched(name, found) for name, found in lines.items() if found),
+        ],
+    )
+
+
+def _differing(runs: Sequence[StoredRun]) -> str:
+    """Settings that are not the same in all runs, with the value of each."""
+    names = sorted({name for run in runs for name in run.settings})
+    values = {name: [run.settings.get(name) for run in runs] for name in names}
+    return "; ".join(
+        f"{name}: {', '.join(map(repr, found))}"
+        for name, found in values.items()
+        if any(value != found[0] for value in found)
+    )
 
 
 def _report(asked: ScoreRequest) -> Report:

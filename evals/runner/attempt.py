@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from typing import Any, Final
@@ -20,7 +21,7 @@ from langchain_core.messages import (
 from langchain_core.messages.tool import tool_call
 
 from entcent_agents.outcomes import outcome_key
-from entcent_agents.trajectory import Rollout, Status, Trajectory, Usage
+from entcent_agents.trajectory import Branch, Rollout, Status, Trajectory, Usage
 from evals.runner.models import Answer
 from evals.store import StoredRollout
 from evals.suites.protocol import (
@@ -50,6 +51,7 @@ class Attempt:
         task: What is to be done.
         world: What its calls act on.
         instruction: A system message of the run.
+        branch: Where it left another; None where it was begun anew.
     """
 
     index: int
@@ -60,6 +62,7 @@ class Attempt:
     status: Status | None = None
     error: str | None = None
     seed: int | None = None
+    branch: Branch | None = None
     messages: list[BaseMessage] = field(init=False)
     tools: tuple[ToolSpec, ...] = field(init=False)
     replies: list[Reply] = field(default_factory=list[Reply])
@@ -92,7 +95,10 @@ class Attempt:
         """
         self._trajectory = self._trajectory.append(answer.turn)
         self._usage += Usage(
-            prompt_tokens=answer.prompt_tokens, generated_tokens=answer.turn.generated_tokens, model_calls=1
+            prompt_tokens=answer.prompt_tokens,
+            generated_tokens=answer.turn.generated_tokens - answer.turn.reused_tokens,
+            reused_tokens=answer.turn.reused_tokens,
+            model_calls=1,
         )
         calls = answer.message.tool_calls
         reply = Reply(
@@ -108,6 +114,26 @@ class Attempt:
             self._go_on(reply, said)
         except Exception as error:  # a world that breaks is this rollout's end
             self.fail(error)
+
+    def branched(self, index: int, branch: Branch, seed: int | None) -> Attempt:
+        """Another one that has come as far as this one, before it takes its next answer.
+
+        Its turns up to here are reused, and its time began with theirs.
+
+        Args:
+            index: Its number.
+            branch: Where it leaves this one.
+            seed: Of the request for its own answer.
+        """
+        other = copy(self)
+        other.index, other.branch, other.seed = index, branch, seed
+        other.world = self.suite.fork(self.world)
+        other.messages, other.replies = [*self.messages], [*self.replies]
+        other._allowance = copy(self._allowance)
+        turns = (replace(turn, reused_tokens=turn.generated_tokens) for turn in self._trajectory.turns)
+        other._trajectory = Trajectory(turns=tuple(turns))
+        other._usage = Usage(reused_tokens=sum(turn.reused_tokens for turn in other._trajectory.turns))
+        return other
 
     def fail(self, error: Exception) -> None:
         """End it by an error."""
@@ -131,6 +157,7 @@ class Attempt:
                 seconds=seconds,
                 error=error,
                 vote_key=self._outcome(),
+                branch=self.branch,
             ),
             reward=None if score is None else score.reward,
             reason="" if score is None else score.reason,

@@ -7,21 +7,34 @@ time. On a deterministic server the same settings give the same rollouts, howeve
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Collection, Sequence
-from hashlib import blake2b
-from typing import Final
+from collections.abc import AsyncGenerator, Collection
+from dataclasses import dataclass
+from itertools import chain
 
-from entcent_agents.errors import EntcentError, ModelServerError, causes_of
-from evals.errors import RunBrokenOffError
+from entcent_agents.branching import BranchPolicy
+from evals.runner.asking import Asking
 from evals.runner.attempt import Attempt
+from evals.runner.branches import Branches
 from evals.runner.models import Model
-from evals.runner.settings import RunSettings
 from evals.store import StoredRollout
 from evals.suites.protocol import Suite, Task
 
-_REFUSALS: Final = (400, 413, 422)
-"""The server is well and does not take this prompt: too long, mostly."""
-_SHOWN_CHARACTERS: Final = 300
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupSize:
+    """How many rollouts a group has.
+
+    Attributes:
+        initial: That are begun anew.
+        most: With their branches.
+        first: The number of the first.
+        again: How many groups the task had before.
+    """
+
+    initial: int
+    most: int
+    first: int = 0
+    again: int = 0
 
 
 class Group:
@@ -31,70 +44,64 @@ class Group:
         suite: Where the task is from.
         task: What is to be done.
         model: Whom to ask.
-        settings: Of the run.
-        missing: The numbers of the rollouts that are wanted. All `n` are run, for a request is asked for whole; those
-            that are not missing are known already, and run no longer than the missing ones.
+        size: How many rollouts there are.
+        seed: Of the run; None: requests have none.
+        instruction: A system message put before the task's own messages.
+        policy: When they branch; None: they do not.
     """
 
-    def __init__(self, suite: Suite, task: Task, model: Model, settings: RunSettings, missing: Collection[int]) -> None:
-        self._task = task
-        self._model = model
-        self._seed = settings.seed
-        self._missing = set(missing)
+    def __init__(
+        self,
+        suite: Suite,
+        task: Task,
+        model: Model,
+        size: GroupSize,
+        *,
+        seed: int | None,
+        instruction: str | None = None,
+        policy: BranchPolicy | None = None,
+    ) -> None:
+        self._size = size
+        self._asking = Asking(model, task, seed, size.again)
+        self._branches = Branches(policy, self._asking) if policy else None
         root = suite.make_env(task)
         self._attempts = [
-            Attempt(index=i, suite=suite, task=task, world=suite.fork(root), instruction=settings.instruction)
-            for i in range(settings.n)
+            Attempt(index=size.first + i, suite=suite, task=task, world=suite.fork(root), instruction=instruction)
+            for i in range(size.initial)
         ]
 
-    async def rollouts(self) -> AsyncGenerator[StoredRollout]:
-        """The missing rollouts, each as it ends.
+    async def rollouts(self, missing: Collection[int] | None = None) -> AsyncGenerator[StoredRollout]:
+        """The rollouts, each as it ends.
+
+        Args:
+            missing: The numbers of those that are wanted; None: all. All are run, for a request is asked for whole;
+                those that are not missing are known already, and run no longer than the missing ones.
 
         Raises:
             RunBrokenOffError: Where the model does not answer; what it refuses fails the rollouts that asked, no more.
         """
-        while self._missing:
-            asking: dict[str, list[Attempt]] = {}
-            for attempt in self._attempts:
-                if not attempt.ended:
-                    asking.setdefault(attempt.prompt, []).append(attempt)
-            await asyncio.gather(*(self._step(prompt, attempts) for prompt, attempts in asking.items()))
-            for attempt in self._attempts:
-                if attempt.ended and attempt.index in self._missing:
-                    self._missing.discard(attempt.index)
-                    yield attempt.judged()
+        told = set[int]()
+        while waiting := [
+            attempt
+            for attempt in self._attempts
+            if attempt.index not in told and (missing is None or attempt.index in missing)
+        ]:
+            await self._step()
+            for attempt in [attempt for attempt in waiting if attempt.ended]:
+                told.add(attempt.index)
+                yield attempt.judged()
 
-    async def _step(self, prompt: str, attempts: Sequence[Attempt]) -> None:
-        first, seed = attempts[0], self._seed_of(prompt)
-        try:
-            answers = await self._model.ask(first.messages, len(attempts), first.tools, seed)
-        except Exception as error:
-            if not is_refusal(error):
-                raise RunBrokenOffError(_in_a_line(error)) from error
-            for attempt in attempts:
-                attempt.fail(error)
-            return
-        for attempt, answer in zip(attempts, answers, strict=True):
-            attempt.seed = seed if attempt.seed is None else attempt.seed
+    async def _step(self) -> None:
+        asking: dict[str, list[Attempt]] = {}
+        for attempt in self._attempts:
+            if not attempt.ended:
+                asking.setdefault(attempt.prompt, []).append(attempt)
+        found = await asyncio.gather(*(self._asking.answers(*each) for each in asking.items()))
+        answered = list(chain.from_iterable(found))
+        if self._branches:
+            there = len(self._attempts)
+            added = await self._branches.of(answered, room=self._size.most - there, first=self._size.first + there)
+            self._attempts += [attempt for attempt, _ in added]
+            answered += added
+        for attempt, answer in answered:
             attempt.take(answer)
-
-    def _seed_of(self, prompt: str) -> int | None:
-        """The seed of a request: the same for the same prompt of the same task in the same run."""
-        if self._seed is None or not self._model.seeded:
-            return None
-        told = f"{self._seed}\0{self._task.suite}\0{self._task.id}\0{prompt}".encode()
-        return int.from_bytes(blake2b(told, digest_size=4).digest()) >> 1
-
-
-def is_refusal(error: Exception) -> bool:
-    """Whether a server refused a prompt, and would refuse it again."""
-    statuses = {
-        link.status if isinstance(link, ModelServerError) else getattr(link, "status_code", None)
-        for link in causes_of(error)
-    }
-    return bool(statuses.intersection(_REFUSALS))
-
-
-def _in_a_line(error: Exception) -> str:
-    said = " ".join(str(error).split())[:_SHOWN_CHARACTERS]
-    return said if isinstance(error, EntcentError) else f"{type(error).__name__}: {said}"

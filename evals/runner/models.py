@@ -9,18 +9,21 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Protocol, cast
+from typing import Any, Final, Protocol, cast, runtime_checkable
 
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.runnables import Runnable, RunnableBinding
 
+from entcent_agents.branching import BranchPoint
 from entcent_agents.capture import with_logprobs
+from entcent_agents.capture.alternatives import keep_alternatives
 from entcent_agents.capture.recorder import TurnRecorder
 from entcent_agents.chat.model import ChatLogprobs
 from entcent_agents.cli.serving import serve
 from entcent_agents.errors import ConfigurationError
-from entcent_agents.trajectory import Turn
+from entcent_agents.logprobs import TokenLogprobs
+from entcent_agents.trajectory import BranchMethod, Turn
 from evals.runner.settings import RunSettings
 from evals.suites.protocol import ToolSpec
 
@@ -39,11 +42,13 @@ class Answer:
         message: What it wrote.
         turn: Its tokens.
         prompt_tokens: What was read for it: its share, where several answers share a prompt.
+        method: How a branch's answer was made; None of the others.
     """
 
     message: AIMessage
     turn: Turn
     prompt_tokens: int
+    method: BranchMethod | None = None
 
 
 class Model(Protocol):
@@ -65,11 +70,44 @@ class Model(Protocol):
         ...
 
 
+@runtime_checkable
+class BranchingModel(Model, Protocol):
+    """Answers prompts, and goes on from the middle of its answers."""
+
+    async def branch(
+        self,
+        messages: Sequence[BaseMessage],
+        said: TokenLogprobs,
+        point: BranchPoint,
+        tools: Sequence[ToolSpec],
+        seed: int | None,
+    ) -> Answer:
+        """Another answer to the same prompt, which leaves one that was given at a point.
+
+        Args:
+            messages: The prompt.
+            said: The tokens of the answer that was given.
+            point: Where.
+            tools: As for `ask`.
+            seed: As for `ask`.
+
+        Raises:
+            Exception: Whatever the model raises.
+        """
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Served:
-    """`ChatLogprobs`: one request for all answers."""
+    """`ChatLogprobs`: one request for all answers.
+
+    Attributes:
+        chat: Whom to ask.
+        branches: Whether answers are to be branched from.
+    """
 
     chat: ChatLogprobs
+    branches: bool = False
 
     @property
     def seeded(self) -> bool:
@@ -82,14 +120,38 @@ class Served:
         """As `Model.ask`."""
         recorder = TurnRecorder()
         specifications = [tool.as_openai() for tool in tools]
-        found = await self.chat.agenerate_n(
-            list(messages),
-            n,
-            tools=specifications,
-            config={"callbacks": [recorder]},
-            seed=seed,
-        )
+        with keep_alternatives(self.branches):
+            found = await self.chat.agenerate_n(
+                list(messages),
+                n,
+                tools=specifications,
+                config={"callbacks": [recorder]},
+                seed=seed,
+            )
         return [_answer(cast(AIMessage, one.message), recorder) for one in found]
+
+    async def branch(
+        self,
+        messages: Sequence[BaseMessage],
+        said: TokenLogprobs,
+        point: BranchPoint,
+        tools: Sequence[ToolSpec],
+        seed: int | None,
+    ) -> Answer:
+        """As `Model.branch`."""
+        specifications = [tool.as_openai() for tool in tools]
+        with keep_alternatives():
+            found = await self.chat.abranch(list(messages), said, point, tools=specifications, seed=seed)
+        message = cast(AIMessage, found.generation.message)
+        # As the parent's tokens count: a server that reads their text as others counts those.
+        reused = point.token + 1 if found.reused_tokens else 0
+        turn = Turn(
+            message_id=str(message.id),
+            generated_tokens=reused + found.generated_tokens,
+            logprobs=found.generation.token_logprobs,
+            reused_tokens=reused,
+        )
+        return Answer(message=message, turn=turn, prompt_tokens=_prompt_tokens(message), method=found.method)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +206,7 @@ async def open_model(settings: RunSettings, *, context_tokens: int) -> AsyncGene
             **WHOLE,
         )
         await chat.acheck()
-        yield Served(chat)
+        yield Served(chat, settings.branches)
 
 
 def _imported(settings: RunSettings) -> Model:
@@ -157,7 +219,11 @@ def _imported(settings: RunSettings) -> Model:
         raise ConfigurationError(f"--model {settings.model}: {error}; it is MODULE:NAME of a chat model") from None
     chat: Any = found() if isinstance(found, type) or not hasattr(found, "ainvoke") else found
     if isinstance(chat, ChatLogprobs):
-        return Served(chat.model_copy(update=WHOLE))
+        return Served(chat.model_copy(update=WHOLE), settings.branches)
+    if settings.branches:
+        raise ConfigurationError(
+            f"--mode {settings.mode}: rollouts branch with ChatLogprobs alone, which --model {settings.model} is not"
+        )
     if isinstance(chat, RunnableBinding):  # set up by hand, as with_logprobs asks for models that it does not know
         return Foreign(cast("RunnableBinding[Any, AIMessage]", chat))
     if not isinstance(chat, BaseChatModel):
@@ -175,5 +241,8 @@ def _with_tools(chat: Runnable[Any, AIMessage], tools: Sequence[ToolSpec]) -> Ru
 def _answer(message: AIMessage, recorder: TurnRecorder) -> Answer:
     turn = recorder.turn_of(message)
     assert turn is not None, "the recorder is told of every generation"
-    prompt = message.usage_metadata["input_tokens"] if message.usage_metadata else 0
-    return Answer(message=message, turn=turn, prompt_tokens=prompt)
+    return Answer(message=message, turn=turn, prompt_tokens=_prompt_tokens(message))
+
+
+def _prompt_tokens(message: AIMessage) -> int:
+    return message.usage_metadata["input_tokens"] if message.usage_metadata else 0

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Final, Literal
 
+from entcent_agents.branching import BranchPolicy
 from entcent_agents.chat.store import is_file_path
 from entcent_agents.cli.serving import address_of
 from entcent_agents.errors import ConfigurationError
@@ -12,8 +13,11 @@ from entcent_agents.errors import ConfigurationError
 _AS_BUILT: Final = ("temperature", "top_p", "max_tokens", "tool_calling")
 """What a model given by import path decides itself."""
 
-Mode = Literal["single", "parallel"]
-"""One rollout a task, or all of them to their ends, side by side."""
+Mode = Literal["single", "parallel", "branching", "adaptive", "adaptive-labels"]
+"""One rollout a task; all of them to their ends, side by side; few, which branch up to `n`; then what tasks did not use
+of their `n` for those that used all of theirs, or for those that labels say are unsolved."""
+_WITHOUT_BRANCHES: Final = ("single", "parallel")
+_OF_BRANCHES: Final = ("initial", "policy")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,7 +27,9 @@ class RunSettings:
     Attributes:
         model: As `--model` has it.
         mode: How rollouts are made.
-        n: Rollouts a task.
+        n: Rollouts a task; where they branch, at most.
+        initial: Rollouts a task that are begun anew, where they branch.
+        policy: When they branch.
         temperature: Of sampling. This and the next three hold for models served here or at an address; a model given
             by import path samples as it was built to.
         top_p: Nucleus; None leaves it to the server.
@@ -40,6 +46,8 @@ class RunSettings:
     model: str
     mode: Mode = "parallel"
     n: int = 8
+    initial: int = 2
+    policy: BranchPolicy = field(default_factory=BranchPolicy)
     temperature: float = 0.7
     top_p: float | None = None
     top_logprobs: int = 10
@@ -49,11 +57,28 @@ class RunSettings:
     seed: int | None = 0
 
     def __post_init__(self) -> None:
-        for name, least in (("n", 1), ("top_logprobs", 1), ("max_tokens", 1)):
+        for name, least in (("n", 1), ("initial", 1), ("top_logprobs", 1), ("max_tokens", 1)):
             if (value := getattr(self, name)) is not None and value < least:
                 raise ConfigurationError(f"{name}={value} must be at least {least}")
         if self.mode == "single" and self.n != 1:
             raise ConfigurationError(f"mode single has one rollout a task, and n={self.n}: leave n out")
+        if self.branches and self.initial > self.n:
+            raise ConfigurationError(f"initial={self.initial} is above n={self.n}, the most rollouts of a task")
+
+    @property
+    def branches(self) -> bool:
+        """Whether rollouts branch."""
+        return self.mode not in _WITHOUT_BRANCHES
+
+    @property
+    def adapts(self) -> bool:
+        """Whether tasks get what others did not use."""
+        return self.mode in ("adaptive", "adaptive-labels")
+
+    @property
+    def uses_labels(self) -> bool:
+        """Whether rewards decide which tasks get it."""
+        return self.mode == "adaptive-labels"
 
     @property
     def as_built(self) -> bool:
@@ -64,12 +89,13 @@ class RunSettings:
     def identity(self) -> dict[str, Any]:
         """What must be equal where a run goes on.
 
-        All but the number of rollouts, which may grow, and the address of a server, which may move: of it the model's
-        name stays.
+        All but the number of rollouts, which may grow where they do not branch, and the address of a server, which may
+        move: of it the model's name stays.
         """
-        hidden = ("n", *_AS_BUILT) if self.as_built else ("n",)
+        hidden = {*(() if self.branches else ("n", *_OF_BRANCHES)), *(_AS_BUILT if self.as_built else ())}
         served = None if self.as_built else address_of(self.model)
-        named = {**asdict(self), "model": served.name if served else self.model}
+        policy = {**asdict(self.policy), "decisions": sorted(self.policy.decisions)}
+        named = {**asdict(self), "policy": policy, "model": served.name if served else self.model}
         return {name: value for name, value in named.items() if name not in hidden}
 
 
@@ -112,6 +138,19 @@ def preset_named(name: str) -> Preset:
     return PRESETS[name]
 
 
+def branch_policy(**asked: Any) -> BranchPolicy | None:
+    """The policy with these fields, the others as they are by default; None where none is asked for.
+
+    Args:
+        **asked: Fields of `BranchPolicy`; None is not asked for.
+
+    Raises:
+        ConfigurationError: On settings that cannot be.
+    """
+    given = {name: value for name, value in asked.items() if value is not None}
+    return BranchPolicy(**given) if given else None
+
+
 def run_settings(preset: str | None, **asked: Any) -> RunSettings:
     """The settings of a run: what was asked for, else the preset's, else the defaults.
 
@@ -128,5 +167,7 @@ def run_settings(preset: str | None, **asked: Any) -> RunSettings:
         raise ConfigurationError(
             f"{asked['model']} samples as it was built to: set {' and '.join(decided)} there, and name no preset here"
         )
+    if asked.get("mode", "parallel") in _WITHOUT_BRANCHES and (asked.get("initial") or asked.get("policy")):
+        raise ConfigurationError("nothing branches in this mode: name another --mode, or leave out when to branch")
     single: dict[str, Any] = {"n": 1} if asked.get("mode") == "single" else {}
     return RunSettings(**{**given, **single, **{name: value for name, value in asked.items() if value is not None}})

@@ -109,7 +109,8 @@ def tasks_of(
     found: dict[TaskKey, Sequence[StoredRollout]] = {}
     partial, repeated = set[TaskKey](), set[TaskKey]()
     for run in runs:
-        most = max(map(len, run.tasks.values()))
+        # Where rollouts branch, tasks differ in how many they have, and all of a task are stored together.
+        most = 0 if run.branches else max(map(len, run.tasks.values()))
         for key, stored in run.tasks.items():
             if suites and not {stored[0].suite, category_of(stored[0])} & {*suites}:
                 continue

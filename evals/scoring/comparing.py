@@ -1,9 +1,10 @@
-"""Two runs on the same tasks, paired."""
+"""Several runs on the same tasks, paired with the first: what they took, what they came to, and where they branched."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -12,54 +13,94 @@ from entcent_agents.statistics import Estimate, mean_over_tasks
 from evals.errors import EvaluationError
 from evals.scoring.candidates import TaskRollouts
 from evals.scoring.choosing import choose, most_common
+from evals.store import StoredRollout
 
 
 class Compared(NamedTuple):
-    """One figure of both runs."""
+    """One figure of several runs.
+
+    Attributes:
+        name: Of the figure.
+        means: Of each run.
+        differences: Of each run but the first, to the first; paired by task.
+    """
 
     name: str
-    first: Estimate
-    second: Estimate
-    difference: Estimate
+    means: Sequence[Estimate]
+    differences: Sequence[Estimate]
 
 
-def shared(
-    first: Sequence[TaskRollouts], second: Sequence[TaskRollouts]
-) -> tuple[list[TaskRollouts], list[TaskRollouts]]:
-    """The tasks that are in both, in one order.
+Figure = Callable[[TaskRollouts], float]
+"""What one run has of a task."""
+
+
+def shared(runs: Sequence[Sequence[TaskRollouts]]) -> list[list[TaskRollouts]]:
+    """Of each run the tasks that are in all, in the order of the first.
 
     Raises:
         EvaluationError: Where there are none.
     """
-    of_second = {(task.suite, task.task): task for task in second}
-    pairs = [(task, of_second[task.suite, task.task]) for task in first if (task.suite, task.task) in of_second]
-    if not pairs:
-        raise EvaluationError("the two runs have no judged task in common: there is nothing to compare")
-    return [one for one, _ in pairs], [other for _, other in pairs]
+    known = [{(task.suite, task.task): task for task in run} for run in runs]
+    keys = [key for key in known[0] if all(key in run for run in known)]
+    if not keys:
+        raise EvaluationError("the runs have no judged task in common: there is nothing to compare")
+    return [[run[key] for key in keys] for run in known]
 
 
-def compare(
-    first: Sequence[TaskRollouts], second: Sequence[TaskRollouts], selectors: Mapping[str, Selector], *, seed: int
-) -> list[Compared]:
-    """Every figure of both, tasks in the same order; the differences are paired by task."""
-    figures = {name: _figures(name, first, selectors) for name in ("pass@1", "cons@n", *selectors) if name != "random"}
-    others = {name: _figures(name, second, selectors) for name in figures}
-    return [
-        Compared(
-            name,
-            mean_over_tasks(figures[name], seed=seed),
-            mean_over_tasks(others[name], seed=seed),
-            mean_over_tasks([b - a for a, b in zip(figures[name], others[name], strict=True)], seed=seed),
-        )
-        for name in figures
-    ]
+def compare(runs: Sequence[Sequence[TaskRollouts]], figures: Mapping[str, Figure], *, seed: int) -> list[Compared]:
+    """Some figures of all runs, tasks in the same order; the differences are paired by task."""
+    return [_compared(name, [[figure(task) for task in run] for run in runs], seed) for name, figure in figures.items()]
 
 
-def _figures(name: str, tasks: Sequence[TaskRollouts], selectors: Mapping[str, Selector]) -> list[float]:
-    match name:
-        case "pass@1":
-            return [float(np.mean(task.passed)) for task in tasks]
-        case "cons@n":
-            return [most_common(task, range(len(task.rollouts))) for task in tasks]
-        case _:
-            return [choose(selectors[name], task, range(len(task.rollouts))).accuracy for task in tasks]
+def _compared(name: str, values: Sequence[Sequence[float]], seed: int) -> Compared:
+    first, *others = values
+    return Compared(
+        name,
+        [mean_over_tasks(each, seed=seed) for each in values],
+        [mean_over_tasks([b - a for a, b in zip(first, other, strict=True)], seed=seed) for other in others],
+    )
+
+
+def accuracies(selectors: Mapping[str, Selector]) -> dict[str, Figure]:
+    """How often a task is solved: by any rollout, by a random one, by the one that is chosen."""
+    chosen: dict[str, Figure] = {
+        name: lambda task, selector=selector: choose(selector, task, range(len(task.rollouts))).accuracy
+        for name, selector in selectors.items()
+        if name != "random"
+    }
+    return {
+        "pass@k": lambda task: float(any(task.passed)),
+        "pass@1": lambda task: float(np.mean(task.passed)),
+        "cons@n": lambda task: most_common(task, range(len(task.rollouts))),
+        **chosen,
+    }
+
+
+def _tokens(kind: str) -> Figure:
+    return lambda task: float(sum(getattr(one.rollout.usage, f"{kind}_tokens") for one in task.stored))
+
+
+COSTS: Final[Mapping[str, Figure]] = {
+    "rollouts": lambda task: float(len(task.stored)),
+    "generated tokens": _tokens("generated"),
+    "reused tokens": _tokens("reused"),
+    "prompt tokens": _tokens("prompt"),
+    "seconds": lambda task: busy_seconds(task.stored),
+    "distinct call sequences": lambda task: float(len({calls_of(one) for one in task.stored})),
+    "distinct outcomes": lambda task: float(len({one.rollout.vote_key for one in task.stored})),
+}
+"""What a task took, all its rollouts together, and how much they differ."""
+
+
+def busy_seconds(stored: Sequence[StoredRollout]) -> float:
+    """How long any rollout of a task was under way; time in which none was, as between two passes, does not count."""
+    total, until = 0.0, float("-inf")
+    for begun, ended in sorted((one.ended_at - one.rollout.seconds, one.ended_at) for one in stored):
+        total += max(ended - max(begun, until), 0.0)
+        until = max(until, ended)
+    return total
+
+
+def calls_of(stored: StoredRollout) -> str:
+    """All calls of a rollout in their order, as one text."""
+    return json.dumps([call for reply in stored.replies for call in reply["calls"]], sort_keys=True)

@@ -79,7 +79,7 @@ def pass_rates(name: str, tasks: Sequence[TaskRollouts], chosen: Sequence[TaskCh
         scored_tokens=float(np.median([task.scored_tokens for task in tasks])),
         prompt_tokens=sum(usage.prompt_tokens for usage in usages),
         generated_tokens=sum(usage.generated_tokens for usage in usages),
-        reused_tokens=sum(one.reused_tokens for one in stored),
+        reused_tokens=sum(usage.reused_tokens for usage in usages),
         seconds=float(np.mean([one.rollout.seconds for one in stored])),
         pass_1=mean([passed / samples for samples, passed in counts]),
         pass_k={k: mean([pass_at_k(*count, k) for count in counts]) for k in ks},

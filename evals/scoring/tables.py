@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from rich.table import Table as RichTable
 
 from entcent_agents.signals import SIGNALS
 from entcent_agents.statistics import Estimate
+from evals.scoring.branches import BranchLine
+from evals.scoring.comparing import Compared
 from evals.scoring.passing import PassRates
 from evals.scoring.report import Report
 
@@ -195,10 +197,41 @@ def with_interval(estimate: Estimate | None, sign: str = "") -> list[str]:
     return [f"{estimate.mean:{sign}.3f}", interval]
 
 
-def compared(title: str, rows: Sequence[tuple[str, Estimate, Estimate, Estimate]], note: str) -> Table:
-    """Two runs on the same tasks: of each figure both means, and the difference with its interval."""
-    shown: list[list[Any]] = [
-        [name, f"{first.mean:.3f}", f"{second.mean:.3f}", *with_interval(difference, sign="+")]
-        for name, first, second, difference in rows
+def compared(title: str, names: Sequence[str], rows: Iterable[Compared], note: str = "") -> Table:
+    """Several runs on the same tasks: of each figure all means, and the differences to the first with intervals."""
+    shown = [
+        [
+            one.name,
+            mean_text(one.means[0]),
+            *(
+                text
+                for mean, difference in zip(one.means[1:], one.differences, strict=True)
+                for text in (mean_text(mean), *with_interval(difference, sign="+"))
+            ),
+        ]
+        for one in rows
     ]
-    return Table(title=title, head=["figure", "first", "second", "difference", "95 %"], rows=shown, note=note)
+    first, *others = names
+    head = ["figure", first, *(text for name in others for text in (name, "difference", "95 %"))]
+    return Table(title=title, head=head, rows=shown, note=note)
+
+
+def branched(name: str, lines: Iterable[BranchLine]) -> Table:
+    """Where the rollouts of a run branched."""
+    rows = [
+        [
+            f"{one.decision}, {one.method}" if one.decision != one.method else one.decision,
+            f"{one.branches:,}",
+            f"{one.entropy:.3f}",
+            *(f"{count:,}" for count in (one.other_calls, one.other_tools, one.other_outcomes, one.better, one.worse)),
+        ]
+        for one in lines
+    ]
+    return Table(
+        title=f"{name}: where rollouts branched",
+        head=["decision", "branches", "entropy", "other calls", "other tools", "other outcome", "better", "worse"],
+        rows=rows,
+        note="entropy: nats, where branches left their parents, the mean. other calls: other tools or arguments than "
+        "the parent's in that turn, or calls where it answered. better: right where the parent is wrong; worse: the "
+        "other way round.",
+    )

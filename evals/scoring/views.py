@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final, Literal
 
 from entcent_agents.segments import SegmentKind
@@ -12,7 +11,7 @@ from entcent_agents.selection import Selector
 from entcent_agents.signals import SIGNALS, SignalName, SignalSettings
 from evals.scoring.candidates import Known, Part, TaskRollouts, tasks_of
 from evals.scoring.choosing import Resampling, choose, null_accuracies, task_rng
-from evals.store import DATABASE, TABLE, StoredRun
+from evals.store import StoredRun
 
 View = Literal["whole trajectory", "last turn", "tool arguments"]
 """The tokens that selectors and signals see."""
@@ -75,7 +74,7 @@ def viewed(runs: Iterable[StoredRun], suites: Collection[str] = ()) -> tuple[lis
         unjudged += known[WHOLE].unjudged
         incomplete += known[WHOLE].incomplete
         found += [
-            ViewedTask(run=_run_name(run.path), views={view: known[view].tasks[place] for view in VIEWS})
+            ViewedTask(run=run.name, views={view: known[view].tasks[place] for view in VIEWS})
             for place in range(len(known[WHOLE].tasks))
         ]
     return found, Known(tasks=tuple(task.whole for task in found), unjudged=unjudged, incomplete=incomplete)
@@ -116,7 +115,3 @@ def _measures(
 def _same(task: TaskRollouts, other: TaskRollouts) -> bool:
     """Whether both see the very same trajectories, as where there is one turn."""
     return all(one.trajectory is two.trajectory for one, two in zip(task.rollouts, other.rollouts, strict=True))
-
-
-def _run_name(path: Path) -> str:
-    return path.parent.name if path.name in (DATABASE, TABLE) else path.stem

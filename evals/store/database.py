@@ -12,7 +12,7 @@ from typing import Any, Final, Self
 import numpy as np
 
 from evals.errors import RunSettingsError, StoreError, StoreVersionError
-from evals.store.record import COLUMNS, SCHEMA_VERSION, ColumnSpec, ColumnType, StoredRollout
+from evals.store.record import COLUMNS, READ_SCHEMAS, SCHEMA_VERSION, ColumnSpec, ColumnType, StoredRollout, TaskKey
 
 DATABASE: Final = "rollouts.sqlite"
 """Its name in the folder of a run."""
@@ -126,13 +126,19 @@ class RolloutStore:
             done = self._connection.executemany(f"INSERT OR IGNORE INTO rollouts ({_NAMES}) VALUES ({places})", values)
         return done.rowcount
 
-    def stored(self) -> dict[tuple[str, str], set[int]]:
+    def stored(self) -> dict[TaskKey, set[int]]:
         """The numbers of the rollouts that are there, by (suite, task)."""
-        found: dict[tuple[str, str], set[int]] = {}
+        found: dict[TaskKey, set[int]] = {}
         with self._guarded():
             for suite, task, rollout in self._connection.execute("SELECT suite, task, rollout FROM rollouts"):
                 found.setdefault((suite, task), set()).add(rollout)
         return found
+
+    def solved(self, below: int) -> set[TaskKey]:
+        """The tasks that a rollout of a number below this one solves."""
+        sql = "SELECT DISTINCT suite, task FROM rollouts WHERE reward >= 1 AND rollout < ?"
+        with self._guarded():
+            return {(suite, task) for suite, task in self._connection.execute(sql, (below,))}
 
     def rollouts(self) -> Iterator[StoredRollout]:
         """All of them, by suite, task and number; a few at a time are in memory."""
@@ -142,7 +148,9 @@ class RolloutStore:
     def rows(self) -> Iterator[dict[str, Any]]:
         """The columns of all of them, in the same order."""
         with self._guarded():
-            cursor = self._connection.execute(f"SELECT {_NAMES} FROM rollouts ORDER BY suite, task, rollout")
+            schema = int(self._fact("schema") or SCHEMA_VERSION)
+            names = ", ".join(name if since <= schema else f"NULL AS {name}" for name, _, _, since in COLUMNS)
+            cursor = self._connection.execute(f"SELECT {names} FROM rollouts ORDER BY suite, task, rollout")
             while batch := cursor.fetchmany(_BATCH):
                 for values in batch:
                     yield {column.name: _read(column, value) for column, value in zip(COLUMNS, values, strict=True)}
@@ -158,7 +166,16 @@ class RolloutStore:
             for statement in _SCHEMA:
                 self._connection.execute(statement)
             self._connection.executemany("INSERT OR IGNORE INTO facts VALUES (?, ?)", facts)
+            self._bring_up_to_date()
         require_equal(json.loads(self._fact("settings") or "{}"), settings, self.path)
+
+    def _bring_up_to_date(self) -> None:
+        """Columns that its schema did not have yet, empty: a run that another release began goes on."""
+        schema = int(self._fact("schema") or SCHEMA_VERSION)
+        for column in COLUMNS:
+            if column.since > schema:
+                self._connection.execute(f"ALTER TABLE rollouts ADD COLUMN {_declared(column)}")
+        self._connection.execute("UPDATE facts SET value = ? WHERE name = 'schema'", (str(SCHEMA_VERSION),))
 
     def _require_version(self) -> None:
         try:
@@ -167,10 +184,10 @@ class RolloutStore:
             version = None
         if version is None:
             raise StoreError(f"{self.path} is a SQLite database, but no store of rollouts: name another folder")
-        if version != str(SCHEMA_VERSION):
+        if version not in READ_SCHEMAS:
             raise StoreVersionError(
-                f"{self.path} is of schema {version}; this release reads {SCHEMA_VERSION}: read it with the release "
-                "that wrote it"
+                f"{self.path} is of schema {version}; this release reads {' and '.join(READ_SCHEMAS)}: read it with "
+                "the release that wrote it"
             )
 
     def _fact(self, name: str) -> str | None:

@@ -27,6 +27,16 @@ class StoredRun:
     settings: Mapping[str, Any]
     tasks: Mapping[TaskKey, tuple[StoredRollout, ...]]
 
+    @property
+    def branches(self) -> bool:
+        """Whether its rollouts branch: then there are more of some tasks than of others."""
+        return "initial" in self.settings  # which other runs do not have
+
+    @property
+    def name(self) -> str:
+        """That of its folder, or of a file that was named by hand."""
+        return self.path.parent.name if self.path.name in (DATABASE, TABLE) else self.path.stem
+
 
 def read_run(path: Path) -> StoredRun:
     """Read a run from its folder, its database or its table.

@@ -1,6 +1,6 @@
 """One stored rollout, and the columns that both forms of the store keep of it.
 
-The columns are the schema, version 1; docs/evaluation.md explains them. Token columns are arrays over all listed tokens
+The columns are the schema, version 2; docs/evaluation.md explains them. Token columns are arrays over all listed tokens
 of all turns, in order; `turns` says where one ends. What the tokens say is not kept, only which kind each is.
 """
 
@@ -16,10 +16,12 @@ from numpy.typing import NDArray
 
 from entcent_agents.errors import EntcentError
 from entcent_agents.logprobs import TokenLogprobs
-from entcent_agents.trajectory import Rollout, Trajectory, Turn, Usage
+from entcent_agents.trajectory import Branch, Rollout, Trajectory, Turn, Usage
 from evals.errors import StoreError
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
+READ_SCHEMAS: Final = ("1", "2")
+"""Schemas that this release reads; the first knew no branches."""
 
 ColumnType = Literal["text", "integer", "real", "floats", "bytes"]
 """`floats` are float32 arrays and `bytes` uint8 arrays, one element a token."""
@@ -34,6 +36,7 @@ class ColumnSpec(NamedTuple):
     name: str
     type: ColumnType
     required: bool = True
+    since: int = 1
 
 
 COLUMNS: Final = (
@@ -55,6 +58,7 @@ COLUMNS: Final = (
     ColumnSpec("model_calls", "integer"),
     ColumnSpec("seconds", "real"),
     ColumnSpec("ended_at", "real"),
+    ColumnSpec("branch", "text", required=False, since=2),
     ColumnSpec("turns", "text"),
     ColumnSpec("logprob", "floats"),
     ColumnSpec("entropy", "floats"),
@@ -79,7 +83,6 @@ class StoredRollout:
         derived: Figures of ours from the same checker; not official.
         replies: What the model wrote, plain JSON-able values.
         seed: Of the first request; None where the model takes none.
-        reused_tokens: Tokens inherited from another rollout: generated once, counted there.
         ended_at: When, in seconds since 1970.
     """
 
@@ -92,7 +95,6 @@ class StoredRollout:
     derived: Mapping[str, float] = field(default_factory=dict[str, float])
     replies: Sequence[Any] = ()
     seed: int | None = None
-    reused_tokens: int = 0
     ended_at: float = 0.0
 
     @property
@@ -118,10 +120,11 @@ class StoredRollout:
             "seed": self.seed,
             "prompt_tokens": rollout.usage.prompt_tokens,
             "generated_tokens": rollout.usage.generated_tokens,
-            "reused_tokens": self.reused_tokens,
+            "reused_tokens": rollout.usage.reused_tokens,
             "model_calls": rollout.usage.model_calls,
             "seconds": rollout.seconds,
             "ended_at": self.ended_at,
+            "branch": _json(rollout.branch.to_dict()) if rollout.branch else None,
             "turns": _json([_turn(turn) for turn in rollout.trajectory.turns]),
             **_token_columns(rollout.trajectory),
         }
@@ -144,7 +147,6 @@ class StoredRollout:
                 derived=json.loads(row["derived"]),
                 replies=json.loads(row["replies"]),
                 seed=row["seed"],
-                reused_tokens=row["reused_tokens"],
                 ended_at=row["ended_at"],
             )
         except (KeyError, TypeError, ValueError, EntcentError) as error:
@@ -158,7 +160,8 @@ def _json(value: Any) -> str:
 
 def _turn(turn: Turn) -> dict[str, Any]:
     top_k = turn.logprobs.top_k if turn.logprobs else None
-    return {"generated": turn.generated_tokens, "listed": turn.listed_tokens, "top_k": top_k}
+    reused = {"reused": turn.reused_tokens} if turn.reused_tokens else {}
+    return {"generated": turn.generated_tokens, "listed": turn.listed_tokens, "top_k": top_k, **reused}
 
 
 def _token_columns(trajectory: Trajectory) -> dict[str, NDArray[Any]]:
@@ -176,7 +179,14 @@ def _rollout(row: Mapping[str, Any]) -> Rollout:
     for place, turn in enumerate(json.loads(row["turns"])):
         end = start + turn["listed"]
         logprobs = None if turn["top_k"] is None else _logprobs(row, start, end, turn["top_k"])
-        turns.append(Turn(message_id=f"turn {place}", generated_tokens=turn["generated"], logprobs=logprobs))
+        turns.append(
+            Turn(
+                message_id=f"turn {place}",
+                generated_tokens=turn["generated"],
+                logprobs=logprobs,
+                reused_tokens=turn.get("reused", 0),
+            )
+        )
         start = end
     if start != len(row["entropy"]):
         raise ValueError(f"{len(row['entropy'])} tokens, of which the turns have {start}")
@@ -188,11 +198,13 @@ def _rollout(row: Mapping[str, Any]) -> Rollout:
         usage=Usage(
             prompt_tokens=row["prompt_tokens"],
             generated_tokens=row["generated_tokens"],
+            reused_tokens=row["reused_tokens"],
             model_calls=row["model_calls"],
         ),
         seconds=row["seconds"],
         error=row["error"],
         vote_key=row["outcome"],
+        branch=Branch.from_dict(json.loads(row["branch"])) if row["branch"] else None,
     )
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from entcent_agents.errors import MissingExtraError
 from evals.errors import StoreError, StoreVersionError
 from evals.store.database import RolloutStore
-from evals.store.record import COLUMNS, SCHEMA_VERSION, ColumnSpec
+from evals.store.record import COLUMNS, READ_SCHEMAS, SCHEMA_VERSION, ColumnSpec
 
 TABLE: Final = "rollouts.parquet"
 """Its name in the folder of a run."""
@@ -117,8 +117,10 @@ def _reading(path: Path) -> Generator[Any]:
             version = metadata.get(_SCHEMA_KEY, b"").decode()
             if not version:
                 raise StoreError(f"{path} is a Parquet file, but no table of rollouts")
-            if version != str(SCHEMA_VERSION):
-                raise StoreVersionError(f"{path} is of schema {version}; this release reads {SCHEMA_VERSION}")
+            if version not in READ_SCHEMAS:
+                raise StoreVersionError(
+                    f"{path} is of schema {version}; this release reads {' and '.join(READ_SCHEMAS)}"
+                )
             yield file
     except (OSError, pa.ArrowException) as error:
         raise StoreError(f"{path} cannot be read: {error}") from error
@@ -143,7 +145,7 @@ def _cleared(unfinished: Path) -> Generator[None]:
 
 
 def _with_arrays(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {column.name: _array(column, row[column.name]) for column in COLUMNS}
+    return {column.name: _array(column, row.get(column.name)) for column in COLUMNS}
 
 
 def _array(column: ColumnSpec, value: Any) -> Any:

@@ -11,9 +11,8 @@ from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.messages.tool import tool_call
 
 from entcent_agents.trajectory import Turn
-from evals.runner.group import Group
+from evals.runner.group import Group, GroupSize
 from evals.runner.models import Answer
-from evals.runner.settings import RunSettings
 from evals.suites.protocol import Reply, Task, ToolSpec, respond
 from evals.suites.registry import ENTRIES, load_suite
 
@@ -66,7 +65,7 @@ async def test_ground_truth_passes_in_every_rollout(name: str, category: str | N
             continue
         played += 1
         model = Knowing(suite, task)
-        group = Group(suite, task, model, RunSettings(model="m", n=N), range(N))
+        group = Group(suite, task, model, GroupSize(initial=N, most=N), seed=0)
         stored = [one async for one in group.rollouts()]
         assert [(one.reward, one.rollout.status) for one in stored] == [(1.0, "finished")] * N, task.id
         assert len({one.rollout.vote_key for one in stored}) == 1

@@ -18,6 +18,7 @@ from evals.errors import RunSettingsError, SuiteUnknownError
 from evals.runner.settings import RunSettings, run_settings
 from evals.store import DATABASE, TABLE, read_run
 from tests.chat_server import ChatServer
+from tests.evals import hesitant
 from tests.evals.sums import choices
 
 Serve = Callable[..., ChatServer]
@@ -156,3 +157,31 @@ def test_names_that_no_task_has_are_refused(suite: str, tmp_path: Path):
     arguments = ["run", suite, "--out", str(tmp_path / "out"), "--task", "product*"]
     with pytest.raises(ConfigurationError, match=r"no tasks called product\* in"):
         CliRunner().invoke(app, arguments, catch_exceptions=False)
+
+
+def test_rollouts_that_branch_are_run_stored_scored_and_compared(serve: Serve, run: Callable[..., str], tmp_path: Path):
+    server = serve(hesitant.choices)
+    model = ("--model", f"{server.base_url}#scripted", "--top-logprobs", 5)
+    run(*model, "-n", 4, "--out", tmp_path / "parallel")
+    branching = (*model, "--mode", "branching", "-n", 4, "--initial", 1, "--out", tmp_path / "branching")
+    said = run(*branching, "--threshold", 0.6, "--decision", "call")
+    tasks = read_run(tmp_path / "branching" / TABLE).tasks
+    assert f"{sum(map(len, tasks.values()))} rollouts of 4 tasks" in said
+    assert {one.rollout.branch.decision for task in tasks.values() for one in task if one.rollout.branch} == {"call"}
+    asked = len(server.answered)
+    assert "of at most 16 rollouts are stored already" in run(*branching, "--threshold", 0.6, "--decision", "call")
+    assert len(server.answered) == asked
+    with pytest.raises(RunSettingsError, match="policy"):
+        run(*branching, "--threshold", 0.7, "--decision", "call")
+    folders = [str(tmp_path / name) for name in ("parallel", "branching")]
+    scored = CliRunner().invoke(app, ["score", folders[1], "--draws", "1"], catch_exceptions=False)
+    assert "Selectors over 4 tasks" in scored.stdout
+    compared = CliRunner().invoke(app, ["compare", *folders], catch_exceptions=False).stdout
+    figures = {line.split("  ")[0].strip(): line.split() for line in compared.splitlines() if line.strip()}
+    generated = [
+        sum(one.rollout.usage.generated_tokens for task in read_run(Path(folder)).tasks.values() for one in task) / 4
+        for folder in folders
+    ]
+    assert [float(mean) for mean in figures["generated tokens"][2:4]] == pytest.approx(generated, abs=0.001)
+    assert "2 branching: where rollouts branched" in compared
+    assert figures["call, continued"][2] == figures["all"][1]
