@@ -21,7 +21,7 @@ from entcent_agents.chat.completion import Completion
 from entcent_agents.chat.continuation import ContinuationMethod, Continued, Joint, Prefix, continued, is_refused
 from entcent_agents.chat.digests import prompt_digest
 from entcent_agents.chat.forcing import WantedCalls, wanted_calls
-from entcent_agents.chat.sampling import SamplingPool, current_pool
+from entcent_agents.chat.sampling import SamplingPool, current_pool, makes_one_attempt
 from entcent_agents.chat.text_tools import read_calls
 from entcent_agents.errors import ConfigurationError, ContinuationError, ModelServerError
 from entcent_agents.logprobs import TokenLogprobs, token_offsets
@@ -153,6 +153,8 @@ async def branched(
         try:
             return replace(await ways[method](), passed_over=passed_over)
         except (ConfigurationError, ContinuationError) as error:
+            if isinstance(error, ContinuationError) and makes_one_attempt():
+                raise  # it may be billed, and a budget has reserved for one
             passed_over[method] = str(error)
         except ModelServerError as error:
             if not is_refused(error):

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from dataclasses import replace
 from typing import Any, Final, TypeVar
 from uuid import uuid4
 
 from entcent_agents.capture.recorder import LogprobsGeneration
 from entcent_agents.chat.answering import ModelCall
+from entcent_agents.chat.sampling import makes_one_attempt
 from entcent_agents.environments import Fork
+from entcent_agents.errors import ContinuationError, ModelServerError
 from entcent_agents.rollouts.branching import Tree
 from entcent_agents.rollouts.cleanup import discard, in_a_thread, to_the_end
 from entcent_agents.rollouts.enclosing import enclosing_effects
@@ -20,6 +22,7 @@ from entcent_agents.rollouts.heritage import Heritage, Origin
 from entcent_agents.rollouts.progress import ProgressReporter
 from entcent_agents.rollouts.released import Released
 from entcent_agents.rollouts.writing import Writing
+from entcent_agents.trajectory import BranchMethod
 
 T = TypeVar("T")
 
@@ -60,6 +63,7 @@ class Answers:
         self._reporter = reporter
         self._before = before
         self._origin = origin
+        self._methods: Sequence[BranchMethod] = tree.methods
 
     async def answer(self, call: ModelCall) -> LogprobsGeneration:
         """The answer, after it has branched."""
@@ -79,7 +83,13 @@ class Answers:
     async def _from_parent(self, call: ModelCall, origin: Origin) -> tuple[LogprobsGeneration, int]:
         self._origin = None  # another call of this moment is sampled
         try:
-            found = await call.branch(origin.said, origin.point, allowed=self._tree.methods)
+            found = await call.branch(origin.said, origin.point, allowed=self._methods)
+        except ContinuationError as error:
+            if not (makes_one_attempt() and "continued" in self._methods):
+                return await call.sample(), 0
+            self._origin, self._methods = origin, [method for method in self._methods if method != "continued"]
+            # What it generated is charged, and what is asked next has to be reserved: another attempt does both.
+            raise ModelServerError(str(error), broke_off=True) from error
         except BaseException:
             self._origin = origin  # the call may be made again
             raise

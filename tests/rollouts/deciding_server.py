@@ -91,7 +91,7 @@ class DecidingServer:
             self.sampled.append(json.dumps(messages))
             said = self.spoken(self.turns(turns_of(messages)), "")
             self.count(len(said))
-        return Reply(tokens=said[: body.get("max_tokens")], prompt_tokens=len(messages))
+        return Reply(tokens=said[: body.get("max_tokens")], prompt_tokens=100 * len(messages))
 
     def complete(self, body: dict[str, Any]) -> Reply:
         prompt, *ids = body["prompt"]

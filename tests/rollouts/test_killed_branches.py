@@ -26,7 +26,7 @@ from tests.chat_server import ChatServer
 from tests.forks import FORKS
 from tests.rollouts.deciding_server import DecidingServer, call
 from tests.rollouts.steps import Steps
-from tests.rollouts.test_branches import ASK, EAGER, agent_of, turns
+from tests.rollouts.test_branching import ASK, EAGER, agent_of, turns
 from tests.table import new_table, rows
 
 CONFIG: Any = {"configurable": {"thread_id": "request"}}
