@@ -72,6 +72,7 @@ class Answers:
         if (released := self._writing.released) and released.prompt == call.prompt:
             self._writing.released = None
             self._writing.recorder.reuse(released.generation.token_logprobs, released.reused_tokens)
+            self._writing.recorder.give_again(released.message_id)
             return released.generation
         if (origin := self._origin) is None or origin.prompt != call.prompt:
             answer, reused = await call.sample(), 0
