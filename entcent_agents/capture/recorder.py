@@ -121,7 +121,7 @@ class TurnRecorder(ModelAndToolHandler):
 
     def reuse(self, logprobs: TokenLogprobs | None, tokens: int) -> None:
         """The first tokens of an answer that is to come were not generated for it, but for another rollout."""
-        self._reuse = logprobs and (logprobs, tokens)
+        self._reuse = None if logprobs is None else (logprobs, tokens)
 
     def give_again(self, message_id: str | None) -> None:
         """An answer is given to the graph anew; where its turn is known, its tokens were counted."""
