@@ -1,5 +1,19 @@
 """Where to branch a rollout, and how many branches there may be: pure decisions."""
 
+from entcent_agents.branching.adaptive import Adaptive
+from entcent_agents.branching.decisions import DecisionToken, decision_tokens
 from entcent_agents.branching.point import BranchPoint
+from entcent_agents.branching.policy import BranchPolicy
+from entcent_agents.branching.pool import BudgetPool, allocate
+from entcent_agents.branching.watch import Watch
 
-__all__ = ["BranchPoint"]
+__all__ = [
+    "Adaptive",
+    "BranchPoint",
+    "BranchPolicy",
+    "BudgetPool",
+    "DecisionToken",
+    "Watch",
+    "allocate",
+    "decision_tokens",
+]
