@@ -112,18 +112,15 @@ def _shown(found: Hesitation, calibration: Calibration) -> list[RenderableType]:
     high, low = calibration.phases.thresholds or (0.0, 0.0)
     phases = calibration.phases
     return [
-        Text(
-            f"{model}top-k {found.top_k}: {found.tasks} tasks, {found.rollouts} rollouts, {found.turns} turns, "
-            f"{len(found.entropy):,} scored tokens"
-        ),
+        Text(f"{model}top-k {found.top_k}; {found.tasks} tasks, {found.rollouts} rollouts, {found.turns} turns"),
         Text(),
         _histogram(found, calibration),
         Text(),
         _percentiles(found, calibration),
         Text(),
         Text(
-            f"phases start at {high:g} nats (top {phases.top_percent:g} %) and end at {phases.consecutive_low} tokens "
-            f"in a row of at most {low:g} (bottom {phases.bottom_percent:g} %)"
+            f"phases of all {len(found.entropy):,} tokens: from {high:g} nats on (top {phases.top_percent:g} %),\n"
+            f"until {phases.consecutive_low} in a row have at most {low:g} (bottom {phases.bottom_percent:g} %)"
         ),
         *(Text(f"note: {caution}", "yellow") for caution in cautions(found, calibration)),
     ]
@@ -160,7 +157,7 @@ def _bar(count: int, of: int, *, above: bool) -> Text:
 
 def _percentiles(found: Hesitation, calibration: Calibration) -> Table:
     """Thresholds at several percentiles, and how much would branch."""
-    table = Table(box=None, pad_edge=False, title="thresholds, nats, and what branches at most", title_justify="left")
+    table = Table(box=None, pad_edge=False, title="thresholds in nats, and the share that branches at most", title_justify="left")
     table.add_column("percentile", justify="right")
     for name in (*DECISIONS, "turns", "rollouts"):
         table.add_column(name, justify="right")

@@ -222,6 +222,29 @@ def validity(
 
 
 @app.command()
+def calibrate(
+    runs: Runs,
+    out: Annotated[Path, typer.Option(metavar="FILE", help="Where the thresholds go.")] = Path("calibration.toml"),
+    only: Only = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first tasks of each run.")] = None,
+    percentile: Annotated[float, typer.Option(help="Branch above this percentile of decision tokens.")] = 90.0,
+    top_percent: Top = 1.0,
+    bottom_percent: Bottom = 80.0,
+    consecutive_low: Low = 2,
+    picture: Annotated[Path | None, typer.Option(metavar="FILE", help="What is printed, as an SVG picture.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything as one JSON object.")] = False,
+) -> None:
+    """Measure on stored rollouts from which entropy on a rollout should branch; their rewards are not looked at."""
+    from entcent_agents.cli.calibration import Wanted
+    from entcent_agents.phases import PhaseConfig
+    from evals.cli.calibrating import calibrate as measure
+
+    phases = PhaseConfig(top_percent=top_percent, bottom_percent=bottom_percent, consecutive_low=consecutive_low)
+    wanted = Wanted(percentile=percentile, phases=phases, out=out, picture=picture, as_json=as_json)
+    measure(runs, tuple(only or ()), limit, wanted)
+
+
+@app.command()
 def compare(
     first: Annotated[Path, typer.Argument(help="A run.")],
     second: Annotated[Path, typer.Argument(help="Another, on the same tasks.")],
