@@ -34,13 +34,13 @@ class _History:
         own: Branches that it made, by turn.
         habit: These, and those that its parents had made when it left them.
         first_opening: How certain it began: the mean entropy of its first tokens, nats.
-        called: Whether its last turn called a tool.
+        called: The turns in which it called a tool.
     """
 
     own: Counter[int] = field(default_factory=Counter[int])
     habit: Counter[int] = field(default_factory=Counter[int])
     first_opening: float | None = None
-    called: bool = False
+    called: set[int] = field(default_factory=set[int])
 
     def count(self, turn: int, branches: int = 1) -> None:
         self.own[turn] += branches
@@ -89,7 +89,7 @@ class Watch:
         """
         history = self._history(rollout)
         decisions = self._see(logprobs, reused)
-        risen = self._has_risen(history, turn, logprobs)
+        risen = self._has_risen(history, turn, logprobs, reused)
         room = min(
             room,
             self._policy.max_per_turn - history.own[turn],
@@ -112,16 +112,19 @@ class Watch:
             history.count(turn, len(points))
         return points
 
-    def begin(self, child: int, parent: int) -> None:
-        """A branch becomes a rollout: it inherits its parent's habit, and how certain its parent began.
+    def begin(self, child: int, *, parent: int, turn: int) -> None:
+        """A branch becomes a rollout, and inherits the habit of its parent and how certain that began.
 
         Args:
             child: Its number.
-            parent: That of the rollout it left; the turn that it left it in is the last one that was seen of it.
+            parent: That of the rollout which it left.
+            turn: The turn that it left it in.
         """
         left = self._history(parent)
         self._histories[child] = _History(
-            habit=Counter(left.habit), first_opening=left.first_opening, called=left.called
+            habit=Counter({earlier: count for earlier, count in left.habit.items() if earlier <= turn}),
+            first_opening=left.first_opening,
+            called={earlier for earlier in left.called if earlier < turn},
         )
 
     def recall(self, rollout: int, turn: int, logprobs: TokenLogprobs, *, branches: int, reused: int = 0) -> None:
@@ -136,7 +139,7 @@ class Watch:
         """
         history = self._history(rollout)
         self._see(logprobs, reused)
-        self._has_risen(history, turn, logprobs)
+        self._has_risen(history, turn, logprobs, reused)
         history.count(turn, branches)
 
     def _history(self, rollout: int) -> _History:
@@ -153,16 +156,20 @@ class Watch:
         self._entropies.extend(float(logprobs.entropy[each.token]) for each in decisions)
         return decisions
 
-    def _has_risen(self, history: _History, turn: int, logprobs: TokenLogprobs) -> bool:
-        """Whether a turn after a tool's result begins less certain than the first one did, by the policy's measure."""
-        after_tool, history.called = history.called, bool((logprobs.kind == SegmentKind.TOOL_NAME).any())
+    def _has_risen(self, history: _History, turn: int, logprobs: TokenLogprobs, reused: int) -> bool:
+        """Whether a turn after a tool's result begins less certain than the first one did, by the policy's measure.
+
+        Where its beginning is its parent's, so was the rise.
+        """
         opening = mean_entropy(logprobs.entropy[:OPENING])
         if turn == 0:
             history.first_opening = opening
+        if (logprobs.kind == SegmentKind.TOOL_NAME).any():
+            history.called.add(turn)
         limit, first = self._policy.after_tool, history.first_opening
-        if limit is None or not after_tool or opening is None or first is None or logprobs.top_k < 2:
+        if limit is None or reused or turn - 1 not in history.called or opening is None or first is None:
             return False
-        return (opening - first) / math.log(logprobs.top_k) > limit
+        return logprobs.top_k > 1 and (opening - first) / math.log(logprobs.top_k) > limit
 
     def _ranked(self, possible: list[BranchPoint]) -> list[tuple[float, BranchPoint]]:
         """The points, each with how far its entropy is above its bound, the farthest first, equals as they stand."""
