@@ -71,6 +71,12 @@ class PhaseConfig:
                     f"thresholds={self.thresholds!r} must be (high, low) in nats, finite, with high at or above low"
                 )
 
+    def __str__(self) -> str:
+        if self.thresholds is None:
+            return f"top {self.top_percent:g} %, bottom {self.bottom_percent:g} %, {self.consecutive_low} in a row"
+        high, low = self.thresholds
+        return f"from {high:g} nats, until {self.consecutive_low} in a row have at most {low:g}"
+
 
 def high_entropy_phases(
     entropy: ArrayLike,

@@ -52,6 +52,8 @@ class Calibration:
                 raise ConfigurationError(f"{name}={getattr(self, name)} must be at least 1")
         if not 0.0 <= self.percentile <= 100.0:
             raise ConfigurationError(f"percentile={self.percentile} must be a number from 0 to 100")
+        if not self.threshold:
+            raise ConfigurationError("no threshold: no token decides anything, or nobody knows what tokens belong to")
         for decision, nats in self.threshold.items():
             if not 0.0 <= nats < math.inf:
                 raise ConfigurationError(f"threshold.{decision}={nats} must be finite nats, at least 0")

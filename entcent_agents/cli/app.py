@@ -56,6 +56,9 @@ def run(
             help="Declare that a tool touches the real world: the selected rollout's calls are made, once.",
         ),
     ] = None,
+    calibration: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Thresholds of `entcent calibrate`, at the k they are of.")
+    ] = None,
     record: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Append the finished rollouts to FILE, for entcent score.")
     ] = None,
@@ -65,9 +68,11 @@ def run(
 
     Exit code 0: done. 2: refused, or failed. 3: the agent asks, and there is no terminal to ask at. 130: interrupted.
     """
+    from entcent_agents.branching import Calibration
     from entcent_agents.cli.run import RunSettings, run_task
     from entcent_agents.cli.setup import Setup
 
+    calibrated = None if calibration is None else Calibration.read(calibration)
     setup = Setup(
         db=db,
         workspace=workspace,
@@ -80,8 +85,9 @@ def run(
         tool_calling=tools,
         read=tuple(read or ()),
         external=tuple(external or ()),
+        **({} if calibrated is None else {"top_logprobs": calibrated.top_k}),
     )
-    run_task(RunSettings(task=task, setup=setup, record=record, as_json=as_json))
+    run_task(RunSettings(task=task, setup=setup, calibration=calibrated, record=record, as_json=as_json))
 
 
 @app.command()
@@ -104,6 +110,9 @@ def score(
     top_percent: Top = 1.0,
     bottom_percent: Bottom = 80.0,
     consecutive_low: Low = 2,
+    calibration: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Phases of `entcent calibrate`, in the place of those shares.")
+    ] = None,
     window: Annotated[
         float, typer.Option(help="Of group and tail signals: tokens, or a share of the trajectory below 1.")
     ] = 2048,
@@ -113,11 +122,14 @@ def score(
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as one JSON object.")] = False,
 ) -> None:
     """Rank recorded rollouts under every selector, without a model; with rewards, say how right each was."""
+    from entcent_agents.branching import Calibration
     from entcent_agents.cli.score import ScoreSettings, score_files
     from entcent_agents.phases import PhaseConfig
     from entcent_agents.signals import SignalSettings
 
     phases = PhaseConfig(top_percent=top_percent, bottom_percent=bottom_percent, consecutive_low=consecutive_low)
+    if calibration is not None:
+        phases = Calibration.read(calibration).phases
     score_files(
         ScoreSettings(
             files=tuple(files),

@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from entcent_agents.branching import Calibration
 from entcent_agents.cli import STARTED
 from entcent_agents.cli.result import Round, RunResult, print_questions, print_result, print_so_far
 from entcent_agents.cli.serving import serve
@@ -36,6 +37,7 @@ class RunSettings:
 
     task: str
     setup: Setup
+    calibration: Calibration | None
     record: Path | None
     as_json: bool
 
@@ -43,12 +45,15 @@ class RunSettings:
 def run_task(settings: RunSettings) -> None:
     """Run it and print the result; what can be seen to be wrong is refused before the model is started."""
     _require_sensible(settings)
-    prepared = Prepared(settings.setup)
+    setup, calibration = settings.setup, settings.calibration
+    prepared = Prepared(setup)
     from entcent_agents.cli.declarations import declared, external_tools
 
-    setup = settings.setup
     _announce(external_tools(prepared.agent, declared(setup.read, setup.external), prepared.names))
     result = RunResult(task=settings.task, model=setup.model)
+    if calibration is not None:
+        result.phases = calibration.phases
+        _warn_of_another_model(calibration, setup)
     view = RolloutView(setup.n, setup.model)
     try:
         asyncio.run(_run(settings, prepared, view, result))
@@ -82,6 +87,13 @@ def _announce(external: list[ToolEffect]) -> None:
         tools = ", ".join(f"{effect.tool} ({said[effect.source]})" for effect in external)
         text = f"{tools}: rollouts stop before such calls; those of the selected rollout are made for real, once"
         Console(stderr=True).print(Text.assemble(("EXTERNAL ", "bold yellow"), text), soft_wrap=True)
+
+
+def _warn_of_another_model(calibration: Calibration, setup: Setup) -> None:
+    """A name is no proof: one model has several, and a server may call any model as it likes."""
+    if calibration.model not in (None, setup.model_name):
+        text = f"calibrated on {calibration.model}: its entropies need not compare with those of {setup.model_name}"
+        Console(stderr=True).print(Text(text, "yellow"), soft_wrap=True)
 
 
 def _record(path: Path, result: RunResult) -> None:
@@ -125,10 +137,13 @@ def _graph(setup: Setup, agent: Any, prepared: Prepared, result: RunResult) -> A
 
     from entcent_agents.cli.declarations import declared
     from entcent_agents.prebuilt import entropy_centroid_graph
+    from entcent_agents.selection import LowestCentroid, default_selector
+    from entcent_agents.signals import SignalSettings
 
     return entropy_centroid_graph(
         agent,
         n=setup.n,
+        selector=default_selector(LowestCentroid(settings=SignalSettings(phases=result.phases))),
         seed=setup.seed,
         environments=prepared.environments,
         effects=declared(setup.read, setup.external),

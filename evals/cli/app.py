@@ -28,6 +28,9 @@ Calibration = Annotated[
     str | None,
     typer.Option(metavar="SHARE|RUN", help="Tasks set apart to choose parameters on: a share, or a run of others."),
 ]
+CalibrationFile = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Phases of `calibrate`, in the place of those shares.")
+]
 Choose = Annotated[
     list[str] | None,
     typer.Option(help="Choose by labels: phases, window, floor, chain, selector; needs a calibration split."),
@@ -154,6 +157,7 @@ def score(
     top_percent: Top = 1.0,
     bottom_percent: Bottom = 80.0,
     consecutive_low: Low = 2,
+    calibration: CalibrationFile = None,
     window: Window = 2048,
     draws: Draws = 20,
     null_shuffles: Shuffles = 20,
@@ -168,6 +172,7 @@ def score(
 
     asked = _asked(runs, only, part, segment, (top_percent, bottom_percent, consecutive_low), window)
     asked = _resampled(asked, draws, null_shuffles, seed, calibration_split, choose)
+    asked = _calibrated(asked, calibration)
     print_scores(asked, as_json=as_json, long=long)
 
 
@@ -181,6 +186,7 @@ def report(
     top_percent: Top = 1.0,
     bottom_percent: Bottom = 80.0,
     consecutive_low: Low = 2,
+    calibration: CalibrationFile = None,
     window: Window = 2048,
     draws: Draws = 20,
     null_shuffles: Shuffles = 20,
@@ -192,7 +198,8 @@ def report(
     from evals.cli.scoring import write_report
 
     asked = _asked(runs, only, part, segment, (top_percent, bottom_percent, consecutive_low), window)
-    write_report(_resampled(asked, draws, null_shuffles, seed, calibration_split, choose), out)
+    asked = _resampled(asked, draws, null_shuffles, seed, calibration_split, choose)
+    write_report(_calibrated(asked, calibration), out)
 
 
 @app.command()
@@ -300,3 +307,12 @@ def _resampled(
         calibration=calibration,
         choose=tuple(choose or ()),
     )
+
+
+def _calibrated(asked: ScoreRequest, file: Path | None) -> ScoreRequest:
+    if file is None:
+        return asked
+    from entcent_agents.branching import Calibration
+
+    found = Calibration.read(file)
+    return replace(asked, signals=replace(asked.signals, phases=found.phases), top_k=found.top_k)

@@ -12,7 +12,7 @@ from entcent_agents.errors import ConfigurationError
 from entcent_agents.signals import SignalSettings
 from evals.cli.printing import print_json, print_tables, watched, write_page
 from evals.errors import EvaluationError
-from evals.scoring.calibration import Parameters, Split, parameters, phases_in_words, split_by_share, split_by_tasks
+from evals.scoring.calibration import Parameters, Split, parameters, split_by_share, split_by_tasks
 from evals.scoring.candidates import Known, Part, TaskRollouts, tasks_of
 from evals.scoring.choosing import Resampling
 from evals.scoring.comparing import compare, shared
@@ -23,7 +23,7 @@ from evals.store import StoredRun, read_run
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoreRequest:
-    """The options of `score`, `compare` and `report`."""
+    """The options of `score`, `compare` and `report`; with fixed thresholds of phases, the k that they are of."""
 
     runs: tuple[Path, ...]
     signals: SignalSettings
@@ -33,6 +33,7 @@ class ScoreRequest:
     segments: tuple[str, ...] = ()
     calibration: str | None = None
     choose: tuple[str, ...] = ()
+    top_k: int | None = None
 
 
 def score(asked: ScoreRequest, *, as_json: bool, long: bool) -> None:
@@ -86,7 +87,16 @@ def _known(asked: ScoreRequest, runs: Sequence[StoredRun]) -> Known:
     known = tasks_of(runs, part=asked.part, kinds=segment_kinds(asked.segments), suites=asked.only)
     if not known.tasks:
         raise no_tasks()
+    if asked.top_k is not None:
+        _require_k(asked.top_k, known.tasks)
     return known
+
+
+def _require_k(top_k: int, tasks: Sequence[TaskRollouts]) -> None:
+    found = {rollout.trajectory.top_k for task in tasks for rollout in task.rollouts} - {top_k, None}
+    if found:
+        others = " and ".join("several k" if not k else f"top-k {k}" for k in sorted(found))
+        raise ConfigurationError(f"calibrated at top-k {top_k}, and some rollouts have {others}: these do not compare")
 
 
 def _split(asked: ScoreRequest, tasks: Sequence[TaskRollouts]) -> Split | None:
@@ -125,7 +135,7 @@ def measuring_lines(asked: ScoreRequest, runs: Sequence[StoredRun], known: Known
         for run in runs
     }
     lines |= {
-        "phases": phases_in_words(asked.signals.phases),
+        "phases": str(asked.signals.phases),
         "window": f"{asked.signals.window:g}",
         "resampling": f"{resampling.draws} draws, {resampling.shuffles} shuffles, seed {resampling.seed}",
     }
