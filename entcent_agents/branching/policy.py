@@ -94,7 +94,8 @@ class BranchPolicy:
             ConfigurationError: On settings that cannot be, or where the file cannot be read.
         """
         threshold = Calibration.read(path).threshold
-        return cls(**{"threshold": threshold, "decisions": tuple(threshold), **settings})
+        given: dict[str, Any] = {"threshold": threshold, "decisions": tuple(threshold), **settings}
+        return cls(**given)
 
     def bound(self, decision: Decision) -> float:
         """What the entropy of a token that decides this has to be above, nats, habit and percentile aside."""

@@ -157,9 +157,7 @@ def _bar(count: int, of: int, *, above: bool) -> Text:
 
 def _percentiles(found: Hesitation, calibration: Calibration) -> Table:
     """Thresholds at several percentiles, and how much would branch."""
-    table = Table(
-        box=None, pad_edge=False, title="thresholds in nats, and the share that branches at most", title_justify="left"
-    )
+    table = Table(box=None, pad_edge=False, title="thresholds (nats), and what branches at most", title_justify="left")
     table.add_column("percentile", justify="right")
     for name in (*DECISIONS, "turns", "rollouts"):
         table.add_column(name, justify="right")

@@ -93,10 +93,10 @@ def _known(asked: ScoreRequest, runs: Sequence[StoredRun]) -> Known:
 
 
 def _require_k(top_k: int, tasks: Sequence[TaskRollouts]) -> None:
-    found = {rollout.trajectory.top_k for task in tasks for rollout in task.rollouts} - {top_k, None}
-    if found:
-        others = " and ".join("several k" if not k else f"top-k {k}" for k in sorted(found))
-        raise ConfigurationError(f"calibrated at top-k {top_k}, and some rollouts have {others}: these do not compare")
+    found = {rollout.trajectory.top_k for task in tasks for rollout in task.rollouts}
+    if others := sorted(k for k in found if k not in (None, top_k)):
+        said = " and ".join(f"top-k {k}" if k else "several k" for k in others)
+        raise ConfigurationError(f"calibrated at top-k {top_k}, and some rollouts have {said}: these do not compare")
 
 
 def _split(asked: ScoreRequest, tasks: Sequence[TaskRollouts]) -> Split | None:
