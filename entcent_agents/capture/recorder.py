@@ -81,6 +81,7 @@ class TurnRecorder(ModelAndToolHandler):
         self._ids_by_words: dict[str, str] = {}
         self._streamed: dict[UUID, TokenLogprobs] = {}
         self._reuse: tuple[TokenLogprobs, int] | None = None
+        self._again: str | None = None
         self._on_turn = on_turn
         self._prices = prices or {}
         self._calls: dict[UUID, _Call] = {}
@@ -120,7 +121,11 @@ class TurnRecorder(ModelAndToolHandler):
 
     def reuse(self, logprobs: TokenLogprobs | None, tokens: int) -> None:
         """The first tokens of an answer that is to come were not generated for it, but for another rollout."""
-        self._reuse = logprobs and (logprobs, tokens)
+        self._reuse = None if logprobs is None else (logprobs, tokens)
+
+    def give_again(self, message_id: str | None) -> None:
+        """An answer is given to the graph anew; where its turn is known, its tokens were counted."""
+        self._again = message_id if message_id in self.turns else None
 
     def count(self, usage: Usage) -> None:
         """Add to the usage, from whatever thread."""
@@ -188,7 +193,7 @@ class TurnRecorder(ModelAndToolHandler):
         self.count(Usage(model_calls=len(response.generations)))
         for generation in generations_of(response):
             message = getattr(generation, "message", None)
-            again = isinstance(message, AIMessage) and message.id in self.turns  # counted, and given to the graph anew
+            again = message is not None and message.id is not None and message.id == self._again
             counted = counted_usage(generation)
             if generation.generation_info:
                 generation.generation_info.pop(RAW, None)  # the message has them too, for now

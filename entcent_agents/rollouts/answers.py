@@ -72,6 +72,7 @@ class Answers:
         if (released := self._writing.released) and released.prompt == call.prompt:
             self._writing.released = None
             self._writing.recorder.reuse(released.generation.token_logprobs, released.reused_tokens)
+            self._writing.recorder.give_again(released.message_id)
             return released.generation
         if (origin := self._origin) is None or origin.prompt != call.prompt:
             answer, reused = await call.sample(), 0
@@ -87,7 +88,8 @@ class Answers:
         except ContinuationError as error:
             if not (makes_one_attempt() and "continued" in self._methods):
                 return await call.sample(), 0
-            self._origin, self._methods = origin, [method for method in self._methods if method != "continued"]
+            others: list[BranchMethod] = [method for method in self._methods if method != "continued"]
+            self._origin, self._methods = origin, others
             # What it generated is charged, and what is asked next has to be reserved: another attempt does both.
             raise ModelServerError(str(error), broke_off=True) from error
         except BaseException:

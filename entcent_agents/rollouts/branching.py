@@ -28,7 +28,7 @@ class Branching:
     Attributes:
         policy: Where and how often a rollout branches.
         initial: How many rollouts are sampled from the beginning.
-        methods: In which ways a branch may be made; the first that the server can do, in this order.
+        methods: In which ways a branch may be made; the best one that the server can do is taken.
 
     Raises:
         ConfigurationError: On settings that cannot work.

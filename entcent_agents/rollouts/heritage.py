@@ -64,7 +64,7 @@ class Origin:
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> Self:
         """Read what `to_dict` wrote."""
-        point = {**record["point"], "kind": SegmentKind(record["point"]["kind"])}
+        point: dict[str, Any] = {**record["point"], "kind": SegmentKind(record["point"]["kind"])}
         return cls(
             parent=record["parent"],
             turn=record["turn"],

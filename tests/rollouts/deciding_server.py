@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tests.chat_server import Reply, Request, Token
-from tests.continuing_server import plain, stream
+from tests.continuing_server import plain, stream, whole
 
 Slot = Sequence[str]
 """What the model may say in one token. It says the first, unless it goes on from another."""
@@ -106,7 +106,8 @@ class DecidingServer:
             said = self.spoken(self.turns(turns_of(messages)), prefix)
             self.count(len(said))
         events = [{"text": token.says, "logprobs": {"content": [token.entry()]}} for token in said]
-        return Reply(raw=stream(events[: body.get("max_tokens")], prompt=len(body["prompt"])))
+        shape = stream if body.get("stream") else whole
+        return Reply(raw=shape(events[: body.get("max_tokens")], prompt=len(body["prompt"])))
 
     def count(self, tokens: int) -> None:
         with self._lock:
