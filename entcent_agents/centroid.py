@@ -16,7 +16,7 @@ def entropy_centroid(
     Args:
         entropy: Nats, shape `(T,)`, all turns of the trajectory in order; NaN (unscored) tokens take no position.
         config: When phases start and end; default `PhaseConfig()`.
-        thresholds: Fixed `(high, low)` in nats; by default percentiles of this trajectory.
+        thresholds: Fixed `(high, low)` in nats; default: those of `config`, else percentiles of this trajectory.
 
     Returns:
         In the open interval (0, 1), low meaning early exploration and then confidence; None without a phase.

@@ -38,15 +38,18 @@ class PhaseConfig:
         top_percent: A phase starts at a token among this top share of the trajectory's entropies, percent.
         bottom_percent: It ends at tokens among this bottom share, percent.
         consecutive_low: How many such tokens in a row end it.
+        thresholds: Fixed `(high, low)` in nats, in the place of the shares: calibrated ones, say. Entropies of another
+            model, server or top-k do not compare with them.
 
     Raises:
-        ConfigurationError: When a share is no number from 0 to 100, both exceed 100 together, or
-            `consecutive_low` is no whole number from 1.
+        ConfigurationError: When a share is no number from 0 to 100, both exceed 100 together, `consecutive_low` is no
+            whole number from 1, or the thresholds are no finite numbers from 0, the high one first.
     """
 
     top_percent: float = 1.0
     bottom_percent: float = 80.0
     consecutive_low: int = 2
+    thresholds: Thresholds | None = None
 
     def __post_init__(self) -> None:
         for name in ("top_percent", "bottom_percent"):
@@ -61,6 +64,18 @@ class PhaseConfig:
         low: object = self.consecutive_low
         if isinstance(low, bool) or not isinstance(low, Integral) or low < 1:
             raise ConfigurationError(f"consecutive_low={low!r} must be a whole number of tokens, at least 1")
+        if self.thresholds is not None:
+            high, low = self.thresholds
+            if not 0.0 <= low <= high < math.inf:  # NaN too
+                raise ConfigurationError(
+                    f"thresholds={self.thresholds!r} must be (high, low) in nats, finite, with high at or above low"
+                )
+
+    def __str__(self) -> str:
+        if self.thresholds is None:
+            return f"top {self.top_percent:g} %, bottom {self.bottom_percent:g} %, {self.consecutive_low} in a row"
+        high, low = self.thresholds
+        return f"from {high:g} nats, until {self.consecutive_low} in a row have at most {low:g}"
 
 
 def high_entropy_phases(
@@ -76,7 +91,7 @@ def high_entropy_phases(
     Args:
         entropy: Nats, shape `(T,)`, all turns of the trajectory in order; NaN (unscored) tokens take no position.
         config: When phases start and end; default `PhaseConfig()`.
-        thresholds: Fixed `(high, low)` in nats; by default percentiles of this trajectory.
+        thresholds: Fixed `(high, low)` in nats; default: those of `config`, else percentiles of this trajectory.
 
     Returns:
         Phases that do not overlap, by ascending start.
@@ -104,7 +119,7 @@ def phase_spans(
     none = np.empty(0, np.intp)
     if not len(scored):
         return none, none
-    high, low = thresholds or _percentiles(scored, config)
+    high, low = thresholds or config.thresholds or _percentiles(scored, config)
     if not high >= low:  # NaN too
         raise ConfigurationError(f"thresholds=({high}, {low}): the high threshold is below the low one, or NaN")
     starts = np.flatnonzero(scored >= high if high > low else scored > low)

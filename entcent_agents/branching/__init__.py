@@ -1,7 +1,9 @@
 """Where to branch a rollout, and how many branches there may be: pure decisions."""
 
 from entcent_agents.branching.adaptive import Adaptive
+from entcent_agents.branching.calibration import Calibration
 from entcent_agents.branching.decisions import DecisionToken, decision_tokens
+from entcent_agents.branching.hesitation import Hesitation, hesitation
 from entcent_agents.branching.point import BranchPoint
 from entcent_agents.branching.policy import BranchPolicy
 from entcent_agents.branching.pool import BudgetPool, allocate
@@ -12,8 +14,11 @@ __all__ = [
     "BranchPoint",
     "BranchPolicy",
     "BudgetPool",
+    "Calibration",
     "DecisionToken",
+    "Hesitation",
     "Watch",
     "allocate",
     "decision_tokens",
+    "hesitation",
 ]

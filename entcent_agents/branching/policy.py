@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Final, get_args
+from pathlib import Path
+from typing import Any, Final, Self, get_args
 
+from entcent_agents.branching.calibration import Calibration
 from entcent_agents.branching.checks import check_count, check_number
 from entcent_agents.errors import ConfigurationError
 from entcent_agents.trajectory import Decision
@@ -79,6 +81,21 @@ class BranchPolicy:
             raise ConfigurationError("min_probability=0 must be above 0")
         for name in ("min_seen", "max_per_turn", "max_per_rollout"):
             check_count(name, getattr(self, name), least=1)
+
+    @classmethod
+    def from_file(cls, path: Path | str, **settings: Any) -> Self:
+        """A policy with calibrated thresholds; where nothing was measured, it does not branch.
+
+        Args:
+            path: What `entcent calibrate` wrote.
+            **settings: Of the policy; they count more than the file.
+
+        Raises:
+            ConfigurationError: On settings that cannot be, or where the file cannot be read.
+        """
+        threshold = Calibration.read(path).threshold
+        given: dict[str, Any] = {"threshold": threshold, "decisions": tuple(threshold), **settings}
+        return cls(**given)
 
     def bound(self, decision: Decision) -> float:
         """What the entropy of a token that decides this has to be above, nats, habit and percentile aside."""

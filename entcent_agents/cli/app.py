@@ -18,29 +18,36 @@ models = typer.Typer(help="The models that run on this computer.", no_args_is_he
 app.add_typer(models, name="models")
 
 DEFAULT_MODEL = "qwen2.5-coder-1.5b"
+MODEL_HELP = "A model of `entcent models list`, a .gguf file, or http://…/v1#name."
+Database = Annotated[Path | None, typer.Option("--db", help="SQLite database the agent works on.")]
+Workspace = Annotated[Path | None, typer.Option(help="Folder the agent works in.")]
+Model = Annotated[str, typer.Option(help=MODEL_HELP)]
+Agent = Annotated[
+    str | None, typer.Option(metavar="FILE:FACTORY", help="Your own: factory(model, environments) → graph.")
+]
+Temperature = Annotated[float, typer.Option(help="Sampling temperature.")]
+Seed = Annotated[int | None, typer.Option(help="Makes sampling repeatable on a deterministic server.")]
+MaxTokens = Annotated[int, typer.Option(help="Most tokens of one turn.")]
+Tools = Annotated[Literal["text", "native"], typer.Option(help="How the model is told of its tools and calls them.")]
+Read = Annotated[list[str] | None, typer.Option("--read", metavar="TOOL", help="Declare that a tool changes nothing.")]
+Top = Annotated[float, typer.Option(help="A phase starts among this top share of entropies.")]
+Bottom = Annotated[float, typer.Option(help="A phase ends among this bottom share.")]
+Low = Annotated[int, typer.Option(help="How many such tokens in a row end it.")]
 
 
 @app.command()
 def run(
     task: Annotated[str, typer.Argument(help="What the agent is to do, in words.")],
-    db: Annotated[Path | None, typer.Option("--db", help="SQLite database the agent works on.")] = None,
-    workspace: Annotated[Path | None, typer.Option(help="Folder the agent works in.")] = None,
-    model: Annotated[
-        str, typer.Option(help="A model of `entcent models list`, a .gguf file, or http://…/v1#name.")
-    ] = DEFAULT_MODEL,
-    agent: Annotated[
-        str | None, typer.Option(metavar="FILE:FACTORY", help="Your own: factory(model, environments) → graph.")
-    ] = None,
+    db: Database = None,
+    workspace: Workspace = None,
+    model: Model = DEFAULT_MODEL,
+    agent: Agent = None,
     n: Annotated[int, typer.Option("-n", "--rollouts", help="How many rollouts.")] = 4,
-    temperature: Annotated[float, typer.Option(help="Sampling temperature.")] = 0.7,
-    seed: Annotated[int | None, typer.Option(help="Makes sampling repeatable on a deterministic server.")] = None,
-    max_tokens: Annotated[int, typer.Option(help="Most tokens of one turn.")] = 400,
-    tools: Annotated[
-        Literal["text", "native"], typer.Option(help="How the model is told of its tools and calls them.")
-    ] = "text",
-    read: Annotated[
-        list[str] | None, typer.Option("--read", metavar="TOOL", help="Declare that a tool changes nothing.")
-    ] = None,
+    temperature: Temperature = 0.7,
+    seed: Seed = None,
+    max_tokens: MaxTokens = 400,
+    tools: Tools = "text",
+    read: Read = None,
     external: Annotated[
         list[str] | None,
         typer.Option(
@@ -48,6 +55,9 @@ def run(
             metavar="TOOL",
             help="Declare that a tool touches the real world: the selected rollout's calls are made, once.",
         ),
+    ] = None,
+    calibration: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Thresholds of `entcent calibrate`, at the k they are of.")
     ] = None,
     record: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Append the finished rollouts to FILE, for entcent score.")
@@ -58,26 +68,26 @@ def run(
 
     Exit code 0: done. 2: refused, or failed. 3: the agent asks, and there is no terminal to ask at. 130: interrupted.
     """
+    from entcent_agents.branching import Calibration
     from entcent_agents.cli.run import RunSettings, run_task
+    from entcent_agents.cli.setup import Setup
 
-    run_task(
-        RunSettings(
-            task=task,
-            db=db,
-            workspace=workspace,
-            model=model,
-            agent=agent,
-            n=n,
-            temperature=temperature,
-            seed=seed,
-            max_tokens=max_tokens,
-            tool_calling=tools,
-            read=tuple(read or ()),
-            external=tuple(external or ()),
-            record=record,
-            as_json=as_json,
-        )
+    calibrated = None if calibration is None else Calibration.read(calibration)
+    setup = Setup(
+        db=db,
+        workspace=workspace,
+        model=model,
+        agent=agent,
+        n=n,
+        temperature=temperature,
+        seed=seed,
+        max_tokens=max_tokens,
+        tool_calling=tools,
+        read=tuple(read or ()),
+        external=tuple(external or ()),
+        **({} if calibrated is None else {"top_logprobs": calibrated.top_k}),
     )
+    run_task(RunSettings(task=task, setup=setup, calibration=calibrated, record=record, as_json=as_json))
 
 
 @app.command()
@@ -97,9 +107,12 @@ def score(
     segment: Annotated[
         list[str] | None, typer.Option(metavar="KIND", help="Signals of these tokens alone, say tool-argument.")
     ] = None,
-    top_percent: Annotated[float, typer.Option(help="A phase starts among this top share of entropies.")] = 1.0,
-    bottom_percent: Annotated[float, typer.Option(help="A phase ends among this bottom share.")] = 80.0,
-    consecutive_low: Annotated[int, typer.Option(help="How many such tokens in a row end it.")] = 2,
+    top_percent: Top = 1.0,
+    bottom_percent: Bottom = 80.0,
+    consecutive_low: Low = 2,
+    calibration: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Phases of `entcent calibrate`, in the place of those shares.")
+    ] = None,
     window: Annotated[
         float, typer.Option(help="Of group and tail signals: tokens, or a share of the trajectory below 1.")
     ] = 2048,
@@ -109,11 +122,14 @@ def score(
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as one JSON object.")] = False,
 ) -> None:
     """Rank recorded rollouts under every selector, without a model; with rewards, say how right each was."""
+    from entcent_agents.branching import Calibration
     from entcent_agents.cli.score import ScoreSettings, score_files
     from entcent_agents.phases import PhaseConfig
     from entcent_agents.signals import SignalSettings
 
     phases = PhaseConfig(top_percent=top_percent, bottom_percent=bottom_percent, consecutive_low=consecutive_low)
+    if calibration is not None:
+        phases = Calibration.read(calibration).phases
     score_files(
         ScoreSettings(
             files=tuple(files),
@@ -131,10 +147,77 @@ def score(
 
 
 @app.command()
-def doctor(
+def calibrate(
+    files: Annotated[
+        list[Path] | None, typer.Argument(metavar="[FILE]...", help="Recorded rollouts; see docs/recordings.md.")
+    ] = None,
+    questions: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Ask these, one a line, instead; about 10 are enough.")
+    ] = None,
+    out: Annotated[Path, typer.Option(metavar="FILE", help="Where the thresholds go.")] = Path("calibration.toml"),
+    percentile: Annotated[float, typer.Option(help="Branch above this percentile of decision tokens.")] = 90.0,
+    top_percent: Top = 1.0,
+    bottom_percent: Bottom = 80.0,
+    consecutive_low: Low = 2,
+    picture: Annotated[Path | None, typer.Option(metavar="FILE", help="What is printed, as an SVG picture.")] = None,
+    db: Database = None,
+    workspace: Workspace = None,
     model: Annotated[
-        str, typer.Option(help="A model of `entcent models list`, a .gguf file, or http://…/v1#name.")
-    ] = DEFAULT_MODEL,
+        str | None, typer.Option(help=f"{MODEL_HELP} Of recorded rollouts: the name that is written down.")
+    ] = None,
+    agent: Agent = None,
+    n: Annotated[int, typer.Option("-n", "--rollouts", help="How many rollouts of each question.")] = 2,
+    temperature: Temperature = 0.7,
+    seed: Seed = None,
+    max_tokens: MaxTokens = 400,
+    top_logprobs: Annotated[int, typer.Option(min=1, help="k: alternatives asked for at each token.")] = 10,
+    tools: Tools = "text",
+    read: Read = None,
+    record: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Append the rollouts to FILE, to calibrate on them again.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything as one JSON object.")] = False,
+) -> None:
+    """Measure from which entropy on a rollout should branch, on about 10 tasks without labels.
+
+    Takes recorded rollouts, or asks questions of a model with an agent's tools; nothing that these rollouts do is
+    committed, and no external call is made. Then: entcent run TASK --calibration calibration.toml
+    """
+    from entcent_agents.cli.calibrate import CalibrateSettings
+    from entcent_agents.cli.calibrate import calibrate as measure
+    from entcent_agents.cli.calibration import Wanted
+    from entcent_agents.cli.setup import Setup
+    from entcent_agents.phases import PhaseConfig
+
+    phases = PhaseConfig(top_percent=top_percent, bottom_percent=bottom_percent, consecutive_low=consecutive_low)
+    setup = Setup(
+        db=db,
+        workspace=workspace,
+        model=model or DEFAULT_MODEL,
+        agent=agent,
+        n=n,
+        temperature=temperature,
+        seed=seed,
+        max_tokens=max_tokens,
+        tool_calling=tools,
+        read=tuple(read or ()),
+        top_logprobs=top_logprobs,
+    )
+    measure(
+        CalibrateSettings(
+            files=tuple(files or ()),
+            questions=questions,
+            model=model,
+            setup=setup,
+            record=record,
+            wanted=Wanted(percentile=percentile, phases=phases, out=out, picture=picture, as_json=as_json),
+        )
+    )
+
+
+@app.command()
+def doctor(
+    model: Model = DEFAULT_MODEL,
     as_json: Annotated[bool, typer.Option("--json", help="Print the record as one JSON object.")] = False,
 ) -> None:
     """Measure what a model's server can do: log-probabilities, tools, choices, temperature.

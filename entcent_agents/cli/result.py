@@ -16,6 +16,7 @@ from rich.text import Text
 from entcent_agents.cli.calls import WatchedLedger, call_of
 from entcent_agents.cli.text import printable, readable
 from entcent_agents.ledger import State
+from entcent_agents.phases import PhaseConfig
 from entcent_agents.trajectory import Rollout, Spent
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ class RunResult:
     Attributes:
         task: What was asked.
         model: Who was asked.
+        phases: What counts as phases.
         ledger: Of its external calls.
         rounds: Those that were committed.
         questions: What the agent asks, and nobody has answered.
@@ -63,6 +65,7 @@ class RunResult:
 
     task: str
     model: str
+    phases: PhaseConfig = field(default_factory=PhaseConfig)
     ledger: WatchedLedger = field(default_factory=WatchedLedger)
     rounds: list[Round] = field(default_factory=list[Round])
     questions: Sequence[Interrupt[Any]] = ()
@@ -99,7 +102,7 @@ def print_result(result: RunResult, *, as_json: bool) -> None:
     console = Console(highlight=False)
     for number, each in enumerate(result.rounds, 1):
         title = "rollouts" if len(result.rounds) == 1 else f"round {number} of {len(result.rounds)}"
-        console.print(_table(each, title))
+        console.print(_table(each, title, result.phases))
         console.print(_reason(each.selection))
     console.print(Panel(Text(result.answer or ""), title="answer", title_align="left"))
     _print_committed(console, result)
@@ -145,7 +148,7 @@ def print_so_far(result: RunResult, why: str, *, committing: bool = False) -> No
         _print_committed(console, result)
 
 
-def _measures(rollout: Rollout) -> dict[str, Any]:
+def _measures(rollout: Rollout, phases: PhaseConfig) -> dict[str, Any]:
     trajectory = rollout.trajectory
     return {
         "rollout": rollout.index,
@@ -154,8 +157,8 @@ def _measures(rollout: Rollout) -> dict[str, Any]:
         "generated_tokens": trajectory.generated_tokens,
         "scored_tokens": trajectory.scored_tokens,
         "coverage": trajectory.coverage,
-        "phases": trajectory.phases(),
-        "centroid": trajectory.centroid(),
+        "phases": trajectory.phases(phases),
+        "centroid": trajectory.centroid(phases),
         "mean_entropy": trajectory.mean_entropy,
         "outcome": rollout.vote_key,
         "seconds": rollout.seconds,
@@ -167,8 +170,8 @@ def _plain(result: RunResult) -> dict[str, Any]:
     return {
         "task": result.task,
         "model": result.model,
-        **_plain_round(result.rounds[-1]),
-        "rounds": [_plain_round(each) for each in result.rounds],
+        **_plain_round(result.rounds[-1], result.phases),
+        "rounds": [_plain_round(each, result.phases) for each in result.rounds],
         "committed": {"changes": result.changes, "calls": result.calls},
         "answer": result.answer,
         "usage": result.spent.to_dict(),
@@ -177,17 +180,17 @@ def _plain(result: RunResult) -> dict[str, Any]:
     }
 
 
-def _plain_round(each: Round) -> dict[str, Any]:
-    return {"rollouts": [_measures(rollout) for rollout in each.rollouts], "selection": each.selection}
+def _plain_round(each: Round, phases: PhaseConfig) -> dict[str, Any]:
+    return {"rollouts": [_measures(rollout, phases) for rollout in each.rollouts], "selection": each.selection}
 
 
-def _table(each: Round, title: str) -> Table:
+def _table(each: Round, title: str, phases: PhaseConfig) -> Table:
     table = Table(box=None, pad_edge=False, title_justify="left", title=title)
     names = ("#", "status", "turns", "tokens", "coverage", "scored", "phases", "centroid", "mean H", "s")
     for name in names:
         table.add_column(name, justify="left" if name == "status" else "right")
     for rollout in each.rollouts:
-        seen = _measures(rollout)
+        seen = _measures(rollout, phases)
         won = rollout.index == each.selection["winner"]
         table.add_row(
             f"{'→ ' if won else ''}{rollout.index}",

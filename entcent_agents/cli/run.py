@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final
 
 import typer
 from rich.console import Console
 from rich.text import Text
 
+from entcent_agents.branching import Calibration
 from entcent_agents.cli import STARTED
-from entcent_agents.cli.agents import agent_factory, build_agent
 from entcent_agents.cli.result import Round, RunResult, print_questions, print_result, print_so_far
-from entcent_agents.cli.serving import Served, address_of, serve
+from entcent_agents.cli.serving import serve
+from entcent_agents.cli.setup import Prepared, Setup
 from entcent_agents.cli.view import RolloutView
-from entcent_agents.environments import DirectoryEnvironment, Environment, SqliteEnvironment
 from entcent_agents.errors import ConfigurationError
 from entcent_agents.ledger import LedgerSettings
 from entcent_agents.trajectory import Rollout
@@ -26,12 +25,10 @@ from entcent_agents.trajectory import Rollout
 if TYPE_CHECKING:  # LangGraph takes seconds to import, and a refusal should not
     from langgraph.types import Interrupt
 
-    from entcent_agents.chat.model import ChatLogprobs
     from entcent_agents.effects import ToolEffect
 
 QUESTIONS_LEFT: Final = 3
 """Exit code where the agent asks and nobody is there."""
-_NOT_STARTED: Final = Served("http://127.0.0.1:9/v1", "not started", None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,17 +36,8 @@ class RunSettings:
     """The options of `entcent run`, as the command line has them."""
 
     task: str
-    db: Path | None
-    workspace: Path | None
-    model: str
-    agent: str | None
-    n: int
-    temperature: float
-    seed: int | None
-    max_tokens: int
-    tool_calling: Literal["text", "native"]
-    read: tuple[str, ...]
-    external: tuple[str, ...]
+    setup: Setup
+    calibration: Calibration | None
     record: Path | None
     as_json: bool
 
@@ -57,24 +45,18 @@ class RunSettings:
 def run_task(settings: RunSettings) -> None:
     """Run it and print the result; what can be seen to be wrong is refused before the model is started."""
     _require_sensible(settings)
-    environments = _environments(settings)
-    factory = agent_factory(settings.agent)
-    if settings.agent is None and not environments:
-        raise ConfigurationError("the agent has no tools: pass --db FILE or --workspace DIR")
+    setup, calibration = settings.setup, settings.calibration
+    prepared = Prepared(setup)
     from entcent_agents.cli.declarations import declared, external_tools
 
-    names = [environment.name for environment in environments]
-    # A model of this computer has no address yet; an agent that is only looked at asks it nothing.
-    agent = build_agent(factory, _model(settings, address_of(settings.model) or _NOT_STARTED), names)
-    _announce(external_tools(agent, declared(settings.read, settings.external), names))
-
-    def agent_on(served: Served) -> Any:
-        return build_agent(factory, _model(settings, served), names) if address_of(settings.model) is None else agent
-
-    result = RunResult(task=settings.task, model=settings.model)
-    view = RolloutView(settings.n, settings.model)
+    _announce(external_tools(prepared.agent, declared(setup.read, setup.external), prepared.names))
+    result = RunResult(task=settings.task, model=setup.model)
+    if calibration is not None:
+        result.phases = calibration.phases
+        _warn_of_another_model(calibration, setup)
+    view = RolloutView(setup.n, setup.model)
     try:
-        asyncio.run(_run(settings, environments, agent_on, view, result))
+        asyncio.run(_run(settings, prepared, view, result))
     except KeyboardInterrupt:
         print_so_far(result, "interrupted", committing=view.committing)
         raise typer.Exit(130) from None
@@ -91,15 +73,11 @@ def run_task(settings: RunSettings) -> None:
 
 
 def _require_sensible(settings: RunSettings) -> None:
-    if settings.n < 1:
-        raise ConfigurationError(f"-n {settings.n}: at least one rollout is needed")
-    if not 0.0 <= settings.temperature <= 2.0:
-        raise ConfigurationError(f"--temperature {settings.temperature} is outside 0 to 2")
+    settings.setup.require_sensible()
     if not settings.task.strip():
         raise ConfigurationError("the task is empty: say what the agent is to do")
     if settings.record is not None:
-        _require_writable(settings.record)
-    address_of(settings.model)
+        require_writable("--record", settings.record)
 
 
 def _announce(external: list[ToolEffect]) -> None:
@@ -109,6 +87,13 @@ def _announce(external: list[ToolEffect]) -> None:
         tools = ", ".join(f"{effect.tool} ({said[effect.source]})" for effect in external)
         text = f"{tools}: rollouts stop before such calls; those of the selected rollout are made for real, once"
         Console(stderr=True).print(Text.assemble(("EXTERNAL ", "bold yellow"), text), soft_wrap=True)
+
+
+def _warn_of_another_model(calibration: Calibration, setup: Setup) -> None:
+    """A name is no proof: one model has several, and a server may call any model as it likes."""
+    if calibration.model not in (None, setup.model_name):
+        text = f"calibrated on {calibration.model}: its entropies need not compare with those of {setup.model_name}"
+        Console(stderr=True).print(Text(text, "yellow"), soft_wrap=True)
 
 
 def _record(path: Path, result: RunResult) -> None:
@@ -124,55 +109,44 @@ def _record(path: Path, result: RunResult) -> None:
         raise ConfigurationError(f"--record {path}: {error.strerror}; the run itself was committed") from None
 
 
-def _require_writable(path: Path) -> None:
+def require_writable(option: str, path: Path) -> None:
+    """Refuse a file that nothing can be added to, before there is something to add.
+
+    Raises:
+        ConfigurationError: With the option's name.
+    """
     try:
         with path.open("a", encoding="utf-8"):
             pass
     except OSError as error:
-        raise ConfigurationError(f"--record {path} cannot be written ({error.strerror}): name a file") from None
+        raise ConfigurationError(f"{option} {path} cannot be written ({error.strerror}): name a file") from None
 
 
-async def _run(
-    settings: RunSettings,
-    environments: list[Environment],
-    agent_on: Callable[[Served], Any],
-    view: RolloutView,
-    result: RunResult,
-) -> None:
+async def _run(settings: RunSettings, prepared: Prepared, view: RolloutView, result: RunResult) -> None:
     with view:
-        async with serve(settings.model, settings.n) as served:
+        async with serve(settings.setup.model, settings.setup.n) as served:
             view.say("checking the model")
-            await _model(settings, served).acheck()
-            graph = _graph(settings, environments, agent_on(served), result)
+            await settings.setup.chat(served).acheck()
+            graph = _graph(settings.setup, prepared.on(served), prepared, result)
             view.say("running")
             await _converse(graph, settings.task, view, result)
 
 
-def _model(settings: RunSettings, served: Served) -> ChatLogprobs:
-    from entcent_agents.chat.model import ChatLogprobs
-
-    return ChatLogprobs(
-        model=served.name,
-        base_url=served.base_url,
-        api_key=served.api_key,  # pyright: ignore[reportArgumentType]  pydantic makes a secret of it
-        tool_calling=settings.tool_calling,
-        temperature=settings.temperature,
-        max_tokens=settings.max_tokens,
-    )
-
-
-def _graph(settings: RunSettings, environments: list[Environment], agent: Any, result: RunResult) -> Any:
+def _graph(setup: Setup, agent: Any, prepared: Prepared, result: RunResult) -> Any:
     from langgraph.checkpoint.memory import InMemorySaver
 
     from entcent_agents.cli.declarations import declared
     from entcent_agents.prebuilt import entropy_centroid_graph
+    from entcent_agents.selection import LowestCentroid, default_selector
+    from entcent_agents.signals import SignalSettings
 
     return entropy_centroid_graph(
         agent,
-        n=settings.n,
-        seed=settings.seed,
-        environments=environments,
-        effects=declared(settings.read, settings.external),
+        n=setup.n,
+        selector=default_selector(LowestCentroid(settings=SignalSettings(phases=result.phases))),
+        seed=setup.seed,
+        environments=prepared.environments,
+        effects=declared(setup.read, setup.external),
         ledger=result.ledger,
         ledger_settings=LedgerSettings(keep_arguments=True),  # it is in memory, and the user is to see them
         checkpointer=InMemorySaver(),  # a question stops the graph, and its answer goes on with it
@@ -216,12 +190,3 @@ async def _stream(graph: Any, given: Any, config: Any, view: RolloutView, result
         elif "__interrupt__" in event:
             questions += event["__interrupt__"]
     return questions
-
-
-def _environments(settings: RunSettings) -> list[Environment]:
-    environments: list[Environment] = []
-    if settings.db is not None:
-        environments.append(SqliteEnvironment(settings.db))
-    if settings.workspace is not None:
-        environments.append(DirectoryEnvironment(settings.workspace))
-    return environments

@@ -123,10 +123,7 @@ def _heading(asked: ScoreSettings, scores: Iterable[TaskScore]) -> Text:
         f"{min(scored, default=0):,}, median {int(np.median(scored or [0])):,}, max {max(scored, default=0):,}; "
         f"lowest coverage {covered:.2f}; top-k {', '.join(map(str, top_k)) or 'none'}"
     )
-    text.append(
-        f"\nphases: top {phases.top_percent:g} %, bottom {phases.bottom_percent:g} %, "
-        f"{phases.consecutive_low} low in a row; window {window:g}"
-    )
+    text.append(f"\nphases: {phases}; window {window:g}")
     if asked.segments:
         text.append(f"; {' and '.join(asked.segments)} tokens alone")
     if len(top_k) > 1:

@@ -48,6 +48,9 @@ Calibration = Annotated[
     str | None,
     typer.Option(metavar="SHARE|RUN", help="Tasks set apart to choose parameters on: a share, or a run of others."),
 ]
+CalibrationFile = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Phases of `calibrate`, in the place of those shares.")
+]
 Choose = Annotated[
     list[str] | None,
     typer.Option(help="Choose by labels: phases, window, floor, chain, selector; needs a calibration split."),
@@ -194,6 +197,7 @@ def score(
     top_percent: Top = 1.0,
     bottom_percent: Bottom = 80.0,
     consecutive_low: Low = 2,
+    calibration: CalibrationFile = None,
     window: Window = 2048,
     draws: Draws = 20,
     null_shuffles: Shuffles = 20,
@@ -208,6 +212,7 @@ def score(
 
     asked = _asked(runs, only, part, segment, (top_percent, bottom_percent, consecutive_low), window)
     asked = _resampled(asked, draws, null_shuffles, seed, calibration_split, choose)
+    asked = _calibrated(asked, calibration)
     print_scores(asked, as_json=as_json, long=long)
 
 
@@ -221,6 +226,7 @@ def report(
     top_percent: Top = 1.0,
     bottom_percent: Bottom = 80.0,
     consecutive_low: Low = 2,
+    calibration: CalibrationFile = None,
     window: Window = 2048,
     draws: Draws = 20,
     null_shuffles: Shuffles = 20,
@@ -232,7 +238,8 @@ def report(
     from evals.cli.scoring import write_report
 
     asked = _asked(runs, only, part, segment, (top_percent, bottom_percent, consecutive_low), window)
-    write_report(_resampled(asked, draws, null_shuffles, seed, calibration_split, choose), out)
+    asked = _resampled(asked, draws, null_shuffles, seed, calibration_split, choose)
+    write_report(_calibrated(asked, calibration), out)
 
 
 @app.command()
@@ -259,6 +266,29 @@ def validity(
     asked = _asked(runs, only, "whole", None, (top_percent, bottom_percent, consecutive_low), window)
     asked = _resampled(asked, 1, null_shuffles, seed, None, None)
     print_validity(asked, as_json=as_json, long=long, page=out)
+
+
+@app.command()
+def calibrate(
+    runs: Runs,
+    out: Annotated[Path, typer.Option(metavar="FILE", help="Where the thresholds go.")] = Path("calibration.toml"),
+    only: Only = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first tasks of each run.")] = None,
+    percentile: Annotated[float, typer.Option(help="Branch above this percentile of decision tokens.")] = 90.0,
+    top_percent: Top = 1.0,
+    bottom_percent: Bottom = 80.0,
+    consecutive_low: Low = 2,
+    picture: Annotated[Path | None, typer.Option(metavar="FILE", help="What is printed, as an SVG picture.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything as one JSON object.")] = False,
+) -> None:
+    """Measure on stored rollouts from which entropy on a rollout should branch; their rewards are not looked at."""
+    from entcent_agents.cli.calibration import Wanted
+    from entcent_agents.phases import PhaseConfig
+    from evals.cli.calibrating import calibrate as measure
+
+    phases = PhaseConfig(top_percent=top_percent, bottom_percent=bottom_percent, consecutive_low=consecutive_low)
+    wanted = Wanted(percentile=percentile, phases=phases, out=out, picture=picture, as_json=as_json)
+    measure(runs, tuple(only or ()), limit, wanted)
 
 
 @app.command()
@@ -319,3 +349,12 @@ def _resampled(
         calibration=calibration,
         choose=tuple(choose or ()),
     )
+
+
+def _calibrated(asked: ScoreRequest, file: Path | None) -> ScoreRequest:
+    if file is None:
+        return asked
+    from entcent_agents.branching import Calibration
+
+    found = Calibration.read(file)
+    return replace(asked, signals=replace(asked.signals, phases=found.phases), top_k=found.top_k)

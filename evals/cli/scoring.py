@@ -13,7 +13,7 @@ from entcent_agents.signals import SignalSettings
 from evals.cli.printing import print_json, print_tables, watched, write_page
 from evals.errors import EvaluationError
 from evals.scoring.branches import branch_lines
-from evals.scoring.calibration import Parameters, Split, parameters, phases_in_words, split_by_share, split_by_tasks
+from evals.scoring.calibration import Parameters, Split, parameters, split_by_share, split_by_tasks
 from evals.scoring.candidates import Known, Part, TaskRollouts, tasks_of
 from evals.scoring.choosing import Resampling
 from evals.scoring.comparing import COSTS, accuracies, compare, shared
@@ -33,7 +33,7 @@ _RATES_NOTE: Final = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoreRequest:
-    """The options of `score`, `compare` and `report`."""
+    """The options of `score`, `compare` and `report`; with fixed thresholds of phases, the k that they are of."""
 
     runs: tuple[Path, ...]
     signals: SignalSettings
@@ -43,6 +43,7 @@ class ScoreRequest:
     segments: tuple[str, ...] = ()
     calibration: str | None = None
     choose: tuple[str, ...] = ()
+    top_k: int | None = None
 
 
 def score(asked: ScoreRequest, *, as_json: bool, long: bool) -> None:
@@ -114,7 +115,16 @@ def _known(asked: ScoreRequest, runs: Sequence[StoredRun]) -> Known:
     known = tasks_of(runs, part=asked.part, kinds=segment_kinds(asked.segments), suites=asked.only)
     if not known.tasks:
         raise no_tasks()
+    if asked.top_k is not None:
+        _require_k(asked.top_k, known.tasks)
     return known
+
+
+def _require_k(top_k: int, tasks: Sequence[TaskRollouts]) -> None:
+    found = {rollout.trajectory.top_k for task in tasks for rollout in task.rollouts}
+    if others := sorted(k for k in found if k not in (None, top_k)):
+        said = " and ".join(f"top-k {k}" if k else "several k" for k in others)
+        raise ConfigurationError(f"calibrated at top-k {top_k}, and some rollouts have {said}: these do not compare")
 
 
 def _split(asked: ScoreRequest, tasks: Sequence[TaskRollouts]) -> Split | None:
@@ -153,7 +163,7 @@ def measuring_lines(asked: ScoreRequest, runs: Sequence[StoredRun], known: Known
         for run in runs
     }
     lines |= {
-        "phases": phases_in_words(asked.signals.phases),
+        "phases": str(asked.signals.phases),
         "window": f"{asked.signals.window:g}",
         "resampling": f"{resampling.draws} draws, {resampling.shuffles} shuffles, seed {resampling.seed}",
     }

@@ -57,7 +57,7 @@ def branch_lines(tasks: Iterable[TaskRollouts]) -> list[BranchLine]:
         by_index = {one.rollout.index: one for one in task.stored}
         for child in task.stored:
             if branch := child.rollout.branch:
-                parts[branch.decision, branch.method].append(_Pair(branch, child, by_index[branch.parent]))
+                parts[branch.decision, branch.method or "sampled"].append(_Pair(branch, child, by_index[branch.parent]))
     if not parts:
         return []
     everything = [pair for part in parts.values() for pair in part]

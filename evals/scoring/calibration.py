@@ -139,14 +139,9 @@ def parameters(asked: Collection[str], signals: SignalSettings, split: Split | N
     return given
 
 
-def phases_in_words(phases: PhaseConfig) -> str:
-    """A setting of phases as it is printed."""
-    return f"top {phases.top_percent:g} %, bottom {phases.bottom_percent:g} %, {phases.consecutive_low} in a row"
-
-
 def _phases(given: Parameters, mixed: Sequence[TaskRollouts]) -> Parameters:
     tried = [replace(given.signals, phases=phases) for phases in PHASES]
-    figures = {phases_in_words(one.phases): _auroc(mixed, "centroid", one) for one in tried}
+    figures = {str(one.phases): _auroc(mixed, "centroid", one) for one in tried}
     chosen = _best("phases", figures, "AUROC of the centroid")
     return _measured_with(given, tried[[*figures].index(chosen.value)], chosen)
 

@@ -21,12 +21,11 @@ from entcent_agents.statistics import auroc, pass_all_k, pass_at_k
 from entcent_agents.testing.chat import scripted_logprobs
 from entcent_agents.trajectory import Rollout, Trajectory, Turn, Usage
 from evals.__main__ import app
-from evals.errors import EvaluationError, SplitError
+from evals.errors import SplitError
 from evals.scoring.calibration import parameters, split_by_share, split_by_tasks
 from evals.scoring.candidates import TaskRollouts, tasks_of
 from evals.scoring.chains import candidate_chains
 from evals.scoring.choosing import Resampling, choices, choose, most_common
-from evals.scoring.comparing import compare, shared
 from evals.scoring.report import report_on
 from evals.store import DATABASE, TABLE, RolloutStore, StoredRollout, StoredRun, compact
 
@@ -289,19 +288,6 @@ def test_a_choice_is_confirmed_by_paired_differences_on_the_tasks_that_are_repor
     assert name not in found.confirmed[name]
 
 
-def test_two_runs_are_compared_on_the_tasks_they_share():
-    first = [telling("x", [True, False]), telling("y", [True, False]), telling("z", [True, True])]
-    second = [telling("y", [False, False]), telling("x", [True, True])]
-    ours, theirs = shared(first, second)
-    assert [task.task for task in ours] == [task.task for task in theirs] == ["x", "y"]
-    figures = {one.name: one for one in compare(ours, theirs, named_selectors(), seed=0)}
-    assert figures["pass@1"].difference.mean == 0.0
-    assert figures["lowest mean entropy"].first.mean == 1.0
-    assert figures["lowest mean entropy"].difference.mean == -0.5
-    with pytest.raises(EvaluationError, match="no judged task in common"):
-        shared(first, [telling("elsewhere", [True])])
-
-
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
     """A run with six mixed tasks, in both forms."""
@@ -361,7 +347,7 @@ def test_the_page_has_every_table_and_says_what_was_chosen(run: Path, tmp_path: 
 
 def test_comparing_a_run_with_itself_shows_no_difference(run: Path):
     said = ask("compare", run, run)
-    assert "6 tasks in both" in " ".join(said.split())
+    assert "6 tasks in all runs" in " ".join(said.split())
     assert "+0.000" in said
     assert "settings that differ: none" in " ".join(said.split())
 
