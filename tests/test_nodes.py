@@ -323,7 +323,7 @@ async def test_without_log_probabilities_there_is_an_error_or_the_declared_fallb
         await entropy_centroid_graph(agent, n=3).ainvoke(ASK)
     state = await entropy_centroid_graph(agent, n=3, on_unscorable="fallback").ainvoke(ASK)
     assert state["selection"]["selector"] == "first"
-    assert state["selection"]["steps"][0]["selector"] == "lowest centroid"
+    assert state["selection"]["steps"][0]["selector"] == "vote weighted by centroid from 100 tokens"
 
 
 async def test_at_most_max_concurrency_rollouts_run_at_once():

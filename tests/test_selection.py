@@ -63,7 +63,7 @@ def test_the_lowest_centroid_wins_where_it_means_something():
 
 
 OUTSIDE = {
-    "too few scored tokens": (entropy(early=True, tokens=150), {}, "150 scored tokens below 200"),
+    "too few scored tokens": (entropy(early=True, tokens=90), {}, "90 scored tokens below 100"),
     "no phases": (np.zeros(300), {}, "0 phases below 2"),
     "low coverage": (EARLY, {"generated": 400}, "coverage 0.75 below 0.90"),
     "no log-probabilities": ((), {}, "no log-probabilities"),
@@ -193,14 +193,28 @@ def test_a_vote_without_agreement_abstains(vote):
 def test_a_chain_reports_who_abstained_and_why():
     selection = default_selector().select([rollout(0, [1.0] * 9), rollout(1, [0.5] * 9)])
     assert (selection.winner, selection.selector) == (1, "lowest mean entropy")
-    assert names(selection.abstained) == ["lowest centroid", "vote weighted by mean entropy"]
-    assert "9 scored tokens below 200" in selection.abstained[0].reason
-    assert selection.abstained[1].reason == "no outcome to vote for"
+    assert names(selection.abstained) == [
+        "vote weighted by centroid from 100 tokens",
+        "lowest centroid",
+        "vote weighted by mean entropy",
+    ]
+    assert selection.abstained[0].reason == "the median rollout has 9 scored tokens, below 100"
+    assert "9 scored tokens below 100" in selection.abstained[1].reason
+    assert selection.abstained[2].reason == "no outcome to vote for"
+
+
+def test_on_long_trajectories_the_default_elects_an_outcome_and_takes_its_lowest_centroid():
+    rollouts = [rollout(0, LATE, vote="a"), rollout(1, EARLY, vote="b"), rollout(2, EARLY, vote="a")]
+    selection = default_selector().select(rollouts)
+    assert selection.winner == 2
+    assert selection.selector == "vote weighted by centroid from 100 tokens, then lowest centroid"
+    alone = default_selector().select([rollout(i, LATE if i else EARLY, vote=str(i)) for i in range(3)])
+    assert (alone.winner, alone.selector) == (0, "lowest centroid")
 
 
 def test_without_any_logprobs_the_default_takes_the_first_and_says_so():
     selection = default_selector().select([rollout(4), rollout(5)])
-    assert (selection.winner, selection.selector, len(selection.abstained)) == (4, "first", 3)
+    assert (selection.winner, selection.selector, len(selection.abstained)) == (4, "first", 4)
 
 
 def test_a_chain_in_a_chain_forgets_nobody():
@@ -260,7 +274,7 @@ def test_a_selection_is_json_able():
     assert set(record) == {"winner", "selector", "reason", "candidates", "tied", "steps"}
     assert record["reason"] == "mean entropy 1 is the lowest of 1"
     assert record["candidates"][0] == {"rollout": 0, "value": None, "rank": None, "reason": "no log-probabilities"}
-    assert record["steps"][0]["selector"] == "lowest centroid"
+    assert record["steps"][0]["selector"] == "vote weighted by centroid from 100 tokens"
     assert record["tied"] == [1]
 
 

@@ -419,7 +419,9 @@ def test_the_catalogue_is_what_its_names_say():
     centroid, any_centroid = LowestCentroid(settings=WINDOW_2), BySignal("centroid", settings=WINDOW_2)
     entropy, tail = LowestMeanEntropy(settings=WINDOW_2), BySignal("tail_confidence", settings=WINDOW_2)
     named = {
-        "default chain": centroid.then(WeightedVote(entropy), entropy, First()),
+        "default chain": WhereLong(WeightedVote(any_centroid), min_scored_tokens=100).then(
+            centroid, WeightedVote(entropy), entropy, First()
+        ),
         "lowest centroid, with floors": centroid,
         "lowest centroid": any_centroid,
         "lowest centroid from starts": BySignal("centroid_from_starts", settings=WINDOW_2),

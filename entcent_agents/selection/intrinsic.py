@@ -105,7 +105,7 @@ class LowestCentroid(BySignal):
     """
 
     signal: SignalName = field(default="centroid", kw_only=True)
-    min_scored_tokens: int = field(default=200, kw_only=True)
+    min_scored_tokens: int = field(default=100, kw_only=True)
     min_phases: int = field(default=2, kw_only=True)
     quorum: float = field(default=0.5, kw_only=True)
 

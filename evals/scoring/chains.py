@@ -45,8 +45,8 @@ def candidate_chains(settings: SignalSettings) -> Mapping[str, Selector]:
         long = WhereLong(by_centroid, min_scored_tokens=floor)
         lowest = LowestCentroid(settings=settings, min_scored_tokens=floor)
         chains |= {
-            f"lowest centroid from {floor}, else mean-entropy vote": default_selector(lowest),
-            f"centroid vote from {floor}, else mean-entropy vote": long.then(by_entropy, entropy, First()),
+            f"lowest centroid from {floor}, else mean-entropy vote": lowest.then(by_entropy, entropy, First()),
+            f"centroid vote from {floor}, else mean-entropy vote": default_selector(lowest),
             f"centroid vote from {floor}, else likelihood vote": long.then(by_likelihood, likelihood, entropy, First()),
             f"centroid vote from {floor}, else likelihood": long.then(likelihood, entropy, First()),
         }
