@@ -423,7 +423,7 @@ class ParallelRollouts(Node):
                 return await observed_rollout(index, running)
 
         async def begin(index: int, heritage: Heritage) -> None:
-            await begin_branch(request, index, write, heritage, partial(running.begin, index))
+            await begin_branch(request, index, write, heritage, partial(running.join, index))
 
         running = Running(request, one, self.forget)
         if tree:

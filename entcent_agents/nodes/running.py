@@ -36,16 +36,24 @@ class Running:
         self._tasks: dict[int, asyncio.Task[Rollout]] = {}
         self._begun: list[Begun] = []
         self._changed = asyncio.Event()
-        self._stopped = False
+        self._over = False
+        self._may_go_on = False
 
-    def begin(self, index: int, begun: Begun | None = None) -> None:
-        """Let a rollout run.
+    async def join(self, index: int, begun: Begun) -> None:
+        """Let a rollout run that was begun; after the round it is discarded, unless somebody may go on with it.
 
         Raises:
-            CancelledError: The others were stopped.
+            CancelledError: The round is over.
         """
-        if self._stopped:
-            raise asyncio.CancelledError
+        if not self._over:
+            self._begin(index, begun)
+            return
+        if not self._may_go_on:
+            await begun.discard()
+            await self._request.store.forget(begun.writing.thread_id)
+        raise asyncio.CancelledError
+
+    def _begin(self, index: int, begun: Begun | None = None) -> None:
         self._begun += [begun] if begun else []
         work = self._run(index, begun)
         task = self._tasks[index] = asyncio.get_running_loop().create_task(work, context=self._context.copy())
@@ -58,27 +66,28 @@ class Running:
             BaseException: The first error that is no data, after all others were stopped.
         """
         for index in indices:
-            self.begin(index)
+            self._begin(index)
         try:
             while any([not _ended(task) for task in self._tasks.values()]):
                 self._changed.clear()
                 await self._changed.wait()
         except BaseException as stop:
-            self._stopped = True
+            self._over, self._may_go_on = True, may_go_on(self._request, stop)
             for task in self._tasks.values():
                 task.cancel()
             if pool := current_pool():
                 pool.calls.close()  # what threads still ask for would outlive the forks
-            await to_the_end(self._clean_up(stop))
+            await to_the_end(self._clean_up())
             raise
+        self._over = True  # what one that was cut off still begins comes too late
         return [self._tasks[index].result() for index in sorted(self._tasks)]
 
-    async def _clean_up(self, stop: BaseException) -> None:
+    async def _clean_up(self) -> None:
         """Wait for the rollouts to stop; what they leave stays only where somebody may go on with it."""
         request = self._request
         ended = await asyncio.gather(*self._tasks.values(), return_exceptions=True)
         await request.lingering.end(map(request.thread_id, self._tasks))
-        if may_go_on(request, stop):
+        if self._may_go_on:
             return
         for begun in self._begun:  # of a task that is cancelled before its first step nothing runs
             await begun.discard()

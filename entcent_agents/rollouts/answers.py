@@ -112,21 +112,21 @@ class Answers:
         for index, point in points:
             origin = Origin(parent=self._index, turn=turn, prompt=prompt, point=point, said=logprobs)
             try:
-                await self._tree.begin(index, await self._heritage(origin))
+                async with self._guard.still:  # else a call may be changing the forks, or be on the thread alone
+                    await self._tree.begin(index, await self._heritage(origin))
             except Exception:
                 _LOGGER.warning("rollout %d could not branch", self._index, exc_info=True)
                 self._tree.give_back(index)
 
     async def _heritage(self, origin: Origin) -> Heritage:
         writing, forks = self._writing, dict[str, Fork]()
-        async with self._guard.still:  # else a call may be changing the forks, and its result be unknown
-            results = self._guard.results
-            try:
-                for name, fork in writing.forks.items():
-                    await to_the_end(in_a_thread(_fork_into, forks, name, fork))
-            except BaseException:
-                await discard(forks.values())
-                raise
+        results = self._guard.results
+        try:
+            for name, fork in writing.forks.items():
+                await to_the_end(in_a_thread(_fork_into, forks, name, fork))
+        except BaseException:
+            await discard(forks.values())
+            raise
         turns = [
             (replace(turn, reused_tokens=turn.generated_tokens), writing.recorder.words_of(turn))
             for turn in [*writing.recorder.turns.values()]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import nullcontext, suppress
 from copy import deepcopy
 from dataclasses import replace
@@ -130,30 +130,36 @@ async def begin_branch(
     index: int,
     write: Callable[[Any], None],
     heritage: Heritage,
-    start: Callable[[Begun], None],
+    start: Callable[[Begun], Awaitable[None]],
 ) -> None:
-    """Begin a rollout with what it has from its parent, and write that down.
+    """Begin a rollout with what it has from its parent, write that down, and start it.
+
+    Who is cancelled meanwhile leaves no branch behind that nobody knows: it is started all the same, or refused.
 
     Args:
         request: The round's.
         index: Its number.
         write: Told of events.
         heritage: What it has from its parent.
-        start: Has `run_rollout` go on with it.
+        start: Has `run_rollout` go on with it, or discards it.
 
     Raises:
         Exception: It could not be begun, and nothing of it is left.
     """
     attempt = _Attempt(request, index, write, heritage)
-    try:
-        await to_the_end(attempt.begin(heritage))
+
+    async def begin() -> None:
+        try:
+            await attempt.begin(heritage)
+        except BaseException as stop:
+            if not (request.resumable and isinstance(stop, asyncio.CancelledError)):
+                await attempt.discard()
+                await request.store.forget(attempt.writing.thread_id)
+            raise
         attempt.reporter.branched(heritage.origin.branch(None))
-        start(attempt)
-    except BaseException as stop:
-        if not (request.resumable and isinstance(stop, asyncio.CancelledError)):
-            await attempt.discard()
-            await request.store.forget(attempt.writing.thread_id)
-        raise
+        await start(attempt)
+
+    await to_the_end(begin())
 
 
 class _Attempt:

@@ -1,0 +1,209 @@
+"""What becomes of a branch while it is begun: beside calls that write, and where its parent or the round ends."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from langchain_core.messages import AIMessage
+from langchain_core.tools import tool
+from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
+from langgraph.graph import START, MessagesState, StateGraph
+from langgraph.prebuilt import ToolNode
+
+from entcent_agents.budget import Budget
+from entcent_agents.chat.model import ChatLogprobs
+from entcent_agents.effects import READ, WRITE
+from entcent_agents.environments import SqliteEnvironment, current_environment
+from entcent_agents.errors import ConfigurationError, RolloutsFailedError
+from entcent_agents.nodes import Branching, ParallelRollouts, RolloutsState
+from entcent_agents.trajectory import Rollout
+from tests.chat_server import ChatServer
+from tests.rollouts.deciding_server import DecidingServer
+from tests.rollouts.test_branching import ASK, EAGER, ONE_DECISION, add, agent_of
+from tests.table import new_table, rows
+
+Serve = Callable[..., ChatServer]
+LIMIT_SECONDS: Final = 2.0
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Path:
+    return new_table(tmp_path / "world.db")
+
+
+class Forgetting(InMemorySaver):
+    """Tells when the thread of the first branch is about to be written, and gives others the time to act."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.branches = asyncio.Event()
+        self.acted = asyncio.Event()
+
+    async def adelete_thread(self, thread_id: str) -> None:
+        if thread_id.endswith(":1") and not self.branches.is_set():
+            self.branches.set()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self.acted.wait(), 1.0)
+        await super().adelete_thread(thread_id)
+
+
+async def test_what_a_task_beside_the_model_writes_is_in_the_fork_of_the_branch_that_has_its_result(
+    serve: Serve, database: Path
+):
+    saver = Forgetting()
+
+    @tool
+    async def note(x: int) -> str:
+        """Add a row."""
+        with closing(sqlite3.connect(current_environment().path)) as connection, connection:
+            connection.execute("INSERT INTO t VALUES (?)", (x,))
+        return f"noted {x}"
+
+    async def think(state: MessagesState) -> dict[str, Any]:
+        return {"messages": [AIMessage((await model.ainvoke(state["messages"])).text)]}
+
+    async def ask(state: MessagesState) -> dict[str, Any]:
+        await saver.branches.wait()
+        return {"messages": [AIMessage("", tool_calls=[{"name": "note", "args": {"x": 7}, "id": "call"}])]}
+
+    async def told(state: MessagesState) -> dict[str, Any]:
+        saver.acted.set()
+        return {}
+
+    server = serve(DecidingServer(ONE_DECISION))
+    model = ChatLogprobs(model="scripted", base_url=server.base_url, tool_calling="text", top_logprobs=4)
+    model = model.bind_tools([add])
+    inner = StateGraph(MessagesState)
+    inner.add_node("ask", ask)
+    inner.add_node("tools", ToolNode([note]))
+    inner.add_node("told", told)
+    inner.add_edge(START, "ask")
+    inner.add_edge("ask", "tools")
+    inner.add_edge("tools", "told")
+    builder = StateGraph(MessagesState)
+    builder.add_node("think", think)
+    builder.add_node("beside", inner.compile())
+    builder.add_edge(START, "think")
+    builder.add_edge(START, "beside")
+    node = ParallelRollouts(
+        builder.compile(),
+        n=2,
+        branching=Branching(EAGER, initial=1),
+        effects={"note": WRITE},
+        environments=[SqliteEnvironment(database)],
+        rollout_checkpointer=saver,
+    )
+    rollouts = await ran(node)
+    assert [rollout.branch is not None for rollout in rollouts] == [False, True]
+    assert [rows(fork.path) for rollout in rollouts for fork in node.forks_of(rollout)] == [[7], [7]]
+    await node.forget(rollouts)
+
+
+async def ran(node: ParallelRollouts, checkpointer: Any = None) -> list[Rollout]:
+    node.has_selector = True  # this one selects nothing
+    builder = StateGraph(RolloutsState)
+    builder.add_node("rollouts", node)
+    builder.add_edge(START, "rollouts")
+    graph = builder.compile(checkpointer=checkpointer)
+    config: Any = {"configurable": {"thread_id": "request"}}
+    state = await graph.ainvoke(ASK, config, **({"durability": "sync"} if checkpointer else {}))
+    return [Rollout.from_dict(record) for record in state["rollouts"]]
+
+
+@asynccontextmanager
+async def durable(
+    folder: Path, branch: str, while_begun: Callable[[], Awaitable[None]]
+) -> AsyncIterator[Sequence[Any]]:
+    """Two savers, and what is done while the first branch is written down."""
+    async with AsyncExitStack() as stack:
+        threads, saver = [
+            await stack.enter_async_context(AsyncSqliteSaver.from_conn_string(str(folder / f"{name}.db")))
+            for name in ("threads", "rollouts")
+        ]
+        put, begun = saver.aput, asyncio.Event()
+
+        async def aput(config: Any, *arguments: Any) -> Any:
+            if config["configurable"]["thread_id"].endswith(branch) and not begun.is_set():
+                begun.set()
+                await while_begun()
+            return await put(config, *arguments)
+
+        saver.aput = aput  # type: ignore[method-assign]
+        yield threads, saver, begun
+
+
+def node_of(agent: Any, database: Path, saver: Any, **settings: Any) -> ParallelRollouts:
+    return ParallelRollouts(
+        agent,
+        n=4,
+        effects={"add": WRITE, "look": READ},
+        environments=[SqliteEnvironment(database)],
+        rollout_checkpointer=saver,
+        **settings,
+    )
+
+
+async def left(saver: Any, folder: Path) -> list[Any]:
+    """Threads and forks that nobody forgot."""
+    threads = {found.config["configurable"]["thread_id"] async for found in saver.alist(None)}
+    return [*threads, *folder.glob(".entcent-*/forks/*")]
+
+
+async def test_a_branch_whose_parent_is_cut_off_while_it_is_begun_leaves_nothing(
+    serve: Serve, database: Path, tmp_path: Path
+):
+    async def slowly() -> None:
+        await asyncio.sleep(LIMIT_SECONDS + 0.2)
+
+    server = serve(DecidingServer(ONE_DECISION))
+    async with durable(tmp_path, ":1", slowly) as (threads, saver, begun):
+        node = node_of(
+            agent_of(server),
+            database,
+            saver,
+            branching=Branching(EAGER, initial=1),
+            budget=Budget(max_seconds_per_rollout=LIMIT_SECONDS),
+        )
+        with pytest.raises(RolloutsFailedError, match="cut off"):
+            await ran(node, threads)
+        assert begun.is_set()
+        async with asyncio.timeout(10):
+            while await left(saver, tmp_path):  # noqa: ASYNC110  nothing tells
+                await asyncio.sleep(0.1)
+
+
+async def test_a_branch_is_no_more_than_its_round_where_an_error_ends_that_while_it_is_begun(
+    serve: Serve, database: Path, tmp_path: Path
+):
+    failing = asyncio.Event()
+
+    async def until_the_other_fails() -> None:
+        failing.set()
+        await asyncio.sleep(0.3)
+
+    async def fail(state: MessagesState) -> None:
+        if "0" in asked:
+            await failing.wait()
+            raise ConfigurationError("nobody can go on")
+        asked.append("0")
+
+    asked: list[str] = []
+    server = serve(DecidingServer(ONE_DECISION))
+    builder = StateGraph(MessagesState)
+    builder.add_node("fail", fail)
+    builder.add_node("agent", agent_of(server))
+    builder.add_edge(START, "fail")
+    builder.add_edge("fail", "agent")
+    async with durable(tmp_path, ":2", until_the_other_fails) as (threads, saver, _):
+        # Branches have the numbers after the two that are begun.
+        node = node_of(builder.compile(), database, saver, branching=Branching(EAGER, initial=2))
+        with pytest.raises(ConfigurationError, match="nobody can go on"):
+            await ran(node, threads)
+        assert await left(saver, tmp_path) == []
