@@ -259,8 +259,8 @@ def test_few_rollouts_begin_and_branch_where_they_hesitate(
         usage["generated_tokens"],
         usage["reused_tokens"],
     ]
-    asked = [request for request in server.answered if "Task" in str(request.body["messages"])]
-    assert {request.body["top_logprobs"] for request in asked} == {5 if given else 10}
+    asked = {request.body.get("top_logprobs") for request in server.answered if "'Task'" in str(request.body)}
+    assert asked - {None} == {5 if given else 10}
     assert "a branch of" in ran.stderr
     refused(entcent("run", "Task", *options, "-n", "2", "--initial", "3"), "--initial 3", "-n 2")
 

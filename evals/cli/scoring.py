@@ -76,7 +76,7 @@ def compare_runs(asked: ScoreRequest) -> None:
     print_tables(
         {
             "settings that differ": _differing(runs) or "none",
-            **_made_by(runs),
+            **made_by(runs),
             **_left_out(names, known, len(tasks[0])),
         },
         [
@@ -177,7 +177,7 @@ def measuring_lines(asked: ScoreRequest, runs: Sequence[StoredRun], known: Known
         f"run {run.path}": ", ".join(f"{name} {value}" for name, value in run.settings.items() if value is not None)
         for run in runs
     }
-    lines |= _made_by(runs)
+    lines |= made_by(runs)
     lines |= {
         "phases": str(asked.signals.phases),
         "window": f"{asked.signals.window:g}",
@@ -192,7 +192,7 @@ def measuring_lines(asked: ScoreRequest, runs: Sequence[StoredRun], known: Known
     return lines
 
 
-def _made_by(runs: Sequence[StoredRun]) -> dict[str, str]:
+def made_by(runs: Sequence[StoredRun]) -> dict[str, str]:
     """What has to be known of how rollouts were made before their figures are believed."""
     lines: dict[str, str] = {}
     if named := [run.name for run in runs if run.branches]:
