@@ -14,12 +14,15 @@ import pytest
 from langchain.agents import create_agent
 from langchain_core.tools import StructuredTool
 
+from entcent_agents.branching import Calibration
 from entcent_agents.cli import main
 from entcent_agents.cli.declarations import declared, external_tools
 from entcent_agents.environments import SqliteEnvironment
 from entcent_agents.errors import EffectError
+from entcent_agents.phases import PhaseConfig
 from entcent_agents.testing import ScriptedChat
 from tests.chat_server import Reply
+from tests.evals import hesitant
 from tests.forks import forked
 
 ROOT = Path(__file__).parent.parent
@@ -53,6 +56,14 @@ def slow_agent(model, environments):
 def send(text: str) -> str:
     """Send it."""
     return "sent"
+
+@tool
+def add(number: int) -> str:
+    """Add a number."""
+    return "added"
+
+def adding_agent(model):
+    return create_agent(model, [add])
 
 def unsafe_agent(model):
     return create_agent(ScriptedChat(scripts=[[ScriptedTurn(text="hi", entropy=EARLY)]]), [send])
@@ -224,6 +235,36 @@ def test_a_run_is_recorded_for_scoring(agent: Path, database: Path, serve, tmp_p
         refused(entcent(*arguments, str(path)), "--record", "cannot be written")
 
 
+@pytest.mark.parametrize(("given", "decisions"), [((), {"call", "argument"}), (("--calibration",), {"call"})])
+def test_few_rollouts_begin_and_branch_where_they_hesitate(
+    agent: Path, serve, tmp_path: Path, given: tuple[str, ...], decisions: set[str]
+):
+    file = tmp_path / "c.toml"
+    phases = PhaseConfig(thresholds=(0.6, 0.1))
+    Calibration(
+        model="m", top_k=5, tasks=10, turns=20, tokens=90, percentile=90.0, threshold={"call": 0.6}, phases=phases
+    ).write(file)
+    server = serve(hesitant.choices)
+    options = ("--agent", f"{agent}:adding_agent", "--read", "add", "--model", f"{server.base_url}#m", "--seed", "1")
+    branching = (*options, "-n", "6", "--initial", "2", *(option for name in given for option in (name, str(file))))
+    ran = entcent("run", "Task", *branching, "--json")
+    assert ran.returncode == 0, ran.stderr
+    rollouts = json.loads(ran.stdout)["rollouts"]
+    branches = [one["branch"] for one in rollouts]
+    assert [branch is None for branch in branches[:3]] == [True, True, False]
+    assert {branch["decision"] for branch in branches[2:]} <= decisions
+    assert all(one["reused_tokens"] > 0 for one in rollouts[2:])
+    usage = json.loads(ran.stdout)["usage"]
+    assert [sum(one[name] for one in rollouts) for name in ("generated_tokens", "reused_tokens")] == [
+        usage["generated_tokens"],
+        usage["reused_tokens"],
+    ]
+    asked = {request.body.get("top_logprobs") for request in server.answered if "'Task'" in str(request.body)}
+    assert asked - {None} == {5 if given else 10}
+    assert "a branch of" in ran.stderr
+    refused(entcent("run", "Task", *options, "-n", "2", "--initial", "3"), "--initial 3", "-n 2")
+
+
 def test_interrupting_leaves_the_world_untouched(agent: Path, database: Path, serve):
     before = database.read_bytes()
     code = "from entcent_agents.cli import main; main()"
@@ -258,6 +299,17 @@ def test_models_list_shows_what_is_here(tmp_path: Path):
 
 def test_help_names_every_option():
     ran = entcent("run", "--help")
-    for option in ("--db", "--workspace", "--model", "--agent", "-n", "--seed", "--read", "--external", "--json"):
+    for option in (
+        "--db",
+        "--workspace",
+        "--model",
+        "--agent",
+        "-n",
+        "--initial",
+        "--seed",
+        "--read",
+        "--external",
+        "--json",
+    ):
         assert option in ran.stdout
     assert "Exit code 0" in ran.stdout

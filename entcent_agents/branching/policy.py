@@ -93,7 +93,12 @@ class BranchPolicy:
         Raises:
             ConfigurationError: On settings that cannot be, or where the file cannot be read.
         """
-        threshold = Calibration.read(path).threshold
+        return cls.calibrated(Calibration.read(path), **settings)
+
+    @classmethod
+    def calibrated(cls, calibration: Calibration, **settings: Any) -> Self:
+        """The same, of a file that was read already."""
+        threshold = calibration.threshold
         given: dict[str, Any] = {"threshold": threshold, "decisions": tuple(threshold), **settings}
         return cls(**given)
 

@@ -42,7 +42,11 @@ def run(
     workspace: Workspace = None,
     model: Model = DEFAULT_MODEL,
     agent: Agent = None,
-    n: Annotated[int, typer.Option("-n", "--rollouts", help="How many rollouts.")] = 4,
+    n: Annotated[int, typer.Option("-n", "--rollouts", help="How many rollouts, branches included.")] = 4,
+    initial: Annotated[
+        int | None,
+        typer.Option(min=1, help="Begin so many, and let them branch where they hesitate over a tool, up to -n."),
+    ] = None,
     temperature: Temperature = 0.7,
     seed: Seed = None,
     max_tokens: MaxTokens = 400,
@@ -87,7 +91,9 @@ def run(
         external=tuple(external or ()),
         **({} if calibrated is None else {"top_logprobs": calibrated.top_k}),
     )
-    run_task(RunSettings(task=task, setup=setup, calibration=calibrated, record=record, as_json=as_json))
+    run_task(
+        RunSettings(task=task, setup=setup, initial=initial, calibration=calibrated, record=record, as_json=as_json)
+    )
 
 
 @app.command()

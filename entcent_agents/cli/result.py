@@ -109,8 +109,9 @@ def print_result(result: RunResult, *, as_json: bool) -> None:
     usage = result.spent.usage
     least = "at least " if usage.cut_calls else ""
     first = f", first token after {result.first_token_seconds:.1f} s" if result.first_token_seconds else ""
+    reused = f"{usage.reused_tokens:,} reused, " if usage.reused_tokens else ""
     console.print(
-        f"tokens: {least}{usage.prompt_tokens:,} prompt, {usage.generated_tokens:,} generated, "
+        f"tokens: {least}{usage.prompt_tokens:,} prompt, {usage.generated_tokens:,} generated, {reused}"
         f"in {usage.model_calls} model calls; {result.seconds:.1f} s{first}"
     )
 
@@ -150,11 +151,14 @@ def print_so_far(result: RunResult, why: str, *, committing: bool = False) -> No
 
 def _measures(rollout: Rollout, phases: PhaseConfig) -> dict[str, Any]:
     trajectory = rollout.trajectory
+    reused = sum(turn.reused_tokens for turn in trajectory.turns)
     return {
         "rollout": rollout.index,
         "status": rollout.status,
+        "branch": rollout.branch.to_dict() if rollout.branch else None,
         "turns": len(trajectory.turns),
-        "generated_tokens": trajectory.generated_tokens,
+        "generated_tokens": trajectory.generated_tokens - reused,
+        "reused_tokens": reused,
         "scored_tokens": trajectory.scored_tokens,
         "coverage": trajectory.coverage,
         "phases": trajectory.phases(phases),
@@ -186,8 +190,9 @@ def _plain_round(each: Round, phases: PhaseConfig) -> dict[str, Any]:
 
 def _table(each: Round, title: str, phases: PhaseConfig) -> Table:
     table = Table(box=None, pad_edge=False, title_justify="left", title=title)
-    names = ("#", "status", "turns", "tokens", "coverage", "scored", "phases", "centroid", "mean H", "s")
-    for name in names:
+    branched = any(rollout.branch for rollout in each.rollouts)
+    names = ("coverage", "scored", "phases", "centroid", "mean H", "s")
+    for name in ("#", "status", "turns", "tokens", *(("reused", "of") if branched else ()), *names):
         table.add_column(name, justify="left" if name == "status" else "right")
     for rollout in each.rollouts:
         seen = _measures(rollout, phases)
@@ -197,6 +202,7 @@ def _table(each: Round, title: str, phases: PhaseConfig) -> Table:
             rollout.status,
             str(seen["turns"]),
             str(seen["generated_tokens"]),
+            *((str(seen["reused_tokens"]), str(rollout.branch.parent) if rollout.branch else "-") if branched else ()),
             f"{seen['coverage']:.3f}",
             str(seen["scored_tokens"]),
             str(seen["phases"]),

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from entcent_agents.branching import Calibration
+from entcent_agents.branching import BranchPolicy, Calibration
 from entcent_agents.cli import STARTED
 from entcent_agents.cli.result import Round, RunResult, print_questions, print_result, print_so_far
 from entcent_agents.cli.serving import serve
@@ -37,9 +37,17 @@ class RunSettings:
 
     task: str
     setup: Setup
+    initial: int | None
     calibration: Calibration | None
     record: Path | None
     as_json: bool
+
+    @property
+    def policy(self) -> BranchPolicy | None:
+        """When rollouts branch: above calibrated thresholds, where there are some; None: they do not."""
+        if self.initial is None:
+            return None
+        return BranchPolicy() if self.calibration is None else BranchPolicy.calibrated(self.calibration)
 
 
 def run_task(settings: RunSettings) -> None:
@@ -76,6 +84,8 @@ def _require_sensible(settings: RunSettings) -> None:
     settings.setup.require_sensible()
     if not settings.task.strip():
         raise ConfigurationError("the task is empty: say what the agent is to do")
+    if settings.initial is not None and settings.initial > settings.setup.n:
+        raise ConfigurationError(f"--initial {settings.initial} is above -n {settings.setup.n}, the most rollouts")
     if settings.record is not None:
         require_writable("--record", settings.record)
 
@@ -127,22 +137,25 @@ async def _run(settings: RunSettings, prepared: Prepared, view: RolloutView, res
         async with serve(settings.setup.model, settings.setup.n) as served:
             view.say("checking the model")
             await settings.setup.chat(served).acheck()
-            graph = _graph(settings.setup, prepared.on(served), prepared, result)
+            graph = _graph(settings, prepared.on(served), prepared, result)
             view.say("running")
             await _converse(graph, settings.task, view, result)
 
 
-def _graph(setup: Setup, agent: Any, prepared: Prepared, result: RunResult) -> Any:
+def _graph(settings: RunSettings, agent: Any, prepared: Prepared, result: RunResult) -> Any:
     from langgraph.checkpoint.memory import InMemorySaver
 
     from entcent_agents.cli.declarations import declared
+    from entcent_agents.nodes import Branching
     from entcent_agents.prebuilt import entropy_centroid_graph
     from entcent_agents.selection import LowestCentroid, default_selector
     from entcent_agents.signals import SignalSettings
 
+    setup, policy = settings.setup, settings.policy
     return entropy_centroid_graph(
         agent,
         n=setup.n,
+        branching=Branching(policy, settings.initial or 1) if policy else None,
         selector=default_selector(LowestCentroid(settings=SignalSettings(phases=result.phases))),
         seed=setup.seed,
         environments=prepared.environments,

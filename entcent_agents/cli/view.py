@@ -13,7 +13,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from entcent_agents.rollouts.events import COMMIT_EVENT, EVENT
+from entcent_agents.rollouts.events import BRANCH_EVENT, COMMIT_EVENT, EVENT
 
 _STYLES = {"finished": "green", "held": "magenta", "failed": "red", "unfinished": "yellow", "tool": "cyan"}
 
@@ -64,6 +64,8 @@ class RolloutView:
             self.committing = True
             self.say("committing")
             return
+        if event.get("type") == BRANCH_EVENT and event["method"]:
+            self._log(f"rollout {event['rollout']}: a branch of {event['parent']}, {event['method']}")
         if event.get("type") != EVENT:
             return
         before = self._events[event["rollout"]]

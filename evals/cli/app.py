@@ -51,6 +51,10 @@ Calibration = Annotated[
 CalibrationFile = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Phases of `calibrate`, in the place of those shares.")
 ]
+BranchCalibration = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Thresholds of `calibrate`, where rollouts branch, at the k they are of."),
+]
 Choose = Annotated[
     list[str] | None,
     typer.Option(help="Choose by labels: phases, window, floor, chain, selector; needs a calibration split."),
@@ -121,6 +125,7 @@ def run(
     mode: Mode = "parallel",
     n: Annotated[int | None, typer.Option("-n", "--n", min=1, help="Rollouts a task; branches count.")] = None,
     initial: Initial = None,
+    calibration: BranchCalibration = None,
     threshold: Threshold = None,
     percentile: Percentile = None,
     decision: Decisions = None,
@@ -151,11 +156,13 @@ def run(
 
     settings = run_settings(
         preset,
+        calibration,
         model=model,
         mode=mode,
         n=n,
         initial=initial,
         policy=branch_policy(
+            calibration,
             threshold=threshold,
             percentile=percentile,
             decisions=decision,

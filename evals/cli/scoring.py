@@ -12,7 +12,7 @@ from entcent_agents.errors import ConfigurationError
 from entcent_agents.signals import SignalSettings
 from evals.cli.printing import print_json, print_tables, watched, write_page
 from evals.errors import EvaluationError
-from evals.scoring.branches import branch_lines
+from evals.scoring.branches import branch_lines, without_second_pass
 from evals.scoring.calibration import Parameters, Split, parameters, split_by_share, split_by_tasks
 from evals.scoring.candidates import Known, Part, TaskRollouts, tasks_of
 from evals.scoring.choosing import Resampling
@@ -66,20 +66,35 @@ def compare_runs(asked: ScoreRequest) -> None:
     if len(asked.runs) < 2:
         raise ConfigurationError("one run alone is compared with nothing: name two at least")
     runs = [read_run(path) for path in asked.runs]
-    tasks = shared([_known(asked, [run]).tasks for run in runs])
+    known = [_known(asked, [run]) for run in runs]
+    tasks = shared([each.tasks for each in known])
     names = [f"{place} {run.name}" for place, run in enumerate(runs, 1)]
     given, seed = parameters((), asked.signals, None), asked.resampling.seed
     costs = compare(tasks, COSTS, seed=seed)
     rates = compare(tasks, accuracies(given.selectors), seed=seed)
     lines = {name: branch_lines(run) for name, run in zip(names, tasks, strict=True)}
     print_tables(
-        {"settings that differ": _differing(runs) or "none"},
+        {
+            "settings that differ": _differing(runs) or "none",
+            **made_by(runs),
+            **_left_out(names, known, len(tasks[0])),
+        },
         [
             compared(f"What a task took: {len(tasks[0])} tasks in all runs", names, costs, _COSTS_NOTE),
             compared("What it came to", names, rates, _RATES_NOTE),
             *(branched(name, found) for name, found in lines.items() if found),
         ],
     )
+
+
+def _left_out(names: Sequence[str], known: Sequence[Known], compared: int) -> dict[str, str]:
+    """Tasks of each run that are not compared: of other tasks figures may be others."""
+    found = {
+        name: len(each.tasks) + each.unjudged + each.incomplete - compared
+        for name, each in zip(names, known, strict=True)
+    }
+    said = ", ".join(f"{count} of {name}" for name, count in found.items() if count)
+    return {"tasks left out": said} if said else {}
 
 
 def _differing(runs: Sequence[StoredRun]) -> str:
@@ -162,6 +177,7 @@ def measuring_lines(asked: ScoreRequest, runs: Sequence[StoredRun], known: Known
         f"run {run.path}": ", ".join(f"{name} {value}" for name, value in run.settings.items() if value is not None)
         for run in runs
     }
+    lines |= made_by(runs)
     lines |= {
         "phases": str(asked.signals.phases),
         "window": f"{asked.signals.window:g}",
@@ -173,6 +189,18 @@ def measuring_lines(asked: ScoreRequest, runs: Sequence[StoredRun], known: Known
         lines["not complete"] = f"{known.incomplete} tasks, of which rollouts are missing, are left out"
     if known.repeated:
         lines["in several runs"] = f"{known.repeated} tasks: the first of these runs counts"
+    return lines
+
+
+def made_by(runs: Sequence[StoredRun]) -> dict[str, str]:
+    """What has to be known of how rollouts were made before their figures are believed."""
+    lines: dict[str, str] = {}
+    if named := [run.name for run in runs if run.branches]:
+        lines["not independent"] = f"rollouts of {', '.join(named)} branch: pass@k and pass^k are no unbiased estimates"
+    if named := [run.name for run in runs if run.uses_labels]:
+        lines["labels"] = f"rewards decided which tasks of {', '.join(named)} got more rollouts: a bound, no method"
+    if waiting := [f"{count} tasks of {run.name}" for run in runs if (count := without_second_pass(run))]:
+        lines["not through"] = f"{', '.join(waiting)} wait for their second pass: start the same run again"
     return lines
 
 

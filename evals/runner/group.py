@@ -81,13 +81,14 @@ class Group:
             RunBrokenOffError: Where the model does not answer; what it refuses fails the rollouts that asked, no more.
         """
         told = set[int]()
-        while waiting := [
-            attempt
-            for attempt in self._attempts
-            if attempt.index not in told and (missing is None or attempt.index in missing)
-        ]:
+
+        def waiting() -> list[Attempt]:
+            wanted = [attempt for attempt in self._attempts if missing is None or attempt.index in missing]
+            return [attempt for attempt in wanted if attempt.index not in told]
+
+        while waiting():
             await self._step()
-            for attempt in [attempt for attempt in waiting if attempt.ended]:
+            for attempt in [attempt for attempt in waiting() if attempt.ended]:  # branches of this step, too
                 told.add(attempt.index)
                 yield attempt.judged()
 

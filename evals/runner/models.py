@@ -219,7 +219,7 @@ def _imported(settings: RunSettings) -> Model:
         raise ConfigurationError(f"--model {settings.model}: {error}; it is MODULE:NAME of a chat model") from None
     chat: Any = found() if isinstance(found, type) or not hasattr(found, "ainvoke") else found
     if isinstance(chat, ChatLogprobs):
-        return Served(chat.model_copy(update=WHOLE), settings.branches)
+        return Served(chat.model_copy(update={**WHOLE, "top_logprobs": settings.top_logprobs}), settings.branches)
     if settings.branches:
         raise ConfigurationError(
             f"--mode {settings.mode}: rollouts branch with ChatLogprobs alone, which --model {settings.model} is not"

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Final, Literal
 
-from entcent_agents.branching import BranchPolicy
+from entcent_agents.branching import BranchPolicy, Calibration
 from entcent_agents.chat.store import is_file_path
 from entcent_agents.cli.serving import address_of
 from entcent_agents.errors import ConfigurationError
@@ -30,8 +31,8 @@ class RunSettings:
         n: Rollouts a task; where they branch, at most.
         initial: Rollouts a task that are begun anew, where they branch.
         policy: When they branch.
-        temperature: Of sampling. This and the next three hold for models served here or at an address; a model given
-            by import path samples as it was built to.
+        temperature: Of sampling. This, `top_p`, `max_tokens` and `tool_calling` hold for models served here or at an
+            address; a model given by import path samples as it was built to.
         top_p: Nucleus; None leaves it to the server.
         top_logprobs: k, the alternatives asked for at each token.
         max_tokens: Most tokens of one reply.
@@ -138,30 +139,38 @@ def preset_named(name: str) -> Preset:
     return PRESETS[name]
 
 
-def branch_policy(**asked: Any) -> BranchPolicy | None:
+def branch_policy(calibration: Path | None = None, **asked: Any) -> BranchPolicy | None:
     """The policy with these fields, the others as they are by default; None where none is asked for.
 
     Args:
+        calibration: A file whose thresholds count, and where rollouts then branch; None: none.
         **asked: Fields of `BranchPolicy`; None is not asked for.
 
     Raises:
-        ConfigurationError: On settings that cannot be.
+        ConfigurationError: On settings that cannot be, two sources of thresholds, or a file that cannot be read.
     """
     given = {name: value for name, value in asked.items() if value is not None}
-    return BranchPolicy(**given) if given else None
+    if calibration is None:
+        return BranchPolicy(**given) if given else None
+    if "threshold" in given:
+        raise ConfigurationError(f"--threshold, and those of --calibration {calibration}: leave one of them out")
+    return BranchPolicy.from_file(calibration, **given)
 
 
-def run_settings(preset: str | None, **asked: Any) -> RunSettings:
+def run_settings(preset: str | None, calibration: Path | None = None, **asked: Any) -> RunSettings:
     """The settings of a run: what was asked for, else the preset's, else the defaults.
 
     Args:
         preset: Its name; None: none.
+        calibration: A file whose k is asked for, as its thresholds compare with no other; None: none.
         **asked: Fields of `RunSettings`; None is not asked for.
 
     Raises:
         ConfigurationError: On a preset that does not exist, or settings that cannot be.
     """
     given = preset_named(preset).settings if preset else {}
+    if calibration is not None:
+        asked["top_logprobs"] = _calibrated_k(calibration, asked.get("top_logprobs") or given.get("top_logprobs"))
     decided = [name for name in ("temperature", "top_p") if given.get(name) or asked.get(name) is not None]
     if decided and is_import_path(asked["model"]):
         raise ConfigurationError(
@@ -171,3 +180,14 @@ def run_settings(preset: str | None, **asked: Any) -> RunSettings:
         raise ConfigurationError("nothing branches in this mode: name another --mode, or leave out when to branch")
     single: dict[str, Any] = {"n": 1} if asked.get("mode") == "single" else {}
     return RunSettings(**{**given, **single, **{name: value for name, value in asked.items() if value is not None}})
+
+
+def _calibrated_k(calibration: Path, asked: int | None) -> int:
+    """The k of a file; another one that is asked for is refused."""
+    top_k = Calibration.read(calibration).top_k
+    if asked not in (None, top_k):
+        raise ConfigurationError(
+            f"calibrated at top-k {top_k}, and the run asks for {asked}: entropies of both do not compare; "
+            f"give --top-logprobs {top_k}, or calibrate at {asked}"
+        )
+    return top_k

@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from entcent_agents.branching import allocate
 from entcent_agents.trajectory import Branch
 from evals.scoring.candidates import TaskRollouts
-from evals.store import StoredRollout
+from evals.store import StoredRollout, StoredRun
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +63,17 @@ def branch_lines(tasks: Iterable[TaskRollouts]) -> list[BranchLine]:
         return []
     everything = [pair for part in parts.values() for pair in part]
     return [*(_line(*name, parts[name]) for name in sorted(parts)), _line("all", "all", everything)]
+
+
+def without_second_pass(run: StoredRun) -> int:
+    """How many tasks of a run have yet to get what others did not use: until then its figures are of a first pass."""
+    if not run.adapts:
+        return 0
+    n = run.settings["n"]
+    first = {key: [one for one in task if one.rollout.index < n] for key, task in run.tasks.items()}
+    unsolved = [key for key, task in first.items() if not any(map(_right, task))] if run.uses_labels else None
+    due = allocate({key: len(task) for key, task in first.items()}, n, unsolved=unsolved)
+    return max(len(due) - sum(len(task) > len(first[key]) for key, task in run.tasks.items()), 0)
 
 
 def _line(decision: str, method: str, pairs: Sequence[_Pair]) -> BranchLine:

@@ -33,6 +33,16 @@ class StoredRun:
         return "initial" in self.settings  # which other runs do not have
 
     @property
+    def adapts(self) -> bool:
+        """Whether its tasks get what others did not use, in a second pass."""
+        return str(self.settings.get("mode")).startswith("adaptive")
+
+    @property
+    def uses_labels(self) -> bool:
+        """Whether rewards decided which of its tasks got more rollouts."""
+        return self.settings.get("mode") == "adaptive-labels"
+
+    @property
     def name(self) -> str:
         """That of its folder, or of a file that was named by hand."""
         return self.path.parent.name if self.path.name in (DATABASE, TABLE) else self.path.stem

@@ -11,8 +11,9 @@ import pytest
 from entcent_agents.segments import SegmentKind
 from entcent_agents.selection import named_selectors
 from entcent_agents.trajectory import Branch, Usage
+from evals.cli.scoring import made_by
 from evals.errors import EvaluationError
-from evals.scoring.branches import branch_lines
+from evals.scoring.branches import branch_lines, without_second_pass
 from evals.scoring.candidates import TaskRollouts, tasks_of
 from evals.scoring.comparing import COSTS, accuracies, compare, shared
 from evals.store import StoredRollout, StoredRun
@@ -89,3 +90,25 @@ def test_tasks_of_a_run_that_branches_are_whole_however_many_rollouts_they_have(
     for settings, known in (({"mode": "branching", "initial": 1}, 2), ({"mode": "parallel"}, 1)):
         found = tasks_of([StoredRun(path=Path(), settings=settings, tasks=tasks)])
         assert (len(found.tasks), found.incomplete) == (known, 2 - known)
+
+
+def of_mode(mode: str, *tasks: TaskRollouts) -> StoredRun:
+    settings = {"mode": mode, "n": 2, "initial": 1}
+    return StoredRun(path=Path("x.parquet"), settings=settings, tasks={("s", one.task): one.stored for one in tasks})
+
+
+def test_an_adaptive_run_says_which_tasks_wait_for_what_others_did_not_use():
+    few, used_up = telling("few", [True]), telling("used up", [True, False])
+    assert without_second_pass(of_mode("adaptive", few, used_up)) == 1
+    assert without_second_pass(of_mode("adaptive", few, telling("used up", [True, False, False]))) == 0
+    assert without_second_pass(of_mode("adaptive-labels", few, used_up)) == 0, "both are solved"
+    assert without_second_pass(of_mode("adaptive-labels", few, telling("used up", [False, False]))) == 1
+    assert without_second_pass(of_mode("branching", few, used_up)) == 0
+
+
+def test_what_was_made_with_labels_or_branches_is_named():
+    task = telling("x", [True, True])
+    assert made_by([of_mode("adaptive-labels", task)]).keys() == {"not independent", "labels"}
+    assert made_by([of_mode("adaptive", task)]).keys() == {"not independent"}
+    plain = StoredRun(path=Path(), settings={"mode": "parallel"}, tasks={("s", "x"): task.stored})
+    assert made_by([plain]) == {}

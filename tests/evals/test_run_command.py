@@ -11,7 +11,10 @@ import pytest
 from langchain_core.language_models import BaseChatModel
 from typer.testing import CliRunner
 
+from entcent_agents.branching import Calibration
+from entcent_agents.chat.model import ChatLogprobs
 from entcent_agents.errors import ConfigurationError
+from entcent_agents.phases import PhaseConfig
 from entcent_agents.testing.chat import ScriptedChat, ScriptedTurn
 from evals.cli.app import app
 from evals.errors import RunSettingsError, SuiteUnknownError
@@ -185,3 +188,62 @@ def test_rollouts_that_branch_are_run_stored_scored_and_compared(serve: Serve, r
     assert [float(mean) for mean in figures["generated tokens"][2:4]] == pytest.approx(generated, abs=0.001)
     assert "2 branching: where rollouts branched" in compared
     assert figures["call, continued"][2] == figures["all"][1]
+    assert "rollouts of branching branch" in compared
+
+
+def calibrated(path: Path, **threshold: float) -> Path:
+    phases = PhaseConfig(thresholds=(0.6, 0.1))
+    found = Calibration(top_k=5, tasks=10, turns=20, tokens=90, percentile=90.0, threshold=threshold, phases=phases)
+    found.write(path)
+    return path
+
+
+def test_a_run_branches_above_calibrated_thresholds_alone_and_keeps_them(
+    serve: Serve, run: Callable[..., str], tmp_path: Path
+):
+    server = serve(hesitant.choices)
+    model = ("--model", f"{server.base_url}#scripted", "--mode", "branching", "-n", 4, "--initial", 1)
+    low = calibrated(tmp_path / "low.toml", call=0.6)
+    run(*model, "--calibration", low)
+    stored = read_run(tmp_path / "out")
+    decisions = {one.rollout.branch.decision for task in stored.tasks.values() for one in task if one.rollout.branch}
+    assert decisions == {"call"}
+    assert stored.settings["top_logprobs"] == 5
+    assert stored.settings["policy"]["threshold"] == {"call": 0.6}
+    assert stored.settings["policy"]["decisions"] == ["call"]
+    assert {request.body["top_logprobs"] for request in server.answered if "top_logprobs" in request.body} == {5}
+    with pytest.raises(RunSettingsError, match="policy"):
+        run(*model, "--calibration", calibrated(tmp_path / "high.toml", call=0.9))
+    run(*model, "--calibration", tmp_path / "high.toml", "--out", tmp_path / "high")
+    assert {len(task) for task in read_run(tmp_path / "high").tasks.values()} == {1}
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--mode", "branching", "--top-logprobs", 10), "calibrated at top-k 5, and the run asks for 10"),
+        (("--mode", "branching", "--preset", "eager"), "calibrated at top-k 5, and the run asks for 20"),
+        (("--mode", "branching", "--threshold", 0.5), "leave one of them out"),
+        (("--mode", "branching", "--decision", "tool"), "must have one for each of"),
+        (("--mode", "parallel"), "nothing branches in this mode"),
+    ],
+)
+def test_a_calibration_that_does_not_fit_the_run_is_refused(
+    run: Callable[..., str], tmp_path: Path, options: tuple[object, ...], said: str
+):
+    with pytest.raises(ConfigurationError, match=said):
+        run("--calibration", calibrated(tmp_path / "c.toml", call=0.6), *options)
+
+
+def test_a_model_by_import_path_is_asked_for_the_k_that_the_run_keeps(
+    serve: Serve, run: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    server = serve(choices)
+    monkeypatch.setattr("tests.evals.test_run_command.plain", chat_of(server))
+    run("--model", "tests.evals.test_run_command:plain", "-n", 1, "--limit", 1, "--top-logprobs", 5)
+    assert read_run(tmp_path / "out").settings["top_logprobs"] == 5
+    assert {request.body["top_logprobs"] for request in server.answered} == {5}
+
+
+def chat_of(server: ChatServer) -> ChatLogprobs:
+    return ChatLogprobs(model="scripted", base_url=server.base_url, top_logprobs=2)
