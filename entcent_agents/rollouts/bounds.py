@@ -59,8 +59,8 @@ class Bounds:
         return Amount(tokens=prompt + generated, cost=self._cost(prompt, generated, told)), digest
 
     def learn(self, digest: bytes, prompt_tokens: int) -> None:
-        """The server counted this prompt."""
-        self._counted[digest] = prompt_tokens
+        """The server counted this prompt; the largest count stands, as a branch may be asked without the tools."""
+        self._counted[digest] = max(prompt_tokens, self._counted.get(digest, 0))
 
     def _cost(self, prompt: int, generated: int, told: Mapping[str, Any]) -> float:
         price = price_of(told, self._budget.prices)

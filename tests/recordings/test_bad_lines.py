@@ -117,7 +117,7 @@ WRONG: dict[str, list[tuple[str, Any]]] = {
         *[("format", value) for value in ("entcent.trace", "entcent.rollouts")],
         *[("version", value) for value in (0, 2, "1", None)],
         *[("rollout", value) for value in (None, [], "packed", {})],
-        *[("rollout.version", value) for value in (4, None)],
+        *[("rollout.version", value) for value in (5, None)],
         *[("rollout.status", value) for value in ("won", None, 1)],
         *[("rollout.turns", value) for value in ({}, [5], [None], "turns")],
         *[("rollout.seconds", value) for value in ("1", None)],
@@ -267,7 +267,7 @@ REASONS = {
     "entropy_results: tokens = ['a']": "1 tokens and an entropy_sequence of 7; expected as many of each",
     "rollout: version = 2": "a record 'entcent.rollout' of version 2; this release reads 'entcent.rollout' of",
     "rollout: format = entcent.trace": "a record 'entcent.trace' of version 1; this release reads",
-    "rollout: rollout.version = 4": "a rollout record of version 4; this release reads 1, 2, 3",
+    "rollout: rollout.version = 5": "a rollout record of version 5; this release reads 1, 2, 3, 4",
     "rollout: rollout.turns.0.logprobs.version = 7": "token log-probabilities of version 7; this release reads 1",
 }
 

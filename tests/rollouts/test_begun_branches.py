@@ -7,7 +7,7 @@ import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import pytest
 from langchain_core.messages import AIMessage
@@ -17,11 +17,10 @@ from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.prebuilt import ToolNode
 
-from entcent_agents.budget import Budget
 from entcent_agents.chat.model import ChatLogprobs
 from entcent_agents.effects import READ, WRITE
 from entcent_agents.environments import SqliteEnvironment, current_environment
-from entcent_agents.errors import ConfigurationError, RolloutsFailedError
+from entcent_agents.errors import ConfigurationError
 from entcent_agents.nodes import Branching, ParallelRollouts, RolloutsState
 from entcent_agents.trajectory import Rollout
 from tests.chat_server import ChatServer
@@ -30,7 +29,6 @@ from tests.rollouts.test_branching import ASK, EAGER, ONE_DECISION, add, agent_o
 from tests.table import new_table, rows
 
 Serve = Callable[..., ChatServer]
-LIMIT_SECONDS: Final = 2.0
 
 
 @pytest.fixture
@@ -154,29 +152,6 @@ async def left(saver: Any, folder: Path) -> list[Any]:
     """Threads and forks that nobody forgot."""
     threads = {found.config["configurable"]["thread_id"] async for found in saver.alist(None)}
     return [*threads, *folder.glob(".entcent-*/forks/*")]
-
-
-async def test_a_branch_whose_parent_is_cut_off_while_it_is_begun_leaves_nothing(
-    serve: Serve, database: Path, tmp_path: Path
-):
-    async def slowly() -> None:
-        await asyncio.sleep(LIMIT_SECONDS + 0.2)
-
-    server = serve(DecidingServer(ONE_DECISION))
-    async with durable(tmp_path, ":1", slowly) as (threads, saver, begun):
-        node = node_of(
-            agent_of(server),
-            database,
-            saver,
-            branching=Branching(EAGER, initial=1),
-            budget=Budget(max_seconds_per_rollout=LIMIT_SECONDS),
-        )
-        with pytest.raises(RolloutsFailedError, match="cut off"):
-            await ran(node, threads)
-        assert begun.is_set()
-        async with asyncio.timeout(10):
-            while await left(saver, tmp_path):  # noqa: ASYNC110  nothing tells
-                await asyncio.sleep(0.1)
 
 
 async def test_a_branch_is_no_more_than_its_round_where_an_error_ends_that_while_it_is_begun(

@@ -201,10 +201,11 @@ async def test_a_storm_of_branches_ends_within_its_bounds(
 async def test_a_storm_of_branches_stays_below_a_budget_of_tokens(serve: Serve, ran: Callable[..., Ran]):
     script = turns(*[call(["add", "look"], ["1", "2", "3"]) for _ in range(6)])
     case = ran(agent_of(serve(DecidingServer(script)), max_tokens=64), 32, budget=Budget(max_tokens=20_000))
-    with pytest.raises(RolloutsFailedError, match="max_tokens=20000") as failed:  # all grow, and none comes to its end
-        await case.run()
-    spent = [int(tokens) for tokens in re.findall(r"(\d+) are spent", str(failed.value))]
-    assert spent and max(spent) <= 20_000
+    try:
+        spent = sum(rollout.usage.charged_tokens for rollout in await case.run())
+    except RolloutsFailedError as failed:  # all grew, and none came to its end
+        spent = max(int(tokens) for tokens in re.findall(r"(\d+) are spent", str(failed)))
+    assert 0 < spent <= 20_000
 
 
 async def test_a_branch_in_a_subgraph_goes_on_in_the_subgraph(serve: Serve, ran: Callable[..., Ran]):
