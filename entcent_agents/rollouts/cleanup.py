@@ -46,6 +46,27 @@ async def to_the_end(
     return task.result()
 
 
+async def cancellable(work: Coroutine[Any, Any, T]) -> T:
+    """Await what may swallow a cancellation, as `asyncio.wait_for` of Python 3.11 does where its result has just come.
+
+    It is cancelled anew whenever it has not ended some seconds after; what it gives then does not count any more.
+    """
+    task = asyncio.ensure_future(work)
+    cancelled = False
+    while not task.done():
+        try:
+            await asyncio.wait([task], timeout=CLEAN_UP_SECONDS if cancelled else None)
+        except asyncio.CancelledError:
+            cancelled = True
+        if cancelled:
+            task.cancel()
+    if cancelled:
+        if not task.cancelled():
+            task.exception()  # asked for, so that nobody is warned
+        raise asyncio.CancelledError
+    return task.result()
+
+
 async def in_a_thread(function: Callable[..., T], *arguments: Any) -> T:
     """Run what blocks in a thread of our own: those of the loop may all wait for a call that needs this first."""
     return await asyncio.get_running_loop().run_in_executor(_THREADS, partial(function, *arguments))

@@ -25,7 +25,7 @@ from entcent_agents.errors import BudgetExceededError, ConfigurationError, cause
 from entcent_agents.rollouts.answers import Answers
 from entcent_agents.rollouts.breakpoints import is_at, stopped_at_breakpoint
 from entcent_agents.rollouts.calls import Key
-from entcent_agents.rollouts.cleanup import discard, to_the_end
+from entcent_agents.rollouts.cleanup import cancellable, discard, to_the_end
 from entcent_agents.rollouts.deadlines import CallLimit, OutOfTime, deadline_of, within
 from entcent_agents.rollouts.ending import Ending, packed, read_ending, trajectory_of
 from entcent_agents.rollouts.gate import Passage
@@ -395,7 +395,8 @@ class _Attempt:
         try:
             with own_calls():
                 async with limit.heeded() if limit else nullcontext():
-                    await graph.ainvoke(given, config, context=self.request.context, durability=durability)
+                    run = graph.ainvoke(given, config, context=self.request.context, durability=durability)
+                    await cancellable(run)
         except ParentCommand as handoff:  # for the graph around the agent, if this rollout is selected
             self._handoff = handoff.args[0]
 
