@@ -16,9 +16,9 @@ from evals.scoring.branches import branch_lines, without_second_pass
 from evals.scoring.calibration import Parameters, Split, parameters, split_by_share, split_by_tasks
 from evals.scoring.candidates import Known, Part, TaskRollouts, tasks_of
 from evals.scoring.choosing import Resampling
-from evals.scoring.comparing import COSTS, accuracies, compare, shared
+from evals.scoring.comparing import COSTS, accuracies, at_equal_tokens, compare, shared
 from evals.scoring.report import Report, report_on
-from evals.scoring.tables import branched, compared, tables_of
+from evals.scoring.tables import branched, compared, matched, tables_of
 from evals.store import StoredRun, read_run
 
 _COSTS_NOTE: Final = (
@@ -72,6 +72,7 @@ def compare_runs(asked: ScoreRequest) -> None:
     given, seed = parameters((), asked.signals, None), asked.resampling.seed
     costs = compare(tasks, COSTS, seed=seed)
     rates = compare(tasks, accuracies(given.selectors), seed=seed)
+    equal = {name: at_equal_tokens(tasks[0], run, seed=seed) for name, run in zip(names[1:], tasks[1:], strict=True)}
     lines = {name: branch_lines(run) for name, run in zip(names, tasks, strict=True)}
     print_tables(
         {
@@ -82,6 +83,7 @@ def compare_runs(asked: ScoreRequest) -> None:
         [
             compared(f"What a task took: {len(tasks[0])} tasks in all runs", names, costs, _COSTS_NOTE),
             compared("What it came to", names, rates, _RATES_NOTE),
+            *([matched(names[0], sampled)] if (sampled := {name: one for name, one in equal.items() if one}) else []),
             *(branched(name, found) for name, found in lines.items() if found),
         ],
     )

@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from entcent_agents.selection import Selector
-from entcent_agents.statistics import Estimate, mean_over_tasks
+from entcent_agents.statistics import Estimate, mean_over_tasks, pass_at_k
 from evals.errors import EvaluationError
 from evals.scoring.candidates import TaskRollouts
 from evals.scoring.choosing import choose, most_common
@@ -28,6 +28,24 @@ class Compared(NamedTuple):
     name: str
     means: Sequence[Estimate]
     differences: Sequence[Estimate]
+
+
+class Matched(NamedTuple):
+    """What a run came to, and what the first would have, had it sampled no more tokens.
+
+    Attributes:
+        generated_tokens: Of a task, all its rollouts together: the run's, the mean.
+        samples: Rollouts of the first run that generate as many.
+        fewer: Its pass@k with so many rollouts.
+        found: The pass@k of the run.
+        difference: Of the two, paired by task.
+    """
+
+    generated_tokens: float
+    samples: float
+    fewer: Estimate
+    found: Estimate
+    difference: Estimate
 
 
 Figure = Callable[[TaskRollouts], float]
@@ -59,6 +77,33 @@ def _compared(name: str, values: Sequence[Sequence[float]], seed: int) -> Compar
         [mean_over_tasks(each, seed=seed) for each in values],
         [mean_over_tasks([b - a for a, b in zip(first, other, strict=True)], seed=seed) for other in others],
     )
+
+
+def at_equal_tokens(first: Sequence[TaskRollouts], other: Sequence[TaskRollouts], *, seed: int) -> Matched | None:
+    """A run beside the first at the tokens that the run generated; None where those of the first are no samples.
+
+    Between two numbers of rollouts pass@k is interpolated. Where the run generated more, all rollouts are taken.
+    """
+    if any(one.rollout.branch for task in first for one in task.stored):
+        return None
+    generated = _tokens("generated")
+    tokens, whole = (float(np.mean([generated(task) for task in run])) for run in (other, first))
+    share = min(tokens / whole, 1.0) if whole else 1.0
+    fewer = [_pass_at(task, share * len(task.passed)) for task in first]
+    found = [float(any(task.passed)) for task in other]
+    return Matched(
+        tokens,
+        share * float(np.mean([len(task.passed) for task in first])),
+        mean_over_tasks(fewer, seed=seed),
+        mean_over_tasks(found, seed=seed),
+        mean_over_tasks([b - a for a, b in zip(fewer, found, strict=True)], seed=seed),
+    )
+
+
+def _pass_at(task: TaskRollouts, samples: float) -> float:
+    known = range(1, len(task.passed) + 1)
+    rates = [pass_at_k(len(task.passed), sum(task.passed), k) for k in known]
+    return float(np.interp(samples, [0, *known], [0.0, *rates]))
 
 
 def accuracies(selectors: Mapping[str, Selector]) -> dict[str, Figure]:

@@ -11,7 +11,7 @@ from rich.table import Table as RichTable
 from entcent_agents.signals import SIGNALS
 from entcent_agents.statistics import Estimate
 from evals.scoring.branches import BranchLine
-from evals.scoring.comparing import Compared
+from evals.scoring.comparing import Compared, Matched
 from evals.scoring.passing import PassRates
 from evals.scoring.report import Report
 
@@ -214,6 +214,27 @@ def compared(title: str, names: Sequence[str], rows: Iterable[Compared], note: s
     first, *others = names
     head = ["figure", first, *(text for name in others for text in (name, "difference", "95 %"))]
     return Table(title=title, head=head, rows=shown, note=note)
+
+
+def matched(first: str, found: Mapping[str, Matched]) -> Table:
+    """Runs beside the first one at the tokens that they generated."""
+    return Table(
+        title=f"At equal tokens: fewer rollouts of {first}",
+        head=["run", "generated tokens", "as many rollouts", "their pass@k", "pass@k of the run", "difference", "95 %"],
+        rows=[
+            [
+                name,
+                f"{one.generated_tokens:,.0f}",
+                f"{one.samples:.2f}",
+                mean_text(one.fewer),
+                mean_text(one.found),
+                *with_interval(one.difference, sign="+"),
+            ]
+            for name, one in found.items()
+        ],
+        note="as many rollouts: of the first run, that generate as many tokens as the run did; their pass@k is "
+        "unbiased, and interpolated between whole numbers of rollouts.",
+    )
 
 
 def branched(name: str, lines: Iterable[BranchLine]) -> Table:

@@ -15,7 +15,7 @@ from evals.cli.scoring import made_by
 from evals.errors import EvaluationError
 from evals.scoring.branches import branch_lines, without_second_pass
 from evals.scoring.candidates import TaskRollouts, tasks_of
-from evals.scoring.comparing import COSTS, accuracies, compare, shared
+from evals.scoring.comparing import COSTS, accuracies, at_equal_tokens, compare, shared
 from evals.store import StoredRollout, StoredRun
 from tests.evals.test_scores import stored, task_of, telling
 
@@ -34,6 +34,27 @@ def test_runs_are_compared_with_the_first_on_the_tasks_they_share():
     assert figures["lowest mean entropy"].differences[0].mean == -0.5
     with pytest.raises(EvaluationError, match="no judged task in common"):
         shared([first, [telling("elsewhere", [True])]])
+
+
+def taking(tokens: int, task: TaskRollouts) -> TaskRollouts:
+    """The same, each rollout of so many tokens."""
+    usage = Usage(prompt_tokens=10, generated_tokens=tokens)
+    taken = [replace(one, rollout=replace(one.rollout, usage=usage)) for one in task.stored]
+    return replace(task, stored=tuple(taken))
+
+
+def test_a_run_is_set_beside_as_many_rollouts_of_the_first_as_generate_its_tokens():
+    first = [taking(10, telling("x", [True, False, False, False])), taking(10, telling("y", [False] * 4))]
+    other = [taking(15, telling("x", [True])), taking(5, telling("y", [True]))]
+    found = at_equal_tokens(first, other, seed=0)
+    assert found
+    assert (found.generated_tokens, found.samples) == (10.0, 1.0)
+    assert (found.fewer.mean, found.found.mean, found.difference.mean) == (0.125, 1.0, 0.875)
+    between = at_equal_tokens(first, [taking(25, telling("x", [True])), taking(5, telling("y", [True]))], seed=0)
+    assert between and (between.samples, between.fewer.mean) == (1.5, (0.25 + 0.5) / 2 / 2)
+    more = at_equal_tokens(first, [taking(90, telling("x", [True])), taking(90, telling("y", [True]))], seed=0)
+    assert more and (more.samples, more.fewer.mean) == (4.0, 0.5)
+    assert at_equal_tokens([branching()], [branching()], seed=0) is None
 
 
 def branching() -> TaskRollouts:
