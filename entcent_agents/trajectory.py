@@ -192,6 +192,7 @@ class Branch:
         kind: What the parent's token belongs to.
         decision: What was decided there.
         method: How the rest of the turn was made; None where it was not.
+        odds: How likely the model held what was taken instead, over how likely what the parent has there.
     """
 
     parent: int
@@ -201,6 +202,7 @@ class Branch:
     kind: SegmentKind
     decision: Decision
     method: BranchMethod | None
+    odds: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON-able form. What was written at the token, neither here nor there: records say nothing of that."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
+from entcent_agents.logprobs import TokenLogprobs
 from entcent_agents.segments import SegmentKind
 from entcent_agents.trajectory import Decision
 
@@ -29,3 +31,12 @@ class BranchPoint:
     alternative: bytes
     logprob: float
     id: int | None = None
+
+    def odds(self, turn: TokenLogprobs) -> float | None:
+        """How likely the alternative is, over how likely the parent's token; None where nobody knows.
+
+        Args:
+            turn: The parent's.
+        """
+        odds = math.exp(self.logprob - float(turn.logprob[self.token]))
+        return odds if math.isfinite(odds) else None

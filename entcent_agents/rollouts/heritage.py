@@ -48,6 +48,7 @@ class Origin:
             kind=point.kind,
             decision=point.decision,
             method=method,
+            odds=point.odds(self.said),
         )
 
     def to_dict(self) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 An outcome is a rollout's `vote_key`: what it changed in its environments, else its tool calls or its answer, in
 canonical form. No vote elects anybody where no two rollouts came to the same outcome: it abstains.
+
+Rollouts that branched have a share of a vote each (`branch_shares`), which their weights are multiplied by.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from entcent_agents.selection.chain import Chainable
 from entcent_agents.selection.intrinsic import BySignal, LowestMeanEntropy, require_by_signal
 from entcent_agents.selection.ranking import Value, rank
 from entcent_agents.selection.result import Selection
+from entcent_agents.selection.shares import branch_shares
 from entcent_agents.selection.validity import of_one_k
 from entcent_agents.trajectory import Rollout
 
@@ -123,11 +126,12 @@ def _vote_of(rollout: Rollout, by: BySignal) -> Value:
 
 def _elect(name: str, rollouts: Sequence[Rollout], weights: Mapping[int, Value]) -> Selection:
     """The outcome with the most weight; a rollout whose weight is a reason has no vote and cannot win."""
+    shares = branch_shares(rollouts)
     found: defaultdict[str, list[float]] = defaultdict(list)
     for rollout in rollouts:
         weight = weights[rollout.index]
         if rollout.vote_key is not None and not isinstance(weight, str):
-            found[rollout.vote_key].append(weight)
+            found[rollout.vote_key].append(weight * shares[rollout.index])
     votes = {key: math.fsum(weights) for key, weights in found.items()}  # exact: the order must not break ties
 
     def value(rollout: Rollout) -> Value:

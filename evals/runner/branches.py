@@ -84,6 +84,7 @@ class Branches:
             kind=point.kind,
             decision=point.decision,
             method=answer.method,
+            odds=point.odds(fork.turn.answer.turn.logprobs),
         )
         self._watch.begin(index, parent=parent.index, turn=branch.turn)
         return Answered(parent.branched(index, branch, seed), answer)
