@@ -75,7 +75,9 @@ class Branches:
 
     def _begun(self, fork: _Fork, answer: Answer, seed: int | None, *, index: int) -> Answered:
         parent, point = fork.turn.attempt, fork.point
+        said = fork.turn.answer.turn.logprobs
         assert answer.method is not None, "branched answers say how they were made"
+        assert said is not None, "a turn without log-probabilities has no points"
         branch = Branch(
             parent=parent.index,
             turn=len(parent.replies),
@@ -84,7 +86,7 @@ class Branches:
             kind=point.kind,
             decision=point.decision,
             method=answer.method,
-            odds=point.odds(fork.turn.answer.turn.logprobs),
+            odds=point.odds(said),
         )
         self._watch.begin(index, parent=parent.index, turn=branch.turn)
         return Answered(parent.branched(index, branch, seed), answer)
