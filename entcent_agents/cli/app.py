@@ -49,9 +49,7 @@ def run(
     ] = None,
     consensus: Annotated[
         Literal["share", "posterior"] | None,
-        typer.Option(
-            help="Stop the others once this share of the outcomes, or its posterior, agrees: 0.95 of 4 or more."
-        ),
+        typer.Option(help="Stop the others once 4 or more have ended, and 0.95 of them, or the posterior, agree."),
     ] = None,
     temperature: Temperature = 0.7,
     seed: Seed = None,
