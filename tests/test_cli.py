@@ -306,6 +306,7 @@ def test_help_names_every_option():
         "--agent",
         "-n",
         "--initial",
+        "--consensus",
         "--seed",
         "--read",
         "--external",

@@ -90,6 +90,10 @@ def storing(model, environments):
 def slow(model):
     return agent_of([[turn("", ("send", {"to": "a slow server"})), turn("done")]], [declare(send, EXTERNAL)])
 
+def agreeing(model):
+    quick, slow = ScriptedTurn(text="yes", entropy=LATE), ScriptedTurn(text="no", entropy=LATE, delay_seconds=3600)
+    return agent_of([[quick], [quick], [quick], [slow], [quick]], [])
+
 def failing_later(model):
     broken = ScriptedTurn(error=RuntimeError("the model broke"))
     return agent_of([[turn("", ("send", {"to": "ann"})), broken]], [declare(send, EXTERNAL)])
@@ -249,3 +253,15 @@ def test_a_run_that_fails_says_what_was_done_before(run, outside: Path):
     assert told.index('called: send {"to": "ann"}: sent to ann') < told.index("error: ")
     assert "Traceback" not in ran.stderr
     assert outside.read_text() == "ann\n"
+
+
+def test_where_enough_rollouts_agree_the_others_are_stopped(run):
+    ran = entcent(*run("agreeing", "-n", "5", "--consensus", "share", "--json"))
+    assert ran.returncode == 0, ran.stderr
+    said = json.loads(ran.stdout)
+    assert said["answer"] == "yes"
+    assert [one["error"] for one in said["rollouts"] if one["status"] == "unfinished"] == [
+        "stopped early: 4 of 4 rollouts agree"
+    ]
+    refused = entcent(*run("agreeing", "--consensus", "share"))
+    assert refused.returncode == 2 and "--consensus needs -n 4 or more" in refused.stderr

@@ -276,6 +276,7 @@ async def goes_on(
         ConfigurationError: Where the payload constrains the answer.
         ModelServerError: Where the server cannot be reached, or fails otherwise than by refusing the method.
     """
+    listener = token_listener.set(None)  # whose call leads to the measurement has not asked for these tokens
     try:
         found = await continued(client, payload, half.prefix, method)
     except ContinuationError:
@@ -284,6 +285,8 @@ async def goes_on(
         if not is_refused(error):
             raise
         return None
+    finally:
+        token_listener.reset(listener)
     new = found.completion.text[: len(half.rest)]
     return found if new and half.rest.startswith(new) else None
 

@@ -47,6 +47,10 @@ def run(
         int | None,
         typer.Option(min=1, help="Begin so many, and let them branch where they hesitate over a tool, up to -n."),
     ] = None,
+    consensus: Annotated[
+        Literal["share", "posterior"] | None,
+        typer.Option(help="Stop the others once 4 or more have ended, and 0.95 of them, or the posterior, agree."),
+    ] = None,
     temperature: Temperature = 0.7,
     seed: Seed = None,
     max_tokens: MaxTokens = 400,
@@ -92,7 +96,15 @@ def run(
         **({} if calibrated is None else {"top_logprobs": calibrated.top_k}),
     )
     run_task(
-        RunSettings(task=task, setup=setup, initial=initial, calibration=calibrated, record=record, as_json=as_json)
+        RunSettings(
+            task=task,
+            setup=setup,
+            initial=initial,
+            consensus=consensus,
+            calibration=calibrated,
+            record=record,
+            as_json=as_json,
+        )
     )
 
 

@@ -12,7 +12,8 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from entcent_agents.branching import BranchPolicy, Calibration
+from entcent_agents.branching import BranchPolicy, Calibration, EarlyStopping
+from entcent_agents.branching.stopping import Consensus
 from entcent_agents.cli import STARTED
 from entcent_agents.cli.result import Round, RunResult, print_questions, print_result, print_so_far
 from entcent_agents.cli.serving import serve
@@ -38,6 +39,7 @@ class RunSettings:
     task: str
     setup: Setup
     initial: int | None
+    consensus: Consensus | None
     calibration: Calibration | None
     record: Path | None
     as_json: bool
@@ -48,6 +50,11 @@ class RunSettings:
         if self.initial is None:
             return None
         return BranchPolicy() if self.calibration is None else BranchPolicy.calibrated(self.calibration)
+
+    @property
+    def stopping(self) -> EarlyStopping | None:
+        """What ends rollouts early; None: nothing does."""
+        return None if self.consensus is None else EarlyStopping(consensus=self.consensus)
 
 
 def run_task(settings: RunSettings) -> None:
@@ -86,6 +93,8 @@ def _require_sensible(settings: RunSettings) -> None:
         raise ConfigurationError("the task is empty: say what the agent is to do")
     if settings.initial is not None and settings.initial > settings.setup.n:
         raise ConfigurationError(f"--initial {settings.initial} is above -n {settings.setup.n}, the most rollouts")
+    if settings.stopping and settings.stopping.warm_up > settings.setup.n:
+        raise ConfigurationError(f"--consensus needs -n {settings.stopping.warm_up} or more: fewer never agree")
     if settings.record is not None:
         require_writable("--record", settings.record)
 
@@ -156,6 +165,7 @@ def _graph(settings: RunSettings, agent: Any, prepared: Prepared, result: RunRes
         agent,
         n=setup.n,
         branching=Branching(policy, settings.initial or 1) if policy else None,
+        stopping=settings.stopping,
         selector=default_selector(LowestCentroid(settings=SignalSettings(phases=result.phases))),
         seed=setup.seed,
         environments=prepared.environments,

@@ -11,11 +11,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal, cast
 from uuid import uuid4
 
-from langchain_core.messages import BaseMessage
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.runtime import Runtime, get_runtime
 
+from entcent_agents.branching import EarlyStopping
 from entcent_agents.budget import Budget
 from entcent_agents.capture.alternatives import keep_alternatives
 from entcent_agents.chat.sampling import SamplingPool, one_attempt, plain_sampling, use_pool
@@ -41,8 +41,9 @@ from entcent_agents.nodes.questions import ask, settle_doubts
 from entcent_agents.nodes.recorded import until_recorded
 from entcent_agents.nodes.running import Running, may_go_on
 from entcent_agents.nodes.settings import require_kind
-from entcent_agents.nodes.shadow import as_alone
+from entcent_agents.nodes.shadow import as_alone, run_beside
 from entcent_agents.nodes.state import Node, RolloutsState
+from entcent_agents.nodes.stopping import require_reachable, stopping_of
 from entcent_agents.nodes.unclaimed import leave
 from entcent_agents.rollouts.branching import BeginBranch, Branching, Tree
 from entcent_agents.rollouts.cleanup import Lingering, discard, to_the_end
@@ -65,7 +66,7 @@ from entcent_agents.rollouts.isolation import (
 from entcent_agents.rollouts.memory import ThreadMemory
 from entcent_agents.rollouts.request import Base, RolloutRequest
 from entcent_agents.rollouts.retries import Retries
-from entcent_agents.rollouts.rollout import Begun, begin_branch, run_beside, run_rollout
+from entcent_agents.rollouts.rollout import Begun, begin_branch, run_rollout
 from entcent_agents.rollouts.store import RolloutStore
 from entcent_agents.rollouts.writing import recorded_branches
 from entcent_agents.telemetry.rounds import Round, observed_rollout, observed_round
@@ -89,6 +90,8 @@ class ParallelRollouts(Node):
         n: How many rollouts; with `branching`, at most.
         branching: Begin few rollouts, and let them branch where they hesitate; None: all n are sampled from the
             beginning. Branches are made with `ChatLogprobs` alone; see docs/branching.md.
+        stopping: End rollouts early, where those that ended agree or are more confident; None: all come to their end.
+            See docs/early-stopping.md.
         effects: What the agent's tools do to the world, by tool name; counts more than what tools say themselves. A
             tool of which nothing is known is EXTERNAL: rollouts are held before it.
         trust_hints: MCP servers or tools whose own hints count: their names, or True for all.
@@ -120,6 +123,7 @@ class ParallelRollouts(Node):
         *,
         n: int = 4,
         branching: Branching | None = None,
+        stopping: EarlyStopping | None = None,
         effects: Mapping[str, Effect | str] | None = None,
         trust_hints: bool | Sequence[str] = (),
         environments: Sequence[Environment] = (),
@@ -145,6 +149,7 @@ class ParallelRollouts(Node):
             raise ConfigurationError(f"on_unavailable={on_unavailable!r} must be 'error' or 'single'")
         for name, given, kind in (
             ("branching", branching, "Branching"),
+            ("stopping", stopping, "EarlyStopping"),
             ("retries", retries, "Retries"),
             ("budget", budget, "Budget"),
             ("spans", spans, "Spans"),
@@ -154,6 +159,7 @@ class ParallelRollouts(Node):
             raise ConfigurationError(
                 f"branching: initial={branching.initial} must be between min_finished={min_finished} and n={n}"
             )
+        require_reachable(stopping, n)
         names = [environment.name for environment in environments]
         if len(set(names)) < len(names):
             raise ConfigurationError(f"environments share a name: {', '.join(names)}; give each its own")
@@ -165,6 +171,7 @@ class ParallelRollouts(Node):
         self.channels = channels
         self.n = n
         self.branching = branching
+        self.stopping = stopping
         self.environments = {environment.name: environment for environment in environments}
         self.effects = effects_of(tools_of(agent), effects or {}, names, trust_hints=trust_hints)
         self.max_concurrency = max_concurrency or n
@@ -370,7 +377,7 @@ class ParallelRollouts(Node):
         if len(held) != 1 or held[0].status != "held" or held[0].forks:
             return None
         base = Base.of(held[0])
-        if not _goes_on(state, base):
+        if not base.ends(state):
             await self.forget(held)
             return None
         if not await self.store.has(base.thread_id):
@@ -383,6 +390,9 @@ class ParallelRollouts(Node):
 
     async def _begin(self, request: RolloutRequest, most: int, write: Callable[[Any], None]) -> list[Rollout]:
         """All rollouts of a round, those that branch included; at most so many."""
+        kept = (0,) if self.shadowed else ()
+        stopping = await stopping_of(self.stopping, request, most, least=self.min_finished, kept=kept)
+        request = replace(request, stopping=stopping)
         if self.branching is None or most <= self.branching.initial:
             return await self._run(request, range(most), write)
         branches = range(self.branching.initial, most)
@@ -392,7 +402,8 @@ class ParallelRollouts(Node):
         def tree(begin: BeginBranch) -> Tree:
             origins = [heritage.origin for heritage in recorded.values() if heritage]
             assert self.branching
-            return Tree(self.branching, (index for index in branches if index not in recorded), begin, origins)
+            free = (index for index in branches if index not in recorded)
+            return Tree(self.branching, free, begin, origins, request.stopping)
 
         with keep_alternatives():
             return await self._run(request, [*range(self.branching.initial), *recorded], write, tree)
@@ -420,7 +431,10 @@ class ParallelRollouts(Node):
                     running = run_beside(request, index, write, begun)
                 else:
                     running = run_rollout(as_alone(request) if self.shadowed else request, index, write, begun)
-                return await observed_rollout(index, running)
+                rollout = await observed_rollout(index, running)
+            if request.stopping:
+                request.stopping.ended(rollout)
+            return rollout
 
         async def begin(index: int, heritage: Heritage) -> None:
             await begin_branch(request, index, write, heritage, partial(running.join, index))
@@ -460,28 +474,6 @@ class ParallelRollouts(Node):
         raise RolloutsFailedError(
             f"{len(found)} of {len(rollouts)} rollouts finished, {self._needed} needed, {changed}: {errors}"
         )
-
-
-def _goes_on(state: Mapping[str, Any], base: Base) -> bool:
-    """Whether the conversation still ends where the rollout is held; what is before may have been trimmed or added.
-
-    Raises:
-        RolloutError: It does, and what is said there was changed: the rollout would go on with what stood there before.
-    """
-    messages, then = state.get("messages"), base.last_message
-    if messages is None or not (messages and then):
-        return messages is None or not (messages or then)
-    now: BaseMessage = messages[-1]
-    if now.id == then.id and (now.content, _calls(now)) != (then.content, _calls(then)):
-        raise RolloutError(
-            f"the message {now.id} was changed while the rollout that ends with it is held: change a call in the "
-            "answer to a question about it (HumanInTheLoopMiddleware takes edits), or send a new message"
-        )
-    return now.id == then.id
-
-
-def _calls(message: BaseMessage) -> Any:
-    return getattr(message, "tool_calls", None)
 
 
 def _candidates(rollouts: Sequence[Rollout]) -> list[Rollout]:

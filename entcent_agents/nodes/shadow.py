@@ -9,10 +9,12 @@ from typing import Any, Final
 
 from entcent_agents.errors import EntcentError
 from entcent_agents.rollouts.packing import pack
+from entcent_agents.rollouts.progress import ProgressReporter
 from entcent_agents.rollouts.request import RolloutRequest
+from entcent_agents.rollouts.rollout import Begun, one_line, run_rollout
 from entcent_agents.selection import First, Selection
 from entcent_agents.telemetry.lines import log_line
-from entcent_agents.trajectory import CANDIDATES, Rollout
+from entcent_agents.trajectory import CANDIDATES, Rollout, Usage
 
 LOGGER: Final = logging.getLogger("entcent_agents.shadow")
 """One line for each round, at INFO."""
@@ -21,6 +23,23 @@ LOGGER: Final = logging.getLogger("entcent_agents.shadow")
 def as_alone(request: RolloutRequest) -> RolloutRequest:
     """The request as the rollout gets it that is to be committed: with as many supersteps as the agent alone has."""
     return replace(request, recursion_limit=request.config.get("recursion_limit"))
+
+
+async def run_beside(
+    request: RolloutRequest, index: int, write: Callable[[Any], None], begun: Begun | None = None
+) -> Rollout:
+    """As `run_rollout`, where another one is committed whatever becomes of this: all its errors are data."""
+    try:
+        return await run_rollout(request, index, write, begun)
+    except Exception as error:
+        ProgressReporter(index, request.round, write).end("failed")
+        return Rollout(
+            index=index,
+            thread_id=request.thread_id(index),
+            status="failed",
+            usage=request.used.get(index, Usage()),
+            error=one_line(error),
+        )
 
 
 def alone(rollouts: Sequence[Rollout], candidates: Sequence[Rollout]) -> Selection:

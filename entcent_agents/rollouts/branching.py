@@ -15,6 +15,7 @@ from entcent_agents.chat.branches import BRANCH_METHODS
 from entcent_agents.errors import ConfigurationError
 from entcent_agents.logprobs import TokenLogprobs
 from entcent_agents.rollouts.heritage import Heritage, Origin
+from entcent_agents.rollouts.stopping import Stopping
 from entcent_agents.trajectory import BranchMethod, Turn
 
 BeginBranch = Callable[[int, Heritage], Awaitable[None]]
@@ -55,6 +56,7 @@ class Tree:
         free: Indices that branches may have: as many as may begin.
         begin: Begins one; when it returns, the branch outlives whatever the rollouts do, as far as their store does.
         recorded: Where rollouts branched that another process began.
+        stopping: What ends rollouts early; once they agree nothing branches any more.
     """
 
     def __init__(
@@ -63,11 +65,13 @@ class Tree:
         free: Iterable[int],
         begin: BeginBranch,
         recorded: Iterable[Origin] = (),
+        stopping: Stopping | None = None,
     ) -> None:
         self.loop = asyncio.get_running_loop()
         self.methods = branching.methods
         self.begin = begin
         self._watch = Watch(branching.policy)
+        self._stopping = stopping
         self._free = [*free]
         heapify(self._free)
         self._recorded = Counter((origin.parent, origin.turn) for origin in recorded)
@@ -76,7 +80,8 @@ class Tree:
         self, rollout: int, turn: int, logprobs: TokenLogprobs, *, reused: int, prompt: str
     ) -> list[tuple[int, BranchPoint]]:
         """Where a turn branches, each with the index of the branch; for the arguments see `Watch.points`."""
-        points = self._watch.points(rollout, turn, logprobs, room=len(self._free), reused=reused, prompt=prompt)
+        room = 0 if self._stopping and self._stopping.agreed else len(self._free)
+        points = self._watch.points(rollout, turn, logprobs, room=room, reused=reused, prompt=prompt)
         found = [(heappop(self._free), point) for point in points]
         for index, _ in found:
             self._watch.begin(index, parent=rollout, turn=turn)

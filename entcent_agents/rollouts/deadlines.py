@@ -1,4 +1,4 @@
-"""What ends a rollout whose time is over, or a model call of it."""
+"""What ends a rollout whose time is over or that need not go on, or a model call of it."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ GRACE_SECONDS: Final = 0.5
 """How long the answer waits at most for what was cut off to end."""
 
 
-class OutOfTime(RolloutError):
-    """A rollout was cut off; says by which limit. It never leaves the rollout, whose record has its words."""
+class CutOff(RolloutError):
+    """A rollout was cut off; says why. It never leaves the rollout, whose record has its words."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,9 +46,10 @@ class Deadline:
         """Time until then, 0 where it has passed."""
         return max(self.at - time.monotonic(), 0.0)
 
-    def passed(self) -> OutOfTime:
-        """What to raise when it has."""
-        return OutOfTime(f"cut off: {self.limit} were over")
+    @property
+    def passed(self) -> str:
+        """What to say when it has."""
+        return f"cut off: {self.limit} were over"
 
 
 def deadline_of(request: RolloutRequest) -> Deadline | None:
@@ -185,34 +186,40 @@ def _current_task() -> asyncio.Task[Any] | None:
 
 
 async def within(
-    deadline: Deadline,
+    deadline: Deadline | None,
     work: Coroutine[Any, Any, None],
     *,
+    stop: Coroutine[Any, Any, str] | None,
     clean_up: Callable[[], Awaitable[None]],
     patient: Callable[[], bool],
     linger: Callable[[asyncio.Task[None]], None],
 ) -> None:
-    """Do what has a deadline, in a task of its own. Where it is passed, cancel the work, and clean up after it.
+    """Do what may be cut off, in a task of its own. Where it is, cancel the work, and clean up after it.
 
     Args:
-        deadline: When it has to be over.
+        deadline: When it has to be over; None where nothing says so.
         work: What is to be done; where it is done after all although it was cancelled, that counts.
-        clean_up: Done once the work has ended after its deadline.
+        stop: Ends, with the reason, when the work need not go on; None: it does.
+        clean_up: Done once the work has ended after it was cut off.
         patient: Whether more than `GRACE_SECONDS` are to be waited for that.
         linger: Takes what nobody waits for any more.
 
     Raises:
-        OutOfTime: It was cut off.
+        CutOff: It was.
         Exception: What the work raised before that.
     """
-    if not deadline.left_seconds:
+    if deadline and not deadline.left_seconds:
         work.close()
-        raise deadline.passed()
+        if stop:
+            stop.close()
+        raise CutOff(deadline.passed)
     working = asyncio.ensure_future(work)
+    stopped = asyncio.ensure_future(stop) if stop else None
     leaving: asyncio.Task[None] | None = None
+    why = ""
     try:
-        await asyncio.wait([working], timeout=deadline.left_seconds)
-        if not working.done():
+        why = await _cut_off(working, deadline, stopped)
+        if why:
             leaving = asyncio.create_task(_left(working, clean_up))
             await asyncio.wait([leaving], timeout=GRACE_SECONDS)
             if patient():
@@ -221,12 +228,30 @@ async def within(
         working.cancel()
         await to_the_end(_ended(leaving or working))
         raise
+    finally:
+        if stopped:
+            stopped.cancel()
     if leaving is None or _is_done(working):
         working.result()
         return
     if not leaving.done():
         linger(leaving)
-    raise deadline.passed()
+    raise CutOff(why)
+
+
+async def _cut_off(
+    working: asyncio.Future[None], deadline: Deadline | None, stopped: asyncio.Future[str] | None
+) -> str:
+    """Wait for the work, and say why it is not waited for any longer; empty where it has ended."""
+    ends = {working, stopped} if stopped else {working}
+    left = deadline.left_seconds if deadline else None
+    await asyncio.wait(ends, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+    if working.done():
+        return ""
+    if stopped and stopped.done():
+        return stopped.result()
+    assert deadline
+    return deadline.passed
 
 
 def _is_done(work: asyncio.Future[None]) -> bool:

@@ -101,6 +101,11 @@ class _Task:
         self.holding = 0
         self._changed = asyncio.Event()
 
+    @property
+    def performs(self) -> bool:
+        """Whether an external call is among them."""
+        return any(effect is Effect.EXTERNAL for effect, _ in self.running)
+
     def change(self) -> None:
         """Wake up who waits for a change. Nothing is awaited here: it has to work under every cancellation."""
         changed, self._changed = self._changed, asyncio.Event()
@@ -223,7 +228,13 @@ class Guard:
     @property
     def performs(self) -> bool:
         """Whether an external call is being made, or waited for."""
-        return any(effect is Effect.EXTERNAL for task in self._tasks.values() for effect, _ in task.running)
+        return any(task.performs for task in self._tasks.values())
+
+    async def performed(self) -> None:
+        """Wait until no external call is being made, or waited for."""
+        while self.performs:
+            for task in [*self._tasks.values()]:
+                await task.until(lambda task=task: not task.performs)
 
     @property
     def lost(self) -> bool:

@@ -13,6 +13,7 @@ from langgraph.store.base import BaseStore
 
 from entcent_agents.budget import Budget
 from entcent_agents.environments import Environment
+from entcent_agents.errors import RolloutError
 from entcent_agents.rollouts.branching import Tree
 from entcent_agents.rollouts.calls import HeldCall, Key
 from entcent_agents.rollouts.cleanup import Lingering
@@ -21,6 +22,7 @@ from entcent_agents.rollouts.guard import Rules
 from entcent_agents.rollouts.isolation import Channel, Graph
 from entcent_agents.rollouts.packing import unpack
 from entcent_agents.rollouts.retries import Retries
+from entcent_agents.rollouts.stopping import Stopping
 from entcent_agents.rollouts.store import RolloutStore
 from entcent_agents.trajectory import Rollout, Spent, Trajectory, Usage
 
@@ -82,6 +84,24 @@ class Base:
             spent=rollout.spent or Spent(),
         )
 
+    def ends(self, state: Mapping[str, Any]) -> bool:
+        """Whether a conversation still ends where the rollout is held; what is before may have been trimmed or added.
+
+        Raises:
+            RolloutError: It does, and what is said there was changed: the rollout would go on with what stood there
+                before.
+        """
+        messages, then = state.get("messages"), self.last_message
+        if messages is None or not (messages and then):
+            return messages is None or not (messages or then)
+        now: BaseMessage = messages[-1]
+        if now.id == then.id and (now.content, _calls(now)) != (then.content, _calls(then)):
+            raise RolloutError(
+                f"the message {now.id} was changed while the rollout that ends with it is held: change a call in the "
+                "answer to a question about it (HumanInTheLoopMiddleware takes edits), or send a new message"
+            )
+        return now.id == then.id
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RolloutRequest:
@@ -111,6 +131,7 @@ class RolloutRequest:
         lingering: Where rollouts that were cut off are left to end.
         used: What rollouts used that have ended, however they did, by their indices.
         tree: How they branch; None where they do not.
+        stopping: What ends rollouts early; None: nothing does.
     """
 
     agent: Graph
@@ -136,6 +157,7 @@ class RolloutRequest:
     lingering: Lingering = field(default_factory=Lingering)
     used: dict[int, Usage] = field(default_factory=dict[int, Usage])
     tree: Tree | None = None
+    stopping: Stopping | None = None
 
     def thread_id(self, index: int) -> str:
         """The thread of one rollout."""
@@ -165,3 +187,7 @@ class RolloutRequest:
     def messages(self) -> Sequence[BaseMessage]:
         """The conversation so far."""
         return self.state.get("messages", ())
+
+
+def _calls(message: BaseMessage) -> Any:
+    return getattr(message, "tool_calls", None)

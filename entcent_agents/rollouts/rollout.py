@@ -26,7 +26,7 @@ from entcent_agents.rollouts.answers import Answers
 from entcent_agents.rollouts.breakpoints import is_at, stopped_at_breakpoint
 from entcent_agents.rollouts.calls import Key
 from entcent_agents.rollouts.cleanup import cancellable, discard, to_the_end
-from entcent_agents.rollouts.deadlines import CallLimit, OutOfTime, deadline_of, within
+from entcent_agents.rollouts.deadlines import CallLimit, CutOff, deadline_of, within
 from entcent_agents.rollouts.ending import Ending, packed, read_ending, trajectory_of
 from entcent_agents.rollouts.gate import Passage
 from entcent_agents.rollouts.guard import Guard, use_guard
@@ -45,10 +45,11 @@ from entcent_agents.rollouts.overlay import OverlayStore
 from entcent_agents.rollouts.progress import ProgressReporter
 from entcent_agents.rollouts.request import RolloutRequest
 from entcent_agents.rollouts.retries import with_retries
+from entcent_agents.rollouts.stopping import Asking
 from entcent_agents.rollouts.store import Journal
 from entcent_agents.rollouts.writing import Writing, ended, heritage_of, inherited, resumed
 from entcent_agents.telemetry.rounds import observing_handlers
-from entcent_agents.trajectory import CANDIDATES, Branch, Rollout, Trajectory, Usage
+from entcent_agents.trajectory import CANDIDATES, Branch, Rollout, Trajectory
 
 PROGRAMMING_ERRORS = (ConfigurationError, NotImplementedError, NameError, ImportError)
 """What no other rollout would do better: these end all of them instead of being recorded."""
@@ -84,7 +85,7 @@ async def run_rollout(
     try:
         await attempt.run_in_time(journal)
         await attempt.conclude()
-    except OutOfTime as over:
+    except CutOff as over:
         attempt.ending = Ending(status="unfinished", error=str(over))
     except (asyncio.CancelledError, GraphBubbleUp, *PROGRAMMING_ERRORS) as stop:
         if not (request.resumable and isinstance(stop, asyncio.CancelledError)):
@@ -97,7 +98,7 @@ async def run_rollout(
     except Exception as error:  # a bad rollout is data
         request.errors[index] = error
         stopped = next((link for link in causes_of(error) if isinstance(link, BudgetExceededError)), None)
-        attempt.ending = Ending(status="unfinished" if stopped else "failed", error=_one_line(stopped or error))
+        attempt.ending = Ending(status="unfinished" if stopped else "failed", error=one_line(stopped or error))
     finally:
         attempt.close()
     if attempt.ending.status not in CANDIDATES and not request.lingering.knows(attempt.writing.thread_id):
@@ -106,23 +107,6 @@ async def run_rollout(
     await attempt.writing.end(rollout)
     attempt.reporter.end(rollout.status)
     return rollout
-
-
-async def run_beside(
-    request: RolloutRequest, index: int, write: Callable[[Any], None], begun: Begun | None = None
-) -> Rollout:
-    """As `run_rollout`, where another one is committed whatever becomes of this: all its errors are data."""
-    try:
-        return await run_rollout(request, index, write, begun)
-    except Exception as error:
-        ProgressReporter(index, request.round, write).end("failed")
-        return Rollout(
-            index=index,
-            thread_id=request.thread_id(index),
-            status="failed",
-            usage=request.used.get(index, Usage()),
-            error=_one_line(error),
-        )
 
 
 async def begin_branch(
@@ -192,22 +176,35 @@ class _Attempt:
         self._output: str | None = None
 
     async def run_in_time(self, journal: Journal | None) -> None:
-        """As `run`, until the time is over.
+        """As `run`, until the time is over or the rollout need not go on.
 
         Raises:
-            OutOfTime: It is.
+            CutOff: So it is.
         """
-        deadline = deadline_of(self.request)
-        if deadline is None:
+        deadline, stopping = deadline_of(self.request), self.request.stopping
+        stop = stopping.stop_of(self.index) if stopping else None
+        if stop and stop.done():
+            if journal:
+                await self._take_up(journal)  # what it used counts, and its forks are discarded
+            raise CutOff(stop.result())
+        if deadline is None and stop is None:
             await self.run(journal)
             return
         await within(
             deadline,
             self.run(journal),
+            stop=self._stopped(stop) if stop else None,
             clean_up=self.discard,
             patient=lambda: self._guard is not None and self._guard.performs,
             linger=partial(self.request.lingering.keep, self.writing.thread_id),
         )
+
+    async def _stopped(self, stop: asyncio.Future[str]) -> str:
+        """Why it need not go on, once that is so and it makes no external call."""
+        await asyncio.wait([stop])
+        if self._guard:
+            await self._guard.performed()
+        return stop.result()
 
     async def run(self, journal: Journal | None) -> None:
         """From the beginning, or from where its journal leaves off."""
@@ -220,7 +217,7 @@ class _Attempt:
             writing.thread_id,
             request.recursion_limit,
             [
-                HandlerGroup(self.recorder, self.reporter, ToolWatch(guard)),
+                HandlerGroup(self.recorder, self.reporter, ToolWatch(guard), *self._asking()),
                 *observing_handlers(),
                 *([self._call_limit] if self._call_limit else ()),
                 *(self.passage.handlers if self.passage else ()),
@@ -292,16 +289,22 @@ class _Attempt:
     @property
     def turns(self) -> int:
         """How many turns it has made, those it went on from included."""
-        return self._turns_before + len(self.recorder.turns)
+        return len(self._before.turns) + len(self.recorder.turns)
 
     @property
-    def _turns_before(self) -> int:
-        return len(self.request.base.trajectory.turns) if self.request.base else 0
+    def _before(self) -> Trajectory:
+        """What it went on from."""
+        return self.request.base.trajectory if self.request.base else Trajectory()
+
+    def _asking(self) -> list[Asking]:
+        stopping = self.request.stopping
+        if stopping is None or not stopping.prunes:
+            return []
+        return [Asking(stopping, self.index, lambda: trajectory_of((), self.recorder, self._before))]
 
     def record(self, seconds: float) -> Rollout:
         """What is kept of it."""
-        base = self.request.base
-        before = base.trajectory if base else Trajectory()
+        before = self._before
         forks = self.writing.forks if self.ending.status in CANDIDATES else {}
         trajectory = trajectory_of(self.ending.messages, self.recorder, before)
         reused = sum(turn.reused_tokens for turn in trajectory.turns[len(before.turns) :])
@@ -331,7 +334,7 @@ class _Attempt:
         if tree is None:
             return None
         origin = self._heritage.origin if self._heritage else None
-        return Answers(tree, self.index, self.writing, guard, self.reporter, self._turns_before, origin)
+        return Answers(tree, self.index, self.writing, guard, self.reporter, len(self._before.turns), origin)
 
     async def _take_up(self, journal: Journal | None) -> Mapping[Key, Any]:
         """Make the forks and the thread ready, those of an earlier process or new ones."""
@@ -354,7 +357,7 @@ class _Attempt:
         if heritage:
             self.reporter.branched(heritage.origin.branch(self.writing.method))
         if self.request.tree:
-            self.request.tree.recall(self.index, self._turns_before, [*self.recorder.turns.values()])
+            self.request.tree.recall(self.index, len(self._before.turns), [*self.recorder.turns.values()])
 
     def _saver(self) -> BaseCheckpointSaver[Any]:
         store = self.request.store
@@ -410,5 +413,6 @@ def _fork_into(forks: dict[str, Fork], environment: Environment) -> None:
     forks[environment.name] = environment.fork()
 
 
-def _one_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
+    """An error as records have it."""
     return " ".join(f"{type(error).__name__}: {error}".split())[:500]

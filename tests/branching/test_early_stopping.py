@@ -8,18 +8,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from entcent_agents.branching.adaptive import Adaptive, leading_posterior, leading_share
+from entcent_agents.branching.stopping import EarlyStopping, leading_posterior, leading_share
 from entcent_agents.confidence import lowest_group_confidence
 from entcent_agents.errors import ConfigurationError
 
 outcomes = st.lists(st.sampled_from(["a", "b", "c", None]), max_size=10)
 
 
-def test_nothing_ends_early_unless_it_is_asked_for():
-    plain = Adaptive()
-    assert not plain.agrees(["a"] * 8)
-    assert plain.floor([np.ones(5)] * 8) is None
-    assert not plain.prunes(np.zeros(5000), plain.floor([np.ones(5000)] * 8))
+def test_what_is_not_asked_for_ends_nothing():
+    prunes, agrees = EarlyStopping(keep_percent=50.0), EarlyStopping(consensus="share")
+    assert not prunes.agrees(["a"] * 8)
+    assert agrees.floor([np.ones(5)] * 8) is None
+    assert not agrees.prunes(np.zeros(5000), agrees.floor([np.ones(5000)] * 8))
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,7 @@ def test_nothing_ends_early_unless_it_is_asked_for():
     ],
 )
 def test_a_request_ends_once_its_rollouts_agree(consensus, ended, agrees):
-    assert Adaptive(consensus=consensus, maximum=20).agrees(ended) is agrees
+    assert EarlyStopping(consensus=consensus).agrees(ended) is agrees
 
 
 def beta_below_half(a: int, b: int) -> Fraction:
@@ -70,20 +70,20 @@ def test_agreement_lies_between_zero_and_one_whatever_the_order_and_grows_with_t
 
 
 def test_the_floor_is_the_confidence_that_the_share_to_be_kept_reached_in_the_warm_up():
-    adaptive = Adaptive(keep_percent=75.0, warm_up=5, window=2)
+    stopping = EarlyStopping(keep_percent=75.0, warm_up=5, window=2)
     ended = [np.array([level, level, 9.0]) for level in (1.0, 2.0, 3.0, 4.0, 5.0)]
-    assert adaptive.floor(ended[:4]) is None
-    assert adaptive.floor(ended) == 2.0
-    assert adaptive.floor([np.array([math.nan]), *ended]) == 2.0  # it shows nothing
-    assert adaptive.floor([*ended, np.array([0.1, 0.1])]) == 2.0  # the first ones set it
+    assert stopping.floor(ended[:4]) is None
+    assert stopping.floor(ended) == 2.0
+    assert stopping.floor([np.array([math.nan]), *ended]) == 2.0  # it shows nothing
+    assert stopping.floor([*ended, np.array([0.1, 0.1])]) == 2.0  # the first ones set it
 
 
 def test_a_rollout_is_pruned_once_a_whole_group_of_it_is_below_the_floor():
-    adaptive = Adaptive(keep_percent=75.0, window=2)
-    assert not adaptive.prunes([1.0], 2.0)
-    assert not adaptive.prunes([1.0, math.nan], 2.0)
-    assert not adaptive.prunes([1.0, 3.0], 2.0)
-    assert adaptive.prunes([5.0, 1.0, 2.9, 5.0], 2.0)
+    stopping = EarlyStopping(keep_percent=75.0, window=2)
+    assert not stopping.prunes([1.0], 2.0)
+    assert not stopping.prunes([1.0, math.nan], 2.0)
+    assert not stopping.prunes([1.0, 3.0], 2.0)
+    assert stopping.prunes([5.0, 1.0, 2.9, 5.0], 2.0)
 
 
 @settings(deadline=None)
@@ -91,9 +91,9 @@ def test_a_rollout_is_pruned_once_a_whole_group_of_it_is_below_the_floor():
 def test_of_the_warm_up_itself_pruning_keeps_at_least_the_share_that_it_means_to(seed, keep):
     random = np.random.default_rng(seed)
     ended = [random.uniform(0, 9, random.integers(4, 9)) for _ in range(8)]
-    adaptive = Adaptive(keep_percent=keep, warm_up=8, window=3)
-    floor = adaptive.floor(ended)
-    kept = [confidence for confidence in ended if not adaptive.prunes(confidence, floor)]
+    stopping = EarlyStopping(keep_percent=keep, warm_up=8, window=3)
+    floor = stopping.floor(ended)
+    kept = [confidence for confidence in ended if not stopping.prunes(confidence, floor)]
     assert len(kept) >= math.floor(8 * keep / 100)
     assert all(lowest_group_confidence(confidence, 3) >= floor for confidence in kept)
     assert kept
@@ -102,16 +102,19 @@ def test_of_the_warm_up_itself_pruning_keeps_at_least_the_share_that_it_means_to
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"initial": 0},
-        {"initial": 9},
-        {"maximum": 2.5},
         {"consensus": "most"},
         {"agreement": 1.1},
-        {"warm_up": 9, "consensus": "share"},
+        {"warm_up": 0},
+        {"warm_up": 2.5},
         {"keep_percent": -1},
         {"window": 0},
     ],
 )
 def test_settings_that_cannot_work_are_refused_by_name(wrong):
     with pytest.raises(ConfigurationError, match=next(iter(wrong))):
-        Adaptive(**wrong)
+        EarlyStopping(**wrong)
+
+
+def test_settings_that_would_stop_nothing_are_refused():
+    with pytest.raises(ConfigurationError, match="set consensus, keep_percent or both"):
+        EarlyStopping(agreement=0.5)

@@ -21,12 +21,10 @@ Consensus = Literal["share", "posterior"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Adaptive:
-    """How many rollouts a request has, and what ends it, or one of them, early. Pure: it decides on what it is told.
+class EarlyStopping:
+    """What ends a request, or one of its rollouts, before all have ended. Pure: it decides on what it is told.
 
     Attributes:
-        initial: Rollouts sampled from the beginning; the others are their branches.
-        maximum: Rollouts in all.
         consensus: What ends the request once it reaches `agreement`; None: nothing does.
         agreement: From 0 to 1.
         warm_up: Rollouts that have to end before consensus counts, or a rollout is pruned.
@@ -36,14 +34,12 @@ class Adaptive:
             the published 2048.
 
     Raises:
-        ConfigurationError: On a number that is out of its range, or no number, on more initial or warm-up rollouts
-            than there may be in all, or an unknown consensus.
+        ConfigurationError: On a number that is out of its range, or no number, on an unknown consensus, or where
+            neither `consensus` nor `keep_percent` is set.
 
     Source: arXiv 2508.15260 (both, online); see docs/mathematics.md.
     """
 
-    initial: int = 2
-    maximum: int = 8
     consensus: Consensus | None = None
     agreement: float = 0.95
     warm_up: int = 4
@@ -51,17 +47,15 @@ class Adaptive:
     window: int = DEFAULT_WINDOW
 
     def __post_init__(self) -> None:
-        for name in ("initial", "maximum", "warm_up", "window"):
+        for name in ("warm_up", "window"):
             check_count(name, getattr(self, name), least=1)
         check_number("agreement", self.agreement, most=1.0)
         if self.keep_percent is not None:
             check_number("keep_percent", self.keep_percent, most=100.0)
         if self.consensus not in (None, "share", "posterior"):
             raise ConfigurationError(f"consensus={self.consensus!r} must be 'share', 'posterior' or None")
-        if self.initial > self.maximum:
-            raise ConfigurationError(f"initial={self.initial} is more than maximum={self.maximum}")
-        if self.warm_up > self.maximum and (self.consensus or self.keep_percent is not None):
-            raise ConfigurationError(f"warm_up={self.warm_up} is more than maximum={self.maximum}: nothing would stop")
+        if self.consensus is None and self.keep_percent is None:
+            raise ConfigurationError("nothing would be stopped early: set consensus, keep_percent or both")
 
     def agrees(self, outcomes: Sequence[Hashable | None]) -> bool:
         """Whether the request may end, as its rollouts agree.
@@ -78,7 +72,7 @@ class Adaptive:
         """The confidence below which a rollout is pruned, nats; None where none is, or too few have ended.
 
         Args:
-            warm_up: The confidences of the tokens of each rollout that ended, in the order in which they did: the
+            warm_up: The confidences of the tokens of each rollout that ended well, in the order in which they did: the
                 first ones set the floor. One without any counts for nothing.
         """
         if self.keep_percent is None:
@@ -104,7 +98,7 @@ class Adaptive:
 
 def leading_share(outcomes: Sequence[Hashable | None]) -> float:
     """The share of the most frequent outcome, in [0, 1]; None agrees with nobody."""
-    first, _ = _leading(outcomes)
+    first, _ = leading(outcomes)
     return first / len(outcomes) if outcomes else 0.0
 
 
@@ -114,12 +108,12 @@ def leading_posterior(outcomes: Sequence[Hashable | None]) -> float:
     With v1 and v2 votes it is `1 - I_0.5(v1 + 1, v2 + 1)`, the upper half of a Beta distribution. For whole numbers it
     equals how likely at most v1 of v1 + v2 + 1 fair coins show heads.
     """
-    first, second = _leading(outcomes)
+    first, second = leading(outcomes)
     coins = first + second + 1
     return sum(comb(coins, heads) for heads in range(first + 1)) / 2**coins
 
 
-def _leading(outcomes: Sequence[Hashable | None]) -> tuple[int, int]:
+def leading(outcomes: Sequence[Hashable | None]) -> tuple[int, int]:
     """How often the two most frequent outcomes occur; each None is an outcome of its own."""
     votes = Counter(outcome for outcome in outcomes if outcome is not None)
     nothing = [1] * sum(outcome is None for outcome in outcomes)
