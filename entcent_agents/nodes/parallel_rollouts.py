@@ -174,7 +174,7 @@ class ParallelRollouts(Node):
         self.n = n
         self.branching = branching
         self.pool = pool
-        self.lendable = n if branching else 0
+        self.lent = range(n, 2 * n if branching else n)
         self.environments = {environment.name: environment for environment in environments}
         self.effects = effects_of(tools_of(agent), effects or {}, names, trust_hints=trust_hints)
         self.max_concurrency = max_concurrency or n
@@ -214,7 +214,7 @@ class ParallelRollouts(Node):
             with (
                 use_pool(SamplingPool(self.seed, plain_first=self.shadowed)),
                 one_attempt(request.gate is not None),
-                lent_places(request, self.n, left, self.pool, beyond=self.lendable) as places,
+                lent_places(request, left, self.pool) as places,
             ):
                 begun = rollouts = await self._begin(request, places, write)
                 single = self.shadowed or self.on_unavailable == "single"
@@ -228,7 +228,7 @@ class ParallelRollouts(Node):
             self.said.put(request.thread_prefix, rollouts)
         kept = {rollout.index for rollout in rollouts}
         replaced = [rollout for rollout in begun if rollout.index not in kept]
-        borrowed = sum(self.n <= rollout.index < self._plain for rollout in begun)
+        borrowed = sum(rollout.index in self.lent for rollout in begun)
         spent = request.spent.plus(replaced, seconds=time.perf_counter() - started, borrowed=borrowed)
         rollouts[0] = replace(rollouts[0], spent=spent)
         if parent_saver(config) is None:  # else the graph can go on from here
@@ -330,7 +330,7 @@ class ParallelRollouts(Node):
     @property
     def _plain(self) -> int:
         """The index of the plain run: behind those of all rollouts that there may be, lent ones included."""
-        return self.n + self.lendable
+        return self.lent.stop
 
     def _rollouts_left(self, spent: Spent) -> int:
         """How many the budget leaves, of all that there may be and the plain run that may take their place."""
@@ -374,6 +374,7 @@ class ParallelRollouts(Node):
                 shares=memory is None,
             ),
             budget=self.budget,
+            lent=self.lent,
             lingering=self.lingering,
             resumable=self.store.durable and parent_saver(config) is not None,
             base=base,

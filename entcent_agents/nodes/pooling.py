@@ -14,26 +14,22 @@ from entcent_agents.rollouts.request import RolloutRequest
 
 
 @contextmanager
-def lent_places(
-    request: RolloutRequest, n: int, left: int, pool: BudgetPool | None, *, beyond: int
-) -> Generator[Places]:
+def lent_places(request: RolloutRequest, left: int, pool: BudgetPool | None) -> Generator[Places]:
     """The places of a round; after it, what it did not use goes to the pool or the batch, in which the pool rests.
 
     A round that somebody may go on with leaves nothing: it has yet to use that.
 
     Args:
         request: The round's.
-        n: How many rollouts it has of its own.
         left: How many the budget leaves.
         pool: What lends more outside batches.
-        beyond: Most that it may be lent.
     """
-    batch = part_in_batch(n) if beyond else None
+    n = request.lent.start
+    batch = part_in_batch(n) if request.lent else None
     account = pool.request(n) if pool and not batch else None
-    own = range(min(n, left))
     places = Places(
-        own,
-        range(n, min(n + beyond, left)),
+        range(min(n, left)),
+        range(n, min(request.lent.stop, left)),
         account=account,
         further=_further(request, batch) if batch else None,
     )

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from entcent_agents.errors import ConfigurationError, RolloutsFailedError
 from entcent_agents.nodes import Branching, ParallelRollouts, abatch
 from entcent_agents.prebuilt import entropy_centroid_graph
 from entcent_agents.selection import First
-from tests.chat_server import ChatServer
+from tests.chat_server import ChatServer, Reply
 from tests.rollouts.deciding_server import DecidingServer, Slot, answer, call, turns_of
 from tests.rollouts.test_branching import EAGER, agent_of
 
@@ -45,14 +46,20 @@ class Mixed(DecidingServer):
 
     turns: Callable[[int], Sequence[Slot]] = lambda turn: answer("not asked")
     asked: int = 0
-    holds: threading.Event = field(default_factory=threading.Event)
+    answered: int = 0
+    free: threading.Event = field(default_factory=threading.Event)
+
+    def chat(self, body: dict[str, Any], choice: int) -> Reply:
+        messages = body["messages"]
+        held = any(f"held at {turns_of(messages)}" in str(message["content"]) for message in messages)
+        reply = super().chat(body, choice)
+        return replace(reply, after=self.free) if held else reply
 
     def script(self, messages: Sequence[dict[str, Any]]) -> Sequence[Slot]:
         said = next(str(message["content"]) for message in messages if message["role"] == "user")
         turn = turns_of(messages)
-        if turn == 3 and "held" in said:
-            self.holds.wait(30)
         if turn == (1 if "easy" in said else 3):
+            self.answered += 1
             return answer("all is done")
         if "easy" in said:
             return call(["pick"], ["1"])
@@ -157,25 +164,56 @@ async def test_a_plain_run_in_the_place_of_failed_rollouts_counts_and_clashes_wi
     assert pool.balance == 8 + N - 2
 
 
-@pytest.mark.parametrize("branches", [0, 3, 5])
-async def test_a_cancelled_request_leaves_what_it_did_not_begin(serve: Serve, branches: int):
-    pool, script, told = full(8), Mixed(), 0
-    graph = graph_of(serve(script), pool=pool)
-    stream = graph.astream(*ask("hard and held"), stream_mode="custom")
+@pytest.mark.parametrize(("held_at", "branches"), [(0, 0), (3, 7)])
+async def test_a_cancelled_request_leaves_what_it_did_not_begin(serve: Serve, held_at: int, branches: int):
+    pool, script = full(8), Mixed()
+    graph = graph_of(serve(script), pool=pool, max_concurrency=2 * N)
+    await cancelled_when_held(graph, script, held_at=held_at, branches=branches)
+    assert pool.balance == 8 + N - (1 + branches)
+
+
+async def cancelled_when_held(graph: Any, script: Mixed, *, held_at: int, branches: int, config: Any = None) -> None:
+    """Cancel a hard request in which nothing goes on, after so many branches."""
+    told = 0
 
     async def run() -> None:
         nonlocal told
-        async for event in stream:
+        async for event in graph.astream(*ask(f"hard, held at {held_at}"), config, stream_mode="custom"):
             told += event["type"] == "entcent.branch" and event["method"] is None
 
     running = asyncio.create_task(run())
     while told < branches or not script.sampled:  # noqa: ASYNC110  nothing tells
         await asyncio.sleep(0.001)
     running.cancel()
-    script.holds.set()
+    script.free.set()
     with pytest.raises(asyncio.CancelledError):
         await running
-    assert 8 - N <= pool.balance <= 8 + N - 1 - branches
+
+
+async def test_who_goes_on_with_a_request_has_what_it_borrowed_and_borrows_that_from_nobody(
+    serve: Serve, tmp_path: Path
+):
+    script, config = Mixed(), {"configurable": {"thread_id": "request"}}
+    server = serve(script)
+    async with AsyncExitStack() as stack:
+        threads, saver = [
+            await stack.enter_async_context(AsyncSqliteSaver.from_conn_string(str(tmp_path / f"{name}.db")))
+            for name in ("threads", "rollouts")
+        ]
+        settings: Any = {"checkpointer": threads, "rollout_checkpointer": saver, "max_concurrency": 2 * N}
+        pool = full(8)
+        graph = graph_of(server, pool=pool, **settings)
+        await cancelled_when_held(graph, script, held_at=3, branches=7, config=config)
+        assert pool.balance == 8 - N
+        pool = BudgetPool(64)  # of another process
+        result = await graph_of(server, pool=pool, **settings).ainvoke(None, config)
+        assert (begun([result]), borrowed([result]), pool.balance) == ([2 * N], [N], 0)
+        assert [found async for found in saver.alist(None)] == []
+
+
+async def test_in_shadow_mode_the_first_rollout_is_committed_whatever_is_borrowed(serve: Serve):
+    result = await graph_of(serve(Mixed()), pool=full(8), shadow=True).ainvoke(*ask("hard"))
+    assert (result["selection"]["winner"], begun([result]), borrowed([result])) == (0, [2 * N], [N])
 
 
 async def test_a_batch_gives_what_easy_requests_left_to_the_hard_ones_in_equal_parts(serve: Serve):
@@ -224,11 +262,12 @@ async def test_a_cancelled_batch_leaves_no_thread_of_those_that_wait(serve: Serv
     script = Mixed()
     async with AsyncSqliteSaver.from_conn_string(str(tmp_path / "rollouts.db")) as saver:
         graph = graph_of(serve(script), rollout_checkpointer=saver)
-        batch = asyncio.create_task(abatch(graph, ask("hard", "hard and held")))
-        while script.generated < 60:  # noqa: ASYNC110  nothing tells
+        batch = asyncio.create_task(abatch(graph, ask("hard", "hard, held at 1")))
+        while script.answered < N:  # noqa: ASYNC110  nothing tells
             await asyncio.sleep(0.001)
+        await asyncio.sleep(0.5)  # the first one waits for the other one, or is about to
         batch.cancel()
-        script.holds.set()
+        script.free.set()
         with pytest.raises(asyncio.CancelledError):
             await batch
         assert [found async for found in saver.alist(None)] == []
