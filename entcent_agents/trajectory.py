@@ -87,6 +87,7 @@ class Spent:
     Attributes:
         usage: Of all model calls.
         rollouts: How many were begun.
+        borrowed: Of these, how many were beyond the node's n: a pool or a batch lent them.
         rounds: How many came to a commit.
         seconds: Of its nodes, so without the time that people take to answer.
         seconds_to_first_visible: From its beginning to its first commit, which is the first thing that a user can see;
@@ -95,17 +96,19 @@ class Spent:
 
     usage: Usage = field(default_factory=Usage)
     rollouts: int = 0
+    borrowed: int = 0
     rounds: int = 0
     seconds: float = 0.0
     seconds_to_first_visible: float | None = None
 
-    def plus(self, rollouts: Sequence[Rollout], *, seconds: float, rounds: int = 0) -> Spent:
+    def plus(self, rollouts: Sequence[Rollout], *, seconds: float, rounds: int = 0, borrowed: int = 0) -> Spent:
         """With these rollouts and so much time besides; the first round that is added makes them visible."""
         seconds += self.seconds
         first = self.seconds_to_first_visible
         return Spent(
             usage=sum((rollout.usage for rollout in rollouts), self.usage),
             rollouts=self.rollouts + len(rollouts),
+            borrowed=self.borrowed + borrowed,
             rounds=self.rounds + rounds,
             seconds=seconds,
             seconds_to_first_visible=seconds if first is None and rounds else first,
@@ -115,6 +118,7 @@ class Spent:
         """Plain JSON-able form, flat: the usage record of a request."""
         return {
             "rollouts": self.rollouts,
+            "borrowed": self.borrowed,
             "rounds": self.rounds,
             **asdict(self.usage),
             "seconds": self.seconds,
@@ -124,7 +128,7 @@ class Spent:
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> Self:
         """Read what `to_dict` wrote."""
-        own = {name: record[name] for name in ("rollouts", "rounds", "seconds", "seconds_to_first_visible")}
+        own = {name: record[name] for name in ("rollouts", "borrowed", "rounds", "seconds", "seconds_to_first_visible")}
         return cls(usage=Usage.from_dict({name: value for name, value in record.items() if name not in own}), **own)
 
 

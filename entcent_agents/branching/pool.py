@@ -118,6 +118,11 @@ class PooledRequest:
         """How many rollouts it may use in all, those it borrowed included; at most twice its own."""
         return self._maximum + self._borrowed
 
+    @property
+    def room(self) -> int:
+        """How many it could borrow now; where threads share the pool, others may be lent them first."""
+        return 0 if self._settled else min(self._maximum - self._borrowed, self._pool.balance)
+
     def borrow(self, wanted: int) -> int:
         """Rollouts for a request that used all its own.
 

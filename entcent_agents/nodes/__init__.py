@@ -11,6 +11,7 @@ In a graph of one's own:
 
 from __future__ import annotations
 
+from entcent_agents.nodes.batch import abatch
 from entcent_agents.nodes.parallel_rollouts import ParallelRollouts
 from entcent_agents.nodes.selector import EntropyCentroidSelector
 from entcent_agents.nodes.state import RolloutsState, unfinished
@@ -27,6 +28,7 @@ __all__ = [
     "Retries",
     "RolloutsState",
     "SelectionEvent",
+    "abatch",
     "guarded",
     "sweep",
     "unfinished",

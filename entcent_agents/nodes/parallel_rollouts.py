@@ -15,7 +15,7 @@ from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.runtime import Runtime, get_runtime
 
-from entcent_agents.branching import EarlyStopping
+from entcent_agents.branching import BudgetPool, EarlyStopping
 from entcent_agents.budget import Budget
 from entcent_agents.capture.alternatives import keep_alternatives
 from entcent_agents.chat.sampling import SamplingPool, one_attempt, plain_sampling, use_pool
@@ -37,9 +37,10 @@ from entcent_agents.errors import (
 )
 from entcent_agents.ledger import EffectLedger, LedgerSettings, MemoryLedger
 from entcent_agents.nodes.budgeting import gate_of, rollouts_left
+from entcent_agents.nodes.pooling import lent_places
 from entcent_agents.nodes.questions import ask, settle_doubts
 from entcent_agents.nodes.recorded import until_recorded
-from entcent_agents.nodes.running import Running, may_go_on
+from entcent_agents.nodes.running import Further, Running, may_go_on
 from entcent_agents.nodes.settings import require_kind
 from entcent_agents.nodes.shadow import as_alone, run_beside
 from entcent_agents.nodes.state import Node, RolloutsState
@@ -64,6 +65,7 @@ from entcent_agents.rollouts.isolation import (
     written_at_the_end,
 )
 from entcent_agents.rollouts.memory import ThreadMemory
+from entcent_agents.rollouts.places import Places
 from entcent_agents.rollouts.request import Base, RolloutRequest
 from entcent_agents.rollouts.retries import Retries
 from entcent_agents.rollouts.rollout import Begun, begin_branch, run_rollout
@@ -92,6 +94,7 @@ class ParallelRollouts(Node):
             beginning. Branches are made with `ChatLogprobs` alone; see docs/branching.md.
         stopping: End rollouts early, where those that ended agree or are more confident; None: all come to their end.
             See docs/early-stopping.md.
+        pool: Lends a request that branches up to n more, of what others left; hold it as long as the service runs.
         effects: What the agent's tools do to the world, by tool name; counts more than what tools say themselves. A
             tool of which nothing is known is EXTERNAL: rollouts are held before it.
         trust_hints: MCP servers or tools whose own hints count: their names, or True for all.
@@ -124,6 +127,7 @@ class ParallelRollouts(Node):
         n: int = 4,
         branching: Branching | None = None,
         stopping: EarlyStopping | None = None,
+        pool: BudgetPool | None = None,
         effects: Mapping[str, Effect | str] | None = None,
         trust_hints: bool | Sequence[str] = (),
         environments: Sequence[Environment] = (),
@@ -150,6 +154,7 @@ class ParallelRollouts(Node):
         for name, given, kind in (
             ("branching", branching, "Branching"),
             ("stopping", stopping, "EarlyStopping"),
+            ("pool", pool, "BudgetPool"),
             ("retries", retries, "Retries"),
             ("budget", budget, "Budget"),
             ("spans", spans, "Spans"),
@@ -160,6 +165,8 @@ class ParallelRollouts(Node):
                 f"branching: initial={branching.initial} must be between min_finished={min_finished} and n={n}"
             )
         require_reachable(stopping, n)
+        if pool and not branching:
+            raise ConfigurationError("pool: it lends to requests that branch: pass branching=Branching(…) too")
         names = [environment.name for environment in environments]
         if len(set(names)) < len(names):
             raise ConfigurationError(f"environments share a name: {', '.join(names)}; give each its own")
@@ -172,6 +179,8 @@ class ParallelRollouts(Node):
         self.n = n
         self.branching = branching
         self.stopping = stopping
+        self.pool = pool
+        self.lent = range(n, 2 * n if branching else n)
         self.environments = {environment.name: environment for environment in environments}
         self.effects = effects_of(tools_of(agent), effects or {}, names, trust_hints=trust_hints)
         self.max_concurrency = max_concurrency or n
@@ -208,10 +217,15 @@ class ParallelRollouts(Node):
         write = get_runtime().stream_writer
         left = self._rollouts_left(request.spent)
         with self._observed(request) as observed:
-            with use_pool(SamplingPool(self.seed, plain_first=self.shadowed)), one_attempt(request.gate is not None):
-                begun = rollouts = await self._begin(request, min(self.n, left), write)
+            with (
+                use_pool(SamplingPool(self.seed, plain_first=self.shadowed)),
+                one_attempt(request.gate is not None),
+                lent_places(request, left, self.pool) as places,
+            ):
+                begun = rollouts = await self._begin(request, places, write)
                 single = self.shadowed or self.on_unavailable == "single"
                 if single and left > len(begun) and len(_candidates(rollouts)) < self._needed:
+                    places.begun += 1
                     rollouts = await self._single(request, rollouts, write)
             observed.rollouts = rollouts
             await self._require_quorum(request, rollouts)
@@ -220,7 +234,8 @@ class ParallelRollouts(Node):
             self.said.put(request.thread_prefix, rollouts)
         kept = {rollout.index for rollout in rollouts}
         replaced = [rollout for rollout in begun if rollout.index not in kept]
-        spent = request.spent.plus(replaced, seconds=time.perf_counter() - started)
+        borrowed = sum(rollout.index in self.lent for rollout in begun)
+        spent = request.spent.plus(replaced, seconds=time.perf_counter() - started, borrowed=borrowed)
         rollouts[0] = replace(rollouts[0], spent=spent)
         if parent_saver(config) is None:  # else the graph can go on from here
             leave(partial(self._never_selected, observed, request.thread_prefix, rollouts))
@@ -318,9 +333,14 @@ class ParallelRollouts(Node):
             await self.forget(rollouts)
             raise ConfigurationError(refusal)
 
+    @property
+    def _plain(self) -> int:
+        """The index of the plain run: behind those of all rollouts that there may be, lent ones included."""
+        return self.lent.stop
+
     def _rollouts_left(self, spent: Spent) -> int:
-        """How many the budget leaves, of n and the plain run that may take their place."""
-        return rollouts_left(self.budget, spent, wanted=self.n + 1, needed=self._needed)
+        """How many the budget leaves, of all that there may be and the plain run that may take their place."""
+        return rollouts_left(self.budget, spent, wanted=self._plain + 1, needed=self._needed)
 
     async def _request(self, state: Mapping[str, Any], config: RunnableConfig, runtime: Runtime[Any]) -> RolloutRequest:
         base = await self._base(state)
@@ -335,7 +355,7 @@ class ParallelRollouts(Node):
         task = runtime.execution_info.task_id if runtime.execution_info else uuid4().hex
         prefix = f"{thread}:{task}"
         # What an earlier try at this round left to end would clean up threads that have the same names.
-        await self.lingering.end(f"{prefix}:{index}" for index in range(self.n + 1))
+        await self.lingering.end(f"{prefix}:{index}" for index in range(self._plain + 1))
         accepted = accepted_channels(self.agent)
         memory = runtime.store or self.agent.store
         request = RolloutRequest(
@@ -360,12 +380,13 @@ class ParallelRollouts(Node):
                 shares=memory is None,
             ),
             budget=self.budget,
+            lent=self.lent,
             lingering=self.lingering,
             resumable=self.store.durable and parent_saver(config) is not None,
             base=base,
             answers=answers,
         )
-        return replace(request, gate=await gate_of(request, self.n + 1))
+        return replace(request, gate=await gate_of(request, self._plain + 1))
 
     async def _base(self, state: Mapping[str, Any]) -> Base | None:
         """The held rollout to go on from; one that the conversation has left behind is forgotten.
@@ -388,25 +409,29 @@ class ParallelRollouts(Node):
             )
         return base
 
-    async def _begin(self, request: RolloutRequest, most: int, write: Callable[[Any], None]) -> list[Rollout]:
-        """All rollouts of a round, those that branch included; at most so many."""
+    async def _begin(self, request: RolloutRequest, places: Places, write: Callable[[Any], None]) -> list[Rollout]:
+        """All rollouts of a round that there are places for, those that branch included."""
         kept = (0,) if self.shadowed else ()
-        stopping = await stopping_of(self.stopping, request, most, least=self.min_finished, kept=kept)
+        stopping = await stopping_of(self.stopping, request, places.untaken, least=self.min_finished, kept=kept)
         request = replace(request, stopping=stopping)
-        if self.branching is None or most <= self.branching.initial:
-            return await self._run(request, range(most), write)
-        branches = range(self.branching.initial, most)
-        threads = {index: request.thread_id(index) for index in branches if request.store.durable}
+        if self.branching is None:
+            return await self._run(request, places.take(self.n), write)
+        initial = self.branching.initial
+        first = places.take(initial)
+        threads = {index: request.thread_id(index) for index in places.untaken if request.store.durable}
         recorded = await recorded_branches(request.store, threads, request.environments)
+        places.take_up(recorded)
 
         def tree(begin: BeginBranch) -> Tree:
             origins = [heritage.origin for heritage in recorded.values() if heritage]
             assert self.branching
-            free = (index for index in branches if index not in recorded)
-            return Tree(self.branching, free, begin, origins, request.stopping)
+            return Tree(self.branching, places, begin, origins, stopping)
+
+        async def further() -> list[int]:
+            return [] if stopping and stopping.agreed else await places.further(initial)
 
         with keep_alternatives():
-            return await self._run(request, [*range(self.branching.initial), *recorded], write, tree)
+            return await self._run(request, [*first, *recorded], write, tree, further)
 
     async def _run(
         self,
@@ -414,6 +439,7 @@ class ParallelRollouts(Node):
         indices: Sequence[int],
         write: Callable[[Any], None],
         tree: Callable[[BeginBranch], Tree] | None = None,
+        further: Further | None = None,
     ) -> list[Rollout]:
         """These rollouts, and those that branch; the first error that is no data ends the others.
 
@@ -422,12 +448,13 @@ class ParallelRollouts(Node):
             indices: Rollouts to begin.
             write: Told of events.
             tree: How they branch, given what begins a branch; None: they do not.
+            further: Which others to begin when all have ended.
         """
         room = asyncio.Semaphore(self.max_concurrency)
 
         async def one(index: int, begun: Begun | None) -> Rollout:
             async with room:
-                if self.shadowed and 0 < index < self.n:
+                if self.shadowed and 0 < index < self._plain:
                     running = run_beside(request, index, write, begun)
                 else:
                     running = run_rollout(as_alone(request) if self.shadowed else request, index, write, begun)
@@ -442,7 +469,7 @@ class ParallelRollouts(Node):
         running = Running(request, one, self.forget)
         if tree:
             request = replace(request, tree=tree(begin))
-        return await running.all(indices)
+        return await running.all(indices, further)
 
     async def _single(
         self, request: RolloutRequest, failed: Sequence[Rollout], write: Callable[[Any], None]
@@ -450,7 +477,7 @@ class ParallelRollouts(Node):
         """One plain run in the place of rollouts too many of which failed."""
         try:
             with plain_sampling():
-                single = await self._run(request, [self.n], write)
+                single = await self._run(request, [self._plain], write)
         except BaseException as stop:
             if not may_go_on(request, stop):
                 await self.forget(failed)
@@ -465,7 +492,7 @@ class ParallelRollouts(Node):
         if len(found) >= self._needed or any(rollout.plain for rollout in found):
             return
         await self.forget(rollouts)
-        if self.shadowed and (error := request.errors.get(self.n)):
+        if self.shadowed and (error := request.errors.get(self._plain)):
             raise error  # of the plain run, as the agent alone would have raised it
         errors = "; ".join(dict.fromkeys(rollout.error or rollout.status for rollout in rollouts if rollout.error))
         changed = "nothing was changed since the last commit" if request.base else "nothing was changed"

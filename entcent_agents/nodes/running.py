@@ -16,6 +16,8 @@ from entcent_agents.trajectory import Rollout
 
 Run = Callable[[int, Begun | None], Coroutine[Any, Any, Rollout]]
 """Runs one: its index, and what was begun of it already."""
+Further = Callable[[], Awaitable[Iterable[int]]]
+"""Which rollouts to begin when all have ended."""
 Forget = Callable[[Sequence[Rollout]], Awaitable[None]]
 
 
@@ -59,8 +61,12 @@ class Running:
         task = self._tasks[index] = asyncio.get_running_loop().create_task(work, context=self._context.copy())
         task.add_done_callback(lambda _: self._changed.set())
 
-    async def all(self, indices: Iterable[int]) -> list[Rollout]:
+    async def all(self, indices: Iterable[int], further: Further | None = None) -> list[Rollout]:
         """Begin these, and wait until no rollout runs any more; in the order of their indices.
+
+        Args:
+            indices: Those to begin at once.
+            further: Asked once no rollout runs; they are waited for too.
 
         Raises:
             BaseException: The first error that is no data, after all others were stopped.
@@ -68,9 +74,11 @@ class Running:
         for index in indices:
             self._begin(index)
         try:
-            while any([not _ended(task) for task in self._tasks.values()]):
-                self._changed.clear()
-                await self._changed.wait()
+            await self._until_none_runs()
+            if further:
+                for index in await further():
+                    self._begin(index)
+                await self._until_none_runs()
         except BaseException as stop:
             self._over, self._may_go_on = True, may_go_on(self._request, stop)
             for task in self._tasks.values():
@@ -81,6 +89,11 @@ class Running:
             raise
         self._over = True  # what one that was cut off still begins comes too late
         return [self._tasks[index].result() for index in sorted(self._tasks)]
+
+    async def _until_none_runs(self) -> None:
+        while any([not _ended(task) for task in self._tasks.values()]):
+            self._changed.clear()
+            await self._changed.wait()
 
     async def _clean_up(self) -> None:
         """Wait for the rollouts to stop; what they leave stays only where somebody may go on with it."""

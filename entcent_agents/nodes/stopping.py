@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Sequence
 
 from entcent_agents.branching import EarlyStopping
 from entcent_agents.errors import ConfigurationError
@@ -22,21 +22,21 @@ def require_reachable(early: EarlyStopping | None, n: int) -> None:
 
 
 async def stopping_of(
-    early: EarlyStopping | None, request: RolloutRequest, rollouts: int, *, least: int, kept: Container[int]
+    early: EarlyStopping | None, request: RolloutRequest, indices: Sequence[int], *, least: int, kept: Container[int]
 ) -> Stopping | None:
     """What ends rollouts of a round early; None where nothing does.
 
     Args:
         early: When they end.
         request: The round's.
-        rollouts: How many there may be. Those that ended in another process count before any of the others goes on.
+        indices: Rollouts that there may be. Those that ended in another process count before any of the others goes on.
         least: How many have to be finished or held before any is stopped.
         kept: Those that are never stopped.
     """
     if early is None:
         return None
     stopping = Stopping(early, least=least, kept=kept)
-    for index in range(rollouts) if request.store.durable else ():
+    for index in indices if request.store.durable else ():
         if rollout := ended(await request.store.read(request.thread_id(index))):
             stopping.ended(rollout)
     return stopping

@@ -6,7 +6,6 @@ import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from heapq import heapify, heappop, heappush
 
 from entcent_agents.branching import BranchPoint
 from entcent_agents.branching.policy import BranchPolicy
@@ -15,6 +14,7 @@ from entcent_agents.chat.branches import BRANCH_METHODS
 from entcent_agents.errors import ConfigurationError
 from entcent_agents.logprobs import TokenLogprobs
 from entcent_agents.rollouts.heritage import Heritage, Origin
+from entcent_agents.rollouts.places import Places
 from entcent_agents.rollouts.stopping import Stopping
 from entcent_agents.trajectory import BranchMethod, Turn
 
@@ -53,7 +53,7 @@ class Tree:
 
     Args:
         branching: How.
-        free: Indices that branches may have: as many as may begin.
+        places: Where branches may begin.
         begin: Begins one; when it returns, the branch outlives whatever the rollouts do, as far as their store does.
         recorded: Where rollouts branched that another process began.
         stopping: What ends rollouts early; once they agree nothing branches any more.
@@ -62,7 +62,7 @@ class Tree:
     def __init__(
         self,
         branching: Branching,
-        free: Iterable[int],
+        places: Places,
         begin: BeginBranch,
         recorded: Iterable[Origin] = (),
         stopping: Stopping | None = None,
@@ -72,17 +72,16 @@ class Tree:
         self.begin = begin
         self._watch = Watch(branching.policy)
         self._stopping = stopping
-        self._free = [*free]
-        heapify(self._free)
+        self._places = places
         self._recorded = Counter((origin.parent, origin.turn) for origin in recorded)
 
     def points(
         self, rollout: int, turn: int, logprobs: TokenLogprobs, *, reused: int, prompt: str
     ) -> list[tuple[int, BranchPoint]]:
         """Where a turn branches, each with the index of the branch; for the arguments see `Watch.points`."""
-        room = 0 if self._stopping and self._stopping.agreed else len(self._free)
+        room = 0 if self._stopping and self._stopping.agreed else self._places.room
         points = self._watch.points(rollout, turn, logprobs, room=room, reused=reused, prompt=prompt)
-        found = [(heappop(self._free), point) for point in points]
+        found = [*zip(self._places.take(len(points)), points, strict=False)]  # others may be lent what there was
         for index, _ in found:
             self._watch.begin(index, parent=rollout, turn=turn)
         return found
@@ -102,4 +101,4 @@ class Tree:
 
     def give_back(self, index: int) -> None:
         """A branch could not be made: another one may have its index."""
-        heappush(self._free, index)
+        self._places.give_back(index)

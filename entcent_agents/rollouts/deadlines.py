@@ -54,13 +54,18 @@ class Deadline:
 
 def deadline_of(request: RolloutRequest) -> Deadline | None:
     """When a rollout that begins now has to be over; None where nothing says so."""
-    budget, ends = request.budget, list[Deadline]()
-    if budget.max_seconds is not None:
-        left = budget.max_seconds - request.spent.seconds
-        ends.append(Deadline(at=request.begun + left, limit=f"max_seconds={budget.max_seconds:g} of the request"))
-    if (most := budget.max_seconds_per_rollout) is not None:
+    ends = [end for end in [request_deadline(request)] if end]
+    if (most := request.budget.max_seconds_per_rollout) is not None:
         ends.append(Deadline(at=time.monotonic() + most, limit=f"max_seconds_per_rollout={most:g}"))
     return min(ends, key=lambda end: end.at, default=None)
+
+
+def request_deadline(request: RolloutRequest) -> Deadline | None:
+    """When the round has to be over; None where nothing says so."""
+    most = request.budget.max_seconds
+    if most is None:
+        return None
+    return Deadline(at=request.begun + most - request.spent.seconds, limit=f"max_seconds={most:g} of the request")
 
 
 class CallLimit(BaseCallbackHandler):

@@ -121,6 +121,7 @@ class RolloutRequest:
         retries: Of model calls that fail for a passing reason.
         rules: What tools may do.
         budget: What all rounds together may use.
+        lent: Indices of rollouts that it may be lent; its own come before them.
         gate: Where model calls wait for the budget's tokens and cost; None where it limits neither.
         resumable: Whether another process may go on with them.
         base: What the rollouts go on from; None at the beginning.
@@ -147,6 +148,7 @@ class RolloutRequest:
     retries: Retries
     rules: Rules
     budget: Budget = field(default_factory=Budget)
+    lent: range = range(0)
     gate: Gate | None = None
     resumable: bool = False
     base: Base | None = None
@@ -173,6 +175,7 @@ class RolloutRequest:
         return Spent(
             usage=sum(self.used.values(), self.spent.usage),
             rollouts=self.spent.rollouts + len(self.used),
+            borrowed=self.spent.borrowed + sum(index in self.lent for index in self.used),
             rounds=self.spent.rounds,
             seconds=self.spent.seconds + time.monotonic() - self.begun,
             seconds_to_first_visible=self.spent.seconds_to_first_visible,

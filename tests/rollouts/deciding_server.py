@@ -89,7 +89,7 @@ class DecidingServer:
             said = self.spoken(answer("one two three four five six seven eight"), "")
         else:
             self.sampled.append(json.dumps(messages))
-            said = self.spoken(self.turns(turns_of(messages)), "")
+            said = self.spoken(self.script(messages), "")
             self.count(len(said))
         return Reply(tokens=said[: body.get("max_tokens")], prompt_tokens=100 * len(messages))
 
@@ -103,11 +103,15 @@ class DecidingServer:
             if self.hold:
                 self.hold(len(self.sampled) + len(self.prefixes))
             self.prefixes.append(prefix)
-            said = self.spoken(self.turns(turns_of(messages)), prefix)
+            said = self.spoken(self.script(messages), prefix)
             self.count(len(said))
         events = [{"text": token.says, "logprobs": {"content": [token.entry()]}} for token in said]
         shape = stream if body.get("stream") else whole
         return Reply(raw=shape(events[: body.get("max_tokens")], prompt=len(body["prompt"])))
+
+    def script(self, messages: Sequence[dict[str, Any]]) -> Sequence[Slot]:
+        """What it says in answer to a conversation."""
+        return self.turns(turns_of(messages))
 
     def count(self, tokens: int) -> None:
         with self._lock:
