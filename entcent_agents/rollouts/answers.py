@@ -101,22 +101,42 @@ class Answers:
         return found.generation, found.reused_tokens
 
     async def _branched(self, prompt: str, answer: LogprobsGeneration, reused: int) -> None:
-        """Begin the branches of a turn. One that cannot be made is not made: the answer must not be lost for it."""
+        """Begin the branches of a turn. Those that cannot be made are not: the answer must not be lost for them."""
         logprobs, turn = answer.token_logprobs, self._before + len(self._writing.recorder.turns)
         if logprobs is None:
             return
-        points = self._tree.points(self._index, turn, logprobs, reused=reused, prompt=prompt)
-        if points:
-            answer.message.id = answer.message.id or f"run-{uuid4()}"
-            await self._writing.release(Released(prompt=prompt, generation=answer, reused_tokens=reused))
-        for index, point in points:
-            origin = Origin(parent=self._index, turn=turn, prompt=prompt, point=point, said=logprobs)
-            try:
-                async with self._guard.still:  # else a call may be changing the forks, or be on the thread alone
-                    await self._tree.begin(index, await self._heritage(origin))
-            except Exception:
-                _LOGGER.warning("rollout %d could not branch", self._index, exc_info=True)
-                self._tree.give_back(index)
+        left: list[tuple[int, Origin]] = []
+        try:
+            for index, point in self._tree.points(self._index, turn, logprobs, reused=reused, prompt=prompt):
+                left.append((index, Origin(parent=self._index, turn=turn, prompt=prompt, point=point, said=logprobs)))
+            if left:
+                answer.message.id = answer.message.id or f"run-{uuid4()}"
+                await self._writing.release(Released(prompt=prompt, generation=answer, reused_tokens=reused))
+            while left:
+                await self._begin(*left.pop(0))
+        except Exception:  # without its answer on record, nobody could say what these are branches of
+            self._warn()
+        finally:
+            for index, origin in left:
+                self._tree.give_back(index, origin)
+
+    async def _begin(self, index: int, origin: Origin) -> None:
+        begins = False
+        try:
+            async with self._guard.still:  # else a call may be changing the forks, or be on the thread alone
+                heritage = await self._heritage(origin)
+                begins = True
+                await self._tree.begin(index, heritage)
+        except Exception:
+            self._warn()
+            self._tree.give_back(index, origin)
+        except BaseException:
+            if not begins:  # else no cancellation keeps it from being begun
+                self._tree.give_back(index, origin)
+            raise
+
+    def _warn(self) -> None:
+        _LOGGER.warning("rollout %d could not branch", self._index, exc_info=True)
 
     async def _heritage(self, origin: Origin) -> Heritage:
         writing, forks = self._writing, dict[str, Fork]()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import threading
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
 from pathlib import Path
@@ -17,9 +19,10 @@ from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.prebuilt import ToolNode
 
+from entcent_agents.budget import Budget
 from entcent_agents.chat.model import ChatLogprobs
 from entcent_agents.effects import READ, WRITE
-from entcent_agents.environments import SqliteEnvironment, current_environment
+from entcent_agents.environments import SqliteEnvironment, SqliteFork, current_environment
 from entcent_agents.errors import ConfigurationError
 from entcent_agents.nodes import Branching, ParallelRollouts, RolloutsState
 from entcent_agents.trajectory import Rollout
@@ -140,11 +143,10 @@ async def durable(
 def node_of(agent: Any, database: Path, saver: Any, **settings: Any) -> ParallelRollouts:
     return ParallelRollouts(
         agent,
-        n=4,
         effects={"add": WRITE, "look": READ},
         environments=[SqliteEnvironment(database)],
         rollout_checkpointer=saver,
-        **settings,
+        **{"n": 4, **settings},
     )
 
 
@@ -182,3 +184,57 @@ async def test_a_branch_is_no_more_than_its_round_where_an_error_ends_that_while
         with pytest.raises(ConfigurationError, match="nobody can go on"):
             await ran(node, threads)
         assert await left(saver, tmp_path) == []
+
+
+async def test_an_answer_outlives_a_journal_that_cannot_be_written_while_it_branches(
+    serve: Serve, database: Path, tmp_path: Path
+):
+    async def nothing() -> None: ...
+
+    server = serve(DecidingServer(ONE_DECISION))
+    async with durable(tmp_path, ":2", nothing) as (threads, saver, _):
+        failed, put_writes = list[str](), saver.aput_writes
+
+        async def aput_writes(config: Any, writes: Any, *arguments: Any) -> None:
+            if writes[0][0] == "released" and not failed:
+                failed.append(config["configurable"]["thread_id"])
+                raise OSError("the disk is full")
+            await put_writes(config, writes, *arguments)
+
+        saver.aput_writes = aput_writes
+        node = node_of(agent_of(server), database, saver, n=3, branching=Branching(EAGER, initial=2))
+        rollouts = await ran(node, threads)
+        assert len(failed) == 1
+        assert [rollout.status for rollout in rollouts] == ["finished"] * 3
+        # The other one said the same, and branches there in its place.
+        assert [rollout.branch and rollout.branch.parent for rollout in rollouts][:2] == [None, None]
+        assert rollouts[2].branch and rollouts[2].branch.parent == 1 - int(failed[0][-1])
+        await node.forget(rollouts)
+
+
+async def test_a_branch_of_a_rollout_that_was_cut_off_before_it_begins_leaves_its_place_to_another(
+    serve: Serve, database: Path, monkeypatch: pytest.MonkeyPatch
+):
+    forked, fork = threading.Event(), SqliteFork.fork
+
+    def slow(parent: SqliteFork) -> SqliteFork:
+        if not forked.is_set():
+            time.sleep(2.2)
+            forked.set()
+        return fork(parent)
+
+    monkeypatch.setattr(SqliteFork, "fork", slow)
+    script = DecidingServer(ONE_DECISION, hold=lambda asked: None if not asked else bool(forked.wait(10)))
+    node = node_of(
+        agent_of(serve(script)),
+        database,
+        None,
+        n=3,
+        max_concurrency=1,
+        budget=Budget(max_seconds_per_rollout=2.0),
+        branching=Branching(EAGER, initial=2),
+    )
+    rollouts = await ran(node)
+    assert [rollout.status for rollout in rollouts] == ["unfinished", "finished", "finished"]
+    assert [rollout.branch and rollout.branch.parent for rollout in rollouts] == [None, None, 1]
+    await node.forget(rollouts)

@@ -19,9 +19,12 @@ from entcent_agents.chat.model import aclose_clients
 from entcent_agents.effects import READ, WRITE
 from entcent_agents.environments import SqliteEnvironment
 from entcent_agents.nodes import Branching, ParallelRollouts, RolloutsState
+from entcent_agents.rollouts.branching import Tree
+from entcent_agents.rollouts.heritage import Heritage, Origin
 from entcent_agents.rollouts.store import RolloutStore
 from entcent_agents.rollouts.writing import heritage_of
 from entcent_agents.trajectory import Rollout
+from tests.branching.turns import call as logprobs_of
 from tests.chat_server import ChatServer
 from tests.forks import FORKS
 from tests.rollouts.deciding_server import DecidingServer, call
@@ -131,3 +134,14 @@ async def test_every_recorded_branch_survives_and_no_recorded_turn_is_sampled_ag
     assert len({*map(tuple, outcomes)}) == len(outcomes) >= 2  # a branch that was not begun yet may be lost
     assert list(tmp_path.glob(".entcent-*/forks/*")) == []
     assert threads_on_record(tmp_path) == {}
+
+
+async def test_a_branch_on_record_is_not_made_a_second_time_by_a_rollout_that_says_the_same():
+    async def begin(index: int, heritage: Heritage) -> None: ...
+
+    said = logprobs_of({5: 2.0})
+    ((_, point),) = Tree(Branching(EAGER), [2], begin).points(0, 0, said, reused=0, prompt="asked")
+    recorded = Origin(parent=0, turn=0, prompt="asked", point=point, said=said)
+    resumed = Tree(Branching(EAGER), [3], begin, [recorded])
+    assert resumed.points(1, 0, said, reused=0, prompt="asked") == []
+    assert resumed.points(1, 0, said, reused=0, prompt="something else") == [(3, point)]
