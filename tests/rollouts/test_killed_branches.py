@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from langchain_core.messages import AIMessage
 from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
-from langgraph.graph import START, StateGraph
+from langgraph.graph import START, MessagesState, StateGraph
 
-from entcent_agents.chat.model import aclose_clients
+from entcent_agents.budget import Budget
+from entcent_agents.chat.model import ChatLogprobs, aclose_clients
 from entcent_agents.effects import READ, WRITE
 from entcent_agents.environments import SqliteEnvironment
 from entcent_agents.nodes import Branching, ParallelRollouts, RolloutsState
@@ -29,7 +31,7 @@ from tests.chat_server import ChatServer
 from tests.forks import FORKS
 from tests.rollouts.deciding_server import DecidingServer, call
 from tests.rollouts.steps import Steps
-from tests.rollouts.test_branching import ASK, EAGER, agent_of, turns
+from tests.rollouts.test_branching import ASK, EAGER, add, agent_of, turns
 from tests.table import new_table, rows
 
 CONFIG: Any = {"configurable": {"thread_id": "request"}}
@@ -145,3 +147,64 @@ async def test_a_branch_on_record_is_not_made_a_second_time_by_a_rollout_that_sa
     resumed = Tree(Branching(EAGER), [3], begin, [recorded])
     assert resumed.points(1, 0, said, reused=0, prompt="asked") == []
     assert resumed.points(1, 0, said, reused=0, prompt="something else") == [(3, point)]
+
+
+@pytest.mark.parametrize("streams", [False, True])
+async def test_an_answer_that_was_recorded_and_not_put_on_its_thread_is_neither_asked_for_nor_counted_again(
+    serve: Callable[..., ChatServer], tmp_path: Path, streams: bool
+):
+    async def think(state: MessagesState) -> dict[str, Any]:
+        if streams:
+            said, *rest = [chunk async for chunk in model.astream(state["messages"])]
+            said = sum(rest, said)
+        else:
+            said = await model.ainvoke(state["messages"])
+        return {"messages": [AIMessage(said.text, id=said.id)]}  # without its calls: nobody makes them
+
+    async def request(saver: Any, threads: Any) -> list[Rollout]:
+        node = ParallelRollouts(
+            builder.compile(),
+            n=2,
+            branching=Branching(EAGER, initial=1),
+            budget=Budget(max_tokens=20_000),
+            effects={"add": READ},
+            rollout_checkpointer=saver,
+        )
+        node.has_selector = True
+        graph = StateGraph(RolloutsState).add_node("rollouts", node).add_edge(START, "rollouts").compile(threads)
+        given = None if (await graph.aget_state(CONFIG)).tasks else ASK
+        state = await graph.ainvoke(given, CONFIG, durability="sync")
+        return [Rollout.from_dict(record) for record in state["rollouts"]]
+
+    script = DecidingServer(SCRIPT)
+    server = serve(script)
+    model = ChatLogprobs(
+        model="scripted", base_url=server.base_url, tool_calling="text", top_logprobs=4, max_tokens=64
+    ).bind_tools([add])
+    builder = StateGraph(MessagesState).add_node("think", think).add_edge(START, "think")
+    async with AsyncExitStack() as stack:
+        threads, saver = [
+            await stack.enter_async_context(AsyncSqliteSaver.from_conn_string(str(tmp_path / f"{name}.db")))
+            for name in ("threads", "rollouts")
+        ]
+        put_writes, dead = saver.aput_writes, asyncio.Event()
+
+        async def dies(config: Any, writes: Any, *arguments: Any) -> None:
+            if not dead.is_set():
+                await put_writes(config, writes, *arguments)
+            if writes[0][0] == "turns" and config["configurable"]["thread_id"].endswith(":0"):
+                dead.set()
+                first.cancel()
+            if dead.is_set():
+                raise OSError("nothing more is written")
+
+        saver.aput_writes = dies
+        first = asyncio.create_task(request(saver, threads))
+        with pytest.raises(asyncio.CancelledError):
+            await first
+        assert len(script.sampled) == 1
+        saver.aput_writes = put_writes
+        parent, _ = await request(saver, threads)
+    assert len(script.sampled) == 1
+    assert (parent.usage.model_calls, parent.usage.generated_tokens) == (1, parent.trajectory.generated_tokens)
+    assert parent.usage.charged_tokens == parent.usage.prompt_tokens + parent.usage.generated_tokens
