@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
 from typing import Any, Final, TypeVar
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 from entcent_agents.capture.recorder import LogprobsGeneration
 from entcent_agents.chat.answering import ModelCall
-from entcent_agents.chat.sampling import makes_one_attempt
+from entcent_agents.chat.branches import BRANCH_METHODS
 from entcent_agents.environments import Fork
-from entcent_agents.errors import ContinuationError, ModelServerError
+from entcent_agents.errors import ContinuationError
 from entcent_agents.rollouts.branching import Tree
 from entcent_agents.rollouts.cleanup import discard, in_a_thread, to_the_end
 from entcent_agents.rollouts.enclosing import enclosing_effects
@@ -21,6 +21,7 @@ from entcent_agents.rollouts.guard import Guard
 from entcent_agents.rollouts.heritage import Heritage, Origin
 from entcent_agents.rollouts.progress import ProgressReporter
 from entcent_agents.rollouts.released import Released
+from entcent_agents.rollouts.retries import NextWayError
 from entcent_agents.rollouts.writing import Writing
 from entcent_agents.trajectory import BranchMethod
 
@@ -44,6 +45,7 @@ class Answers:
         reporter: Told of the branch that it is.
         before: How many turns it had before this round.
         origin: Where it left its parent; None where it did not, or has answered the call that it branched at.
+        on_answer: Told of each call that the model has answered, before that branches.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class Answers:
         reporter: ProgressReporter,
         before: int,
         origin: Origin | None,
+        on_answer: Callable[[UUID], None] | None = None,
     ) -> None:
         self._tree = tree
         self._index = index
@@ -63,6 +66,7 @@ class Answers:
         self._reporter = reporter
         self._before = before
         self._origin = origin
+        self._on_answer = on_answer
         self._methods: Sequence[BranchMethod] = tree.methods
 
     async def answer(self, call: ModelCall) -> LogprobsGeneration:
@@ -78,6 +82,8 @@ class Answers:
             answer, reused = await call.sample(), 0
         else:
             answer, reused = await self._from_parent(call, origin)
+        if self._on_answer and call.run_id:
+            self._on_answer(call.run_id)
         await _on_loop(self._tree.loop, self._branched(call.prompt, answer, reused))
         return answer
 
@@ -86,12 +92,11 @@ class Answers:
         try:
             found = await call.branch(origin.said, origin.point, allowed=self._methods)
         except ContinuationError as error:
-            if not (makes_one_attempt() and "continued" in self._methods):
+            if error.way is None:
                 return await call.sample(), 0
-            others: list[BranchMethod] = [method for method in self._methods if method != "continued"]
-            self._origin, self._methods = origin, others
-            # What it generated is charged, and what is asked next has to be reserved: another attempt does both.
-            raise ModelServerError(str(error), broke_off=True) from error
+            worse = BRANCH_METHODS[BRANCH_METHODS.index(error.way) + 1 :]
+            self._origin, self._methods = origin, [method for method in self._methods if method in worse]
+            raise NextWayError(str(error), broke_off=True) from error
         except BaseException:
             self._origin = origin  # the call may be made again
             raise
@@ -140,10 +145,11 @@ class Answers:
 
     async def _heritage(self, origin: Origin) -> Heritage:
         writing, forks = self._writing, dict[str, Fork]()
-        results = self._guard.results
         try:
             for name, fork in writing.forks.items():
                 await to_the_end(in_a_thread(_fork_into, forks, name, fork))
+            # Read before turns and writes: a task beside this one that ends meanwhile has these before it is there.
+            thread = await writing.store.checkpoints(writing.thread_id)
         except BaseException:
             await discard(forks.values())
             raise
@@ -155,8 +161,8 @@ class Answers:
             origin=origin,
             turns=turns,
             writes=writing.overlay.writes if writing.overlay else (),
-            results=results,
-            thread_id=writing.thread_id,
+            results=self._guard.results,
+            thread=thread,
             forks=forks,
         )
 

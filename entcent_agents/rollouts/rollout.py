@@ -257,7 +257,7 @@ class _Attempt:
         """Take up what it has from its parent, on a copy of the parent's thread."""
         self.writing.forks |= heritage.forks
         await inherited(heritage, self.writing)
-        await self.writing.begin(heritage.thread_id, heritage)
+        await self.writing.begin(heritage.thread, heritage)
 
     async def discard(self) -> None:
         """Forget its forks: it is no candidate."""
@@ -331,7 +331,8 @@ class _Attempt:
         if tree is None:
             return None
         origin = self._heritage.origin if self._heritage else None
-        return Answers(tree, self.index, self.writing, guard, self.reporter, self._turns_before, origin)
+        in_time = self._call_limit.answered if self._call_limit else None
+        return Answers(tree, self.index, self.writing, guard, self.reporter, self._turns_before, origin, in_time)
 
     async def _take_up(self, journal: Journal | None) -> Mapping[Key, Any]:
         """Make the forks and the thread ready, those of an earlier process or new ones."""

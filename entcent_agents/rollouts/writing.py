@@ -18,7 +18,7 @@ from entcent_agents.rollouts.heritage import Heritage
 from entcent_agents.rollouts.journal import Entry, Journal
 from entcent_agents.rollouts.overlay import OverlayStore, apply_writes
 from entcent_agents.rollouts.released import Released
-from entcent_agents.rollouts.store import RolloutStore
+from entcent_agents.rollouts.store import Checkpoints, RolloutStore
 from entcent_agents.trajectory import BranchMethod, Rollout, Turn, Usage
 
 
@@ -53,8 +53,8 @@ class Writing:
     _flushing: asyncio.Lock = field(default_factory=asyncio.Lock)
     _begun: bool = False
 
-    async def begin(self, base: str | None, heritage: Heritage | None = None) -> None:
-        """Write down that the rollout begins, with what, and copy the thread that it goes on from.
+    async def begin(self, base: str | Checkpoints | None, heritage: Heritage | None = None) -> None:
+        """Write down that the rollout begins, with what, and copy the thread, or the checkpoints, that it goes on from.
 
         A fork is kept only once the journal names it: else a crash in between would leave it to nobody. Nobody would
         read a journal that does not outlive the process.

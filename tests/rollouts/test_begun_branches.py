@@ -14,10 +14,13 @@ from typing import Any
 import pytest
 from langchain_core.messages import AIMessage
 from langchain_core.tools import tool
+from langgraph.checkpoint.base import CheckpointTuple
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
+from langgraph.config import get_store
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.prebuilt import ToolNode
+from langgraph.store.memory import InMemoryStore
 
 from entcent_agents.budget import Budget
 from entcent_agents.chat.model import ChatLogprobs
@@ -25,6 +28,7 @@ from entcent_agents.effects import READ, WRITE
 from entcent_agents.environments import SqliteEnvironment, SqliteFork, current_environment
 from entcent_agents.errors import ConfigurationError
 from entcent_agents.nodes import Branching, ParallelRollouts, RolloutsState
+from entcent_agents.rollouts.packing import unpack
 from entcent_agents.trajectory import Rollout
 from tests.chat_server import ChatServer
 from tests.rollouts.deciding_server import DecidingServer
@@ -105,6 +109,53 @@ async def test_what_a_task_beside_the_model_writes_is_in_the_fork_of_the_branch_
     assert [rollout.branch is not None for rollout in rollouts] == [False, True]
     assert [rows(fork.path) for rollout in rollouts for fork in node.forks_of(rollout)] == [[7], [7]]
     await node.forget(rollouts)
+
+
+class Listing(InMemorySaver):
+    """Tells when the thread of the first rollout is about to be copied, and waits until a task beside is done."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.listed = asyncio.Event()
+        self._done = asyncio.Event()
+
+    async def alist(self, config: Any, **criteria: Any) -> AsyncIterator[CheckpointTuple]:
+        if config["configurable"]["thread_id"].endswith(":0") and not self.listed.is_set():
+            self.listed.set()
+            await asyncio.wait_for(self._done.wait(), 15.0)
+        async for found in super().alist(config, **criteria):
+            yield found
+
+    async def aput_writes(self, config: Any, writes: Sequence[tuple[str, Any]], *arguments: Any) -> None:
+        await super().aput_writes(config, writes, *arguments)
+        if self.listed.is_set() and "messages" in dict(writes):
+            self._done.set()
+
+
+async def test_what_a_task_beside_the_model_said_and_stored_is_known_to_the_branch_that_has_its_result(serve: Serve):
+    saver = Listing()
+
+    async def think(state: MessagesState) -> dict[str, Any]:
+        return {"messages": [AIMessage((await model.bind_tools([add]).ainvoke(state["messages"])).text)]}
+
+    async def beside(state: MessagesState) -> dict[str, Any]:
+        await saver.listed.wait()
+        await get_store().aput(("notes",), "beside", {"x": 7})
+        return {"messages": [await model.ainvoke(state["messages"])]}
+
+    server = serve(DecidingServer(ONE_DECISION))
+    model = ChatLogprobs(model="scripted", base_url=server.base_url, tool_calling="text", top_logprobs=4)
+    builder = StateGraph(MessagesState).add_node("think", think).add_node("beside", beside)
+    builder.add_edge(START, "think").add_edge(START, "beside")
+    agent = builder.compile(store=InMemoryStore())
+    node = ParallelRollouts(
+        agent, n=2, branching=Branching(EAGER, initial=1), effects={"add": READ}, rollout_checkpointer=saver
+    )
+    parent, branch = await ran(node)
+    said = [turn.message_id for turn in parent.trajectory.turns if turn.generated_tokens == 8]
+    assert [turn.message_id for turn in branch.trajectory.turns if turn.reused_tokens == 8] == said
+    stored = [unpack(rollout.output or "")["store"] for rollout in (parent, branch)]
+    assert [[key for _, key, *_ in writes] for writes in stored] == [["beside"], ["beside"]]
 
 
 async def ran(node: ParallelRollouts, checkpointer: Any = None) -> list[Rollout]:
@@ -238,3 +289,22 @@ async def test_a_branch_of_a_rollout_that_was_cut_off_before_it_begins_leaves_it
     assert [rollout.status for rollout in rollouts] == ["unfinished", "finished", "finished"]
     assert [rollout.branch and rollout.branch.parent for rollout in rollouts] == [None, None, 1]
     await node.forget(rollouts)
+
+
+async def test_making_forks_for_branches_is_not_the_time_of_a_model_call(
+    serve: Serve, database: Path, monkeypatch: pytest.MonkeyPatch
+):
+    fork, limit = SqliteFork.fork, 3.0
+
+    def slow(parent: SqliteFork) -> SqliteFork:
+        time.sleep(limit + 0.5)
+        return fork(parent)
+
+    monkeypatch.setattr(SqliteFork, "fork", slow)
+    script = DecidingServer(ONE_DECISION)
+    budget = Budget(max_seconds_per_call=limit)
+    rollouts = await ran(
+        node_of(agent_of(serve(script)), database, None, n=2, budget=budget, branching=Branching(EAGER, initial=1))
+    )
+    assert [rollout.branch and rollout.branch.method for rollout in rollouts] == [None, "continued"]
+    assert [rollout.usage.cut_calls for rollout in rollouts] == [0, 0]
