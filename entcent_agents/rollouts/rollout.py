@@ -74,6 +74,8 @@ async def run_rollout(
     journal = await request.store.read(request.thread_id(index)) if request.store.durable and not begun else None
     if (known := ended(journal)) is not None:
         reporter = ProgressReporter(index, request.round, write)
+        if request.tree:
+            request.tree.recall(index, request.turns_before, known.trajectory.turns[request.turns_before :])
         if known.branch:
             reporter.branched(known.branch)
         reporter.end(known.status)
@@ -292,11 +294,7 @@ class _Attempt:
     @property
     def turns(self) -> int:
         """How many turns it has made, those it went on from included."""
-        return self._turns_before + len(self.recorder.turns)
-
-    @property
-    def _turns_before(self) -> int:
-        return len(self.request.base.trajectory.turns) if self.request.base else 0
+        return self.request.turns_before + len(self.recorder.turns)
 
     def record(self, seconds: float) -> Rollout:
         """What is kept of it."""
@@ -332,7 +330,7 @@ class _Attempt:
             return None
         origin = self._heritage.origin if self._heritage else None
         in_time = self._call_limit.answered if self._call_limit else None
-        return Answers(tree, self.index, self.writing, guard, self.reporter, self._turns_before, origin, in_time)
+        return Answers(tree, self.index, self.writing, guard, self.reporter, self.request.turns_before, origin, in_time)
 
     async def _take_up(self, journal: Journal | None) -> Mapping[Key, Any]:
         """Make the forks and the thread ready, those of an earlier process or new ones."""
@@ -355,7 +353,7 @@ class _Attempt:
         if heritage:
             self.reporter.branched(heritage.origin.branch(self.writing.method))
         if self.request.tree:
-            self.request.tree.recall(self.index, self._turns_before, [*self.recorder.turns.values()])
+            self.request.tree.recall(self.index, self.request.turns_before, [*self.recorder.turns.values()])
 
     def _saver(self) -> BaseCheckpointSaver[Any]:
         store = self.request.store

@@ -6,16 +6,19 @@ import asyncio
 import re
 import sqlite3
 from collections import defaultdict
-from collections.abc import Callable
-from contextlib import AsyncExitStack, closing
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
 
 import pytest
+from langchain.agents import create_agent
 from langchain_core.messages import AIMessage
+from langchain_core.tools import tool
 from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 from langgraph.graph import START, MessagesState, StateGraph
 
+from entcent_agents.branching import BranchPolicy
 from entcent_agents.budget import Budget
 from entcent_agents.chat.model import ChatLogprobs, aclose_clients
 from entcent_agents.effects import READ, WRITE
@@ -170,11 +173,7 @@ async def test_an_answer_that_was_recorded_and_not_put_on_its_thread_is_neither_
             effects={"add": READ},
             rollout_checkpointer=saver,
         )
-        node.has_selector = True
-        graph = StateGraph(RolloutsState).add_node("rollouts", node).add_edge(START, "rollouts").compile(threads)
-        given = None if (await graph.aget_state(CONFIG)).tasks else ASK
-        state = await graph.ainvoke(given, CONFIG, durability="sync")
-        return [Rollout.from_dict(record) for record in state["rollouts"]]
+        return await recorded(node, threads)
 
     script = DecidingServer(SCRIPT)
     server = serve(script)
@@ -182,29 +181,75 @@ async def test_an_answer_that_was_recorded_and_not_put_on_its_thread_is_neither_
         model="scripted", base_url=server.base_url, tool_calling="text", top_logprobs=4, max_tokens=64
     ).bind_tools([add])
     builder = StateGraph(MessagesState).add_node("think", think).add_edge(START, "think")
-    async with AsyncExitStack() as stack:
-        threads, saver = [
-            await stack.enter_async_context(AsyncSqliteSaver.from_conn_string(str(tmp_path / f"{name}.db")))
-            for name in ("threads", "rollouts")
-        ]
-        put_writes, dead = saver.aput_writes, asyncio.Event()
-
-        async def dies(config: Any, writes: Any, *arguments: Any) -> None:
-            if not dead.is_set():
-                await put_writes(config, writes, *arguments)
-            if writes[0][0] == "turns" and config["configurable"]["thread_id"].endswith(":0"):
-                dead.set()
-                first.cancel()
-            if dead.is_set():
-                raise OSError("nothing more is written")
-
-        saver.aput_writes = dies
-        first = asyncio.create_task(request(saver, threads))
-        with pytest.raises(asyncio.CancelledError):
-            await first
+    async with savers(tmp_path) as (threads, saver):
+        await killed_after("turns", saver, lambda: request(saver, threads))
         assert len(script.sampled) == 1
-        saver.aput_writes = put_writes
         parent, _ = await request(saver, threads)
     assert len(script.sampled) == 1
     assert (parent.usage.model_calls, parent.usage.generated_tokens) == (1, parent.trajectory.generated_tokens)
     assert parent.usage.charged_tokens == parent.usage.prompt_tokens + parent.usage.generated_tokens
+
+
+async def test_rollouts_that_had_ended_count_for_the_percentile_of_those_that_go_on(
+    serve: Callable[..., ChatServer], tmp_path: Path
+):
+    @tool
+    async def see(x: int) -> str:
+        """See it."""
+        return f"seen {x}"
+
+    async def request(saver: Any, threads: Any) -> list[Rollout]:
+        node = ParallelRollouts(
+            create_agent(model, [see]),
+            n=3,
+            max_concurrency=1,
+            # A rollout has four decisions; those of two are enough.
+            branching=Branching(BranchPolicy(threshold=0.1, percentile=50.0, min_seen=5), initial=2),
+            effects={"see": READ},
+            rollout_checkpointer=saver,
+        )
+        return await recorded(node, threads)
+
+    server = serve(DecidingServer(turns(call(["see"], ["1", "2"]))))
+    model = ChatLogprobs(model="scripted", base_url=server.base_url, tool_calling="text", top_logprobs=4)
+    async with savers(tmp_path) as (threads, saver):
+        await killed_after("ended", saver, lambda: request(saver, threads))
+        rollouts = await request(saver, threads)
+    assert [rollout.branch and rollout.branch.parent for rollout in rollouts] == [None, None, 1]
+
+
+@asynccontextmanager
+async def savers(folder: Path) -> AsyncIterator[list[AsyncSqliteSaver]]:
+    """Of the graph, and of the rollouts."""
+    async with AsyncExitStack() as stack:
+        names = [str(folder / f"{name}.db") for name in ("threads", "rollouts")]
+        yield [await stack.enter_async_context(AsyncSqliteSaver.from_conn_string(name)) for name in names]
+
+
+async def recorded(node: ParallelRollouts, threads: Any) -> list[Rollout]:
+    """The rollouts of a request, from wherever it is."""
+    node.has_selector = True
+    graph = StateGraph(RolloutsState).add_node("rollouts", node).add_edge(START, "rollouts").compile(threads)
+    given = None if (await graph.aget_state(CONFIG)).tasks else ASK
+    state = await graph.ainvoke(given, CONFIG, durability="sync")
+    return [Rollout.from_dict(record) for record in state["rollouts"]]
+
+
+async def killed_after(kind: str, saver: Any, run: Callable[[], Coroutine[Any, Any, Any]]) -> None:
+    """Run what writes, until the first rollout's journal has an entry of this kind; nothing is written after it."""
+    put_writes, dead = saver.aput_writes, asyncio.Event()
+
+    async def dies(config: Any, writes: Any, *arguments: Any) -> None:
+        if not dead.is_set():
+            await put_writes(config, writes, *arguments)
+        if writes[0][0] == kind and config["configurable"]["thread_id"].endswith(":0"):
+            dead.set()
+            running.cancel()
+        if dead.is_set():
+            raise OSError("nothing more is written")
+
+    saver.aput_writes = dies
+    running = asyncio.create_task(run())
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    saver.aput_writes = put_writes
