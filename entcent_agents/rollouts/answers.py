@@ -95,7 +95,8 @@ class Answers:
             if error.way is None:
                 return await call.sample(), 0
             worse = BRANCH_METHODS[BRANCH_METHODS.index(error.way) + 1 :]
-            self._origin, self._methods = origin, [method for method in self._methods if method in worse]
+            self._origin = origin
+            self._methods = [method for method in self._methods if method in worse]
             raise NextWayError(str(error), broke_off=True) from error
         except BaseException:
             self._origin = origin  # the call may be made again

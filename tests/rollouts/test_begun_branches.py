@@ -28,6 +28,9 @@ from entcent_agents.effects import READ, WRITE
 from entcent_agents.environments import SqliteEnvironment, SqliteFork, current_environment
 from entcent_agents.errors import ConfigurationError
 from entcent_agents.nodes import Branching, ParallelRollouts, RolloutsState
+from entcent_agents.rollouts import rollout
+from entcent_agents.rollouts.branching import Tree
+from entcent_agents.rollouts.deadlines import Deadline
 from entcent_agents.rollouts.packing import unpack
 from entcent_agents.trajectory import Rollout
 from tests.chat_server import ChatServer
@@ -266,23 +269,34 @@ async def test_an_answer_outlives_a_journal_that_cannot_be_written_while_it_bran
 async def test_a_branch_of_a_rollout_that_was_cut_off_before_it_begins_leaves_its_place_to_another(
     serve: Serve, database: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    forked, fork = threading.Event(), SqliteFork.fork
+    given_back, fork, give_back = threading.Event(), SqliteFork.fork, Tree.give_back
+    cut_off: list[Deadline] = []
+
+    def of_the_first(request: Any) -> Deadline | None:
+        if cut_off:
+            return None
+        cut_off.append(Deadline(at=time.monotonic() + 2.0, limit="two seconds"))
+        return cut_off[0]
 
     def slow(parent: SqliteFork) -> SqliteFork:
-        if not forked.is_set():
+        if not given_back.is_set():
             time.sleep(2.2)
-            forked.set()
         return fork(parent)
 
+    def told(tree: Tree, *arguments: Any) -> None:
+        give_back(tree, *arguments)
+        given_back.set()
+
     monkeypatch.setattr(SqliteFork, "fork", slow)
-    script = DecidingServer(ONE_DECISION, hold=lambda asked: None if not asked else bool(forked.wait(10)))
+    monkeypatch.setattr(Tree, "give_back", told)
+    monkeypatch.setattr(rollout, "deadline_of", of_the_first)
+    script = DecidingServer(ONE_DECISION, hold=lambda asked: None if not asked else bool(given_back.wait(10)))
     node = node_of(
         agent_of(serve(script)),
         database,
         None,
         n=3,
         max_concurrency=1,
-        budget=Budget(max_seconds_per_rollout=2.0),
         branching=Branching(EAGER, initial=2),
     )
     rollouts = await ran(node)

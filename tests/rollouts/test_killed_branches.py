@@ -6,7 +6,7 @@ import asyncio
 import re
 import sqlite3
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from entcent_agents.budget import Budget
 from entcent_agents.chat.model import ChatLogprobs, aclose_clients
 from entcent_agents.effects import READ, WRITE
 from entcent_agents.environments import SqliteEnvironment
+from entcent_agents.errors import EnvironmentUnusableError
 from entcent_agents.nodes import Branching, ParallelRollouts, RolloutsState
 from entcent_agents.rollouts.branching import Tree
 from entcent_agents.rollouts.heritage import Heritage, Origin
@@ -98,17 +99,25 @@ def threads_on_record(folder: Path) -> dict[str, set[str]]:
 
 
 async def branches_on_record(folder: Path, threads: list[str]) -> dict[int, tuple[int, int, int]]:
-    """Of each branch that was begun: its parent, turn and token."""
+    """Of each branch that was begun whole, its forks kept too: its parent, turn and token."""
     found: dict[int, tuple[int, int, int]] = {}
+    world = SqliteEnvironment(folder / "world.db")
     async with AsyncSqliteSaver.from_conn_string(str(folder / "rollouts.db")) as saver:
         store = RolloutStore(saver)
         for thread in threads:
             journal = await store.read(thread)
             heritage = heritage_of(journal) if journal else None
-            if heritage:
+            if journal and heritage and (journal.entries or are_there(journal.start["forks"].values(), world)):
                 origin = heritage.origin
                 found[int(thread.rpartition(":")[2])] = (origin.parent, origin.turn, origin.point.token)
     return found
+
+
+def are_there(references: Iterable[str], world: SqliteEnvironment) -> bool:
+    try:
+        return all(world.reopen(reference) for reference in references)
+    except EnvironmentUnusableError:
+        return False
 
 
 @pytest.mark.timeout(300)
@@ -132,8 +141,9 @@ async def test_every_recorded_branch_survives_and_no_recorded_turn_is_sampled_ag
         assert branch is not None
         assert (branch.parent, branch.turn, branch.token) == place
     for thread, messages in turns_then.items():
-        rollout = by_index[int(thread.rpartition(":")[2])]
-        assert messages <= {turn.message_id for turn in rollout.trajectory.turns}
+        index = int(thread.rpartition(":")[2])
+        if not index or index in branches_then:  # else it was not begun, and another branch may have its index
+            assert messages <= {turn.message_id for turn in by_index[index].trajectory.turns}
     outcomes = [held for _, held in found]
     assert [held for held in outcomes if held not in ([1, 3, 5], [1, 4, 5], [2, 3, 5], [2, 4, 5])] == []
     assert len({*map(tuple, outcomes)}) == len(outcomes) >= 2  # a branch that was not begun yet may be lost
