@@ -275,12 +275,12 @@ async def test_a_branch_of_a_rollout_that_was_cut_off_before_it_begins_leaves_it
     def of_the_first(request: Any) -> Deadline | None:
         if cut_off:
             return None
-        cut_off.append(Deadline(at=time.monotonic() + 2.0, limit="two seconds"))
+        cut_off.append(Deadline(at=time.monotonic() + 4.0, limit="four seconds"))
         return cut_off[0]
 
     def slow(parent: SqliteFork) -> SqliteFork:
         if not given_back.is_set():
-            time.sleep(2.2)
+            time.sleep(cut_off[0].left_seconds + 0.2)
         return fork(parent)
 
     def told(tree: Tree, *arguments: Any) -> None:
