@@ -165,6 +165,10 @@ class RolloutStore:
         """Whether the agent has checkpoints on the thread."""
         return await self.saver.aget_tuple(_on(thread_id, "")) is not None
 
+    async def is_claimed(self, thread_id: str) -> bool:
+        """Whether the thread is a rollout's, begun or not."""
+        return await self.saver.aget_tuple(_on(thread_id, NAMESPACE)) is not None
+
     async def forget(self, thread_id: str) -> None:
         """Remove the thread and all on it."""
         if not self._met:  # SQLite's saver makes its tables before it reads, and not before it deletes

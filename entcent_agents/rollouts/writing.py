@@ -264,6 +264,8 @@ async def recorded_branches(
     for index, thread_id in thread_ids.items():
         journal = await store.read(thread_id)
         if journal is None:
+            if await store.is_claimed(thread_id):  # its process died while it copied the parent's thread
+                await store.forget(thread_id)
             continue
         heritage = heritage_of(journal)
         if heritage and not journal.entries and not await in_a_thread(_all_there, by_name, journal.start["forks"]):

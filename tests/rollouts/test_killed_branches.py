@@ -28,7 +28,7 @@ from entcent_agents.nodes import Branching, ParallelRollouts, RolloutsState
 from entcent_agents.rollouts.branching import Tree
 from entcent_agents.rollouts.heritage import Heritage, Origin
 from entcent_agents.rollouts.store import RolloutStore
-from entcent_agents.rollouts.writing import heritage_of
+from entcent_agents.rollouts.writing import heritage_of, recorded_branches
 from entcent_agents.trajectory import Rollout
 from tests.branching.turns import call as logprobs_of
 from tests.chat_server import ChatServer
@@ -226,6 +226,16 @@ async def test_rollouts_that_had_ended_count_for_the_percentile_of_those_that_go
         await killed_after("ended", saver, lambda: request(saver, threads))
         rollouts = await request(saver, threads)
     assert [rollout.branch and rollout.branch.parent for rollout in rollouts] == [None, None, 1]
+
+
+async def test_a_thread_that_was_claimed_for_a_branch_that_never_began_is_forgotten(tmp_path: Path):
+    async with savers(tmp_path) as (_, saver):
+        store = RolloutStore(saver)
+        await store.claim("request:1")
+        await store.begin("request:2", {"forks": {}})
+        assert await recorded_branches(store, {1: "request:1", 2: "request:2", 3: "request:3"}, []) == {2: None}
+        left = {found.config["configurable"]["thread_id"] async for found in saver.alist(None)}
+        assert left == {"request:2"}
 
 
 @asynccontextmanager
