@@ -119,7 +119,13 @@ class ModelServerError(ModelError):
 
 
 class ContinuationError(ModelError):
-    """A model server did not go on from the text it was given, but began anew or read another text."""
+    """A model server did not go on from the text it was given, but began anew or read another text.
+
+    Attributes:
+        way: The way to make a branch's turn that was asked for and failed so; None where nothing was asked for.
+    """
+
+    way: str | None = None
 
 
 class RecordingError(EntcentError):

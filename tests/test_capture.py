@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import threading
 from uuid import uuid4
 
 import numpy as np
@@ -21,7 +22,7 @@ from entcent_agents.capture.tokens import MESSAGE_TOKENS, estimated_prompt_token
 from entcent_agents.errors import LogprobsMalformedError
 from entcent_agents.logprobs import TokenLogprobs
 from entcent_agents.testing import ScriptedChat, ScriptedTurn, scripted_logprobs
-from entcent_agents.trajectory import Trajectory
+from entcent_agents.trajectory import Trajectory, Turn
 
 HALF, QUARTER = math.log(0.5), math.log(0.25)
 
@@ -256,3 +257,19 @@ async def test_the_scripted_model_brings_its_arrays_streamed_or_not(streams):
         await model.ainvoke("Go", config)
     (turn,) = recorder.turns.values()
     assert turn.logprobs.entropy.tolist() == [0.5, 1.0]
+
+
+def test_what_a_turn_said_can_be_asked_while_a_thread_records_others():
+    recorder, done = TurnRecorder(), threading.Event()
+    turns = [Turn(message_id=f"message {number}", generated_tokens=1) for number in range(2000)]
+
+    def record() -> None:
+        for turn in turns:
+            recorder.remember(turn, f"words of {turn.message_id}")
+        done.set()
+
+    (recording := threading.Thread(target=record)).start()
+    while not done.is_set():
+        recorder.words_of(turns[-1])
+    recording.join()
+    assert [recorder.words_of(turn) for turn in turns] == [f"words of {turn.message_id}" for turn in turns]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -138,3 +139,18 @@ def test_it_works_from_synchronous_code(tmp_path: Path, durable: bool):
         assert overlay.get(("a",), "k").value == {"v": 1}
         assert [item.key for item in overlay.search(("a",))] == ["k"]
         assert base.get(("a",), "old").value == {"v": 1} and base.get(("a",), "k") is None
+
+
+def test_writes_can_be_read_while_a_thread_writes():
+    overlay, done = OverlayStore(filled()), threading.Event()
+
+    def write() -> None:
+        for number in range(2000):
+            overlay.put(("new",), f"{number}", {"x": number})
+        done.set()
+
+    (writing := threading.Thread(target=write)).start()
+    while not done.is_set():
+        assert len(overlay.writes) <= 2000
+    writing.join()
+    assert len(overlay.writes) == 2000

@@ -98,7 +98,7 @@ class Watch:
         if room <= 0:
             return []
         possible = list(_possible(decisions, logprobs, self._policy.min_probability))
-        place = (rollout, turn) if prompt is None else prompt
+        place = _place(rollout, turn, prompt)
         points: list[BranchPoint] = []
         for excess, point in self._ranked(possible):
             if len(points) == room or excess <= self._policy.habit(turn, history.habit):
@@ -127,6 +127,21 @@ class Watch:
             called={earlier for earlier in left.called if earlier < turn},
         )
 
+    def take_back(
+        self, rollout: int, turn: int, logprobs: TokenLogprobs, point: BranchPoint, *, prompt: Hashable = None
+    ) -> None:
+        """A branch was not made: it does not count, and another one may be made there.
+
+        Args:
+            rollout: Whose turn was to branch.
+            turn: Which of its turns, from 0.
+            logprobs: Its tokens.
+            point: Where, as `points` gave it.
+            prompt: As for `points`.
+        """
+        self._history(rollout).count(turn, -1)
+        self._taken.discard(_key(_place(rollout, turn, prompt), logprobs, point))
+
     def recall(self, rollout: int, turn: int, logprobs: TokenLogprobs, *, branches: int, reused: int = 0) -> None:
         """Take up a turn that is on record, so that those after it branch as if it had been seen just now.
 
@@ -141,6 +156,20 @@ class Watch:
         self._see(logprobs, reused)
         self._has_risen(history, turn, logprobs, reused)
         history.count(turn, branches)
+
+    def recall_branch(
+        self, rollout: int, turn: int, logprobs: TokenLogprobs, point: BranchPoint, *, prompt: Hashable = None
+    ) -> None:
+        """Take up a branch that is on record, so that it is not made a second time; `recall` counts it.
+
+        Args:
+            rollout: Whose turn branched.
+            turn: Which of its turns, from 0.
+            logprobs: Its tokens.
+            point: Where.
+            prompt: As for `points`.
+        """
+        self._take(_place(rollout, turn, prompt), logprobs, point)
 
     def _history(self, rollout: int) -> _History:
         return self._histories.setdefault(rollout, _History())
@@ -187,11 +216,20 @@ class Watch:
 
     def _take(self, place: Hashable, logprobs: TokenLogprobs, point: BranchPoint) -> bool:
         """Whether no branch begins with the same text there; from now on one does."""
-        text = logprobs.text[: int(logprobs.offsets[point.token])] + point.alternative
-        key = place, blake2b(text, digest_size=_DIGEST_BYTES).digest()
+        key = _key(place, logprobs, point)
         is_new = key not in self._taken
         self._taken.add(key)
         return is_new
+
+
+def _place(rollout: int, turn: int, prompt: Hashable) -> Hashable:
+    return (rollout, turn) if prompt is None else prompt
+
+
+def _key(place: Hashable, logprobs: TokenLogprobs, point: BranchPoint) -> tuple[Hashable, bytes]:
+    """What a branch there begins with."""
+    text = logprobs.text[: int(logprobs.offsets[point.token])] + point.alternative
+    return place, blake2b(text, digest_size=_DIGEST_BYTES).digest()
 
 
 def _possible(decisions: list[DecisionToken], logprobs: TokenLogprobs, min_probability: float) -> Iterator[BranchPoint]:

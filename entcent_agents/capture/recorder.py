@@ -79,6 +79,7 @@ class TurnRecorder(ModelAndToolHandler):
         self.turns: dict[str, Turn] = {}
         self.usage = Usage()
         self._ids_by_words: dict[str, str] = {}
+        self._words: dict[str, str] = {}
         self._streamed: dict[UUID, TokenLogprobs] = {}
         self._reuse: tuple[TokenLogprobs, int] | None = None
         self._again: str | None = None
@@ -108,12 +109,13 @@ class TurnRecorder(ModelAndToolHandler):
 
     def words_of(self, turn: Turn) -> str:
         """What the message of a turn says: by it a message is known again that a node rebuilt."""
-        return next((words for words, known in self._ids_by_words.items() if known == turn.message_id), "")
+        return self._words.get(turn.message_id, "")
 
     def remember(self, turn: Turn, words: str) -> None:
         """Take up a turn that another recorder recorded."""
         self.turns[turn.message_id] = turn
         self._ids_by_words[words] = turn.message_id
+        self._words[turn.message_id] = words
 
     def turn_of(self, message: AIMessage) -> Turn | None:
         """The turn of a message that the agent kept, also where a node rebuilt it under another id."""
@@ -126,6 +128,11 @@ class TurnRecorder(ModelAndToolHandler):
     def give_again(self, message_id: str | None) -> None:
         """An answer is given to the graph anew; where its turn is known, its tokens were counted."""
         self._again = message_id if message_id in self.turns else None
+
+    def gives_again(self, response: LLMResult) -> bool:
+        """Whether no model was asked for an answer, and what it took was counted before."""
+        messages = (getattr(generation, "message", None) for generation in generations_of(response))
+        return self._again is not None and any(message and message.id == self._again for message in messages)
 
     def count(self, usage: Usage) -> None:
         """Add to the usage, from whatever thread."""
@@ -190,10 +197,10 @@ class TurnRecorder(ModelAndToolHandler):
         """Record each generation and strip its raw log-probabilities."""
         streamed = self._streamed.pop(run_id, None)
         call = self._calls.pop(run_id, None) or _Call()
-        self.count(Usage(model_calls=len(response.generations)))
+        again = self.gives_again(response)
+        self.count(Usage(model_calls=0 if again else len(response.generations)))
         for generation in generations_of(response):
             message = getattr(generation, "message", None)
-            again = message is not None and message.id is not None and message.id == self._again
             counted = counted_usage(generation)
             if generation.generation_info:
                 generation.generation_info.pop(RAW, None)  # the message has them too, for now

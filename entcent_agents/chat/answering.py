@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeVar
+from uuid import UUID
 
 from entcent_agents.branching import BranchPoint
 from entcent_agents.capture.recorder import LogprobsGeneration
@@ -42,11 +43,13 @@ class ModelCall:
         prompt: Digest of what is asked: equal in all rollouts and processes that ask it.
         sample: Asks the model.
         branch: Asks it to go on from another rollout's answer to this prompt.
+        run_id: The call's, as LangChain's callbacks are told.
     """
 
     prompt: str
     sample: Callable[[], Awaitable[LogprobsGeneration]]
     branch: Branch
+    run_id: UUID | None = None
 
 
 class Answering(Protocol):
@@ -75,6 +78,7 @@ async def answered(
     settings: Mapping[str, Any],
     sample: Callable[[], Awaitable[LogprobsGeneration]],
     branch: Branch,
+    run_id: UUID | None,
 ) -> LogprobsGeneration:
     """One answer, in the way of the rollout that asks for it.
 
@@ -83,12 +87,14 @@ async def answered(
         settings: Of the call. Where no tool is offered nothing is decided that a rollout could branch at.
         sample: As in `ModelCall`.
         branch: As in `ModelCall`.
+        run_id: As in `ModelCall`.
     """
     answering = _answering.get()
     if answering is None or current_pool() is None or not (settings.get("tools") or settings.get("text_tools")):
         return await sample()
     with known_calls():
-        return await answering.answer(ModelCall(prompt=prompt_digest(payload), sample=sample, branch=branch))
+        call = ModelCall(prompt=prompt_digest(payload), sample=sample, branch=branch, run_id=run_id)
+        return await answering.answer(call)
 
 
 def blocks_a_loop() -> bool:

@@ -154,6 +154,7 @@ async def branched(
             return replace(await ways[method](), passed_over=passed_over)
         except (ConfigurationError, ContinuationError) as error:
             if isinstance(error, ContinuationError) and makes_one_attempt():
+                error.way = method
                 raise  # it may be billed, and a budget has reserved for one
             passed_over[method] = str(error)
         except ModelServerError as error:

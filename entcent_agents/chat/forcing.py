@@ -12,7 +12,7 @@ from entcent_agents.chat.completion import Completion
 from entcent_agents.chat.constraints import call_format, native_tool_choice
 from entcent_agents.chat.messages import ai_message
 from entcent_agents.chat.text_tools import STOP, read_calls
-from entcent_agents.errors import ContinuationError
+from entcent_agents.errors import ConfigurationError
 from entcent_agents.logprobs import TokenLogprobs
 
 _NAME_SO_FAR: Final = re.compile(r"([\w.\-]+)([^\w.\-]*)\Z")
@@ -58,7 +58,7 @@ def wanted_calls(
         text_tools: The tools that the payload describes in its text.
 
     Raises:
-        ContinuationError: Where no choice of tools stands for the alternative.
+        ConfigurationError: Where no choice of tools stands for the alternative.
     """
     tools = text_tools or payload.get("tools") or ()
     names = tuple(tool["function"]["name"] for tool in tools)
@@ -69,9 +69,9 @@ def wanted_calls(
     elif point.decision == "call" and names:
         wanted = () if called else names
     else:
-        raise ContinuationError("no choice of tools stands for another value of an argument")
+        raise ConfigurationError("no choice of tools stands for another value of an argument")
     if point.decision == "tool" and not wanted:
-        raise ContinuationError("the alternative begins the name of no other tool")
+        raise ConfigurationError("the alternative begins the name of no other tool")
     if text_tools:
         return _as_text(payload, wanted, text_tools)
     choice = "none" if not wanted else wanted[0] if point.decision == "tool" else "required"
@@ -81,7 +81,7 @@ def wanted_calls(
 def _as_text(payload: Mapping[str, Any], wanted: tuple[str, ...], tools: Sequence[Mapping[str, Any]]) -> WantedCalls:
     """Held to a call's schema; such a reply ends by itself, and in a stream tokens may go unlisted."""
     if not wanted:
-        raise ContinuationError("no constraint keeps calls out of a text")
+        raise ConfigurationError("no constraint keeps calls out of a text")
     chosen = [tool for tool in tools if tool["function"]["name"] in wanted]
     stops = [stop for stop in payload.get("stop") or () if stop != STOP]
     left_out = ("stop", "stream", "stream_options")

@@ -52,7 +52,7 @@ def last_chunks(answer: LogprobsGeneration, *, streamed: bool) -> Iterator[ChatG
     """
     message = cast(AIMessage, answer.message)
     if not streamed and (message.content or message.additional_kwargs):
-        yield _chunk(str(message.text), additional_kwargs=message.additional_kwargs)
+        yield _chunk(str(message.text), additional_kwargs=message.additional_kwargs, id=message.id)
     calls = [(call["name"], json.dumps(call["args"]), call["id"]) for call in message.tool_calls]
     calls += [(call["name"], json.dumps(call["args"]) + NO_OBJECT, call["id"]) for call in message.invalid_tool_calls]
     if calls:
@@ -60,9 +60,10 @@ def last_chunks(answer: LogprobsGeneration, *, streamed: bool) -> Iterator[ChatG
             tool_call_chunks=[
                 tool_call_chunk(name=name, args=args, id=call_id, index=i)
                 for i, (name, args, call_id) in enumerate(calls, FIRST_CALL)
-            ]
+            ],
+            id=message.id,
         )
-    last = AIMessageChunk(content="", usage_metadata=message.usage_metadata, chunk_position="last")
+    last = AIMessageChunk(content="", usage_metadata=message.usage_metadata, chunk_position="last", id=message.id)
     yield LogprobsGenerationChunk(
         message=last,
         generation_info=answer.generation_info,

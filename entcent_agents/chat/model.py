@@ -369,7 +369,7 @@ class ChatLogprobs(BaseChatModel):
         n = int(kwargs.pop("n", self.n))
         payload = chat_payload(self, messages, stop, kwargs)
         if n == 1:
-            return ChatResult(generations=[await self._answer(messages, payload, stop, kwargs)])
+            return ChatResult(generations=[await self._answer(messages, payload, stop, kwargs, run_manager)])
         completions = await self._sample(payload, n, kwargs.get("seed", self.seed))
         known = _names(kwargs)
         return ChatResult(generations=[generation(completion, known) for completion in completions])
@@ -381,7 +381,7 @@ class ChatLogprobs(BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        work = self._agenerate(messages, stop, None, **kwargs)
+        work = self._agenerate(messages, stop, cast(Any, run_manager), **kwargs)
         return run_sync(as_sampled(work) if blocks_a_loop() else work)
 
     def _should_stream(self, *, async_api: bool, run_manager: Any = None, **kwargs: Any) -> bool:
@@ -409,7 +409,7 @@ class ChatLogprobs(BaseChatModel):
         payload = chat_payload(self, messages, stop, kwargs, watched=not pooled)
         streamed = payload["stream"] and not pooled
         if pooled:
-            answer = await self._answer(messages, payload, stop, kwargs)
+            answer = await self._answer(messages, payload, stop, kwargs, run_manager)
         else:
             request = CompletionRequest(self.client(), payload if seed is None else {**payload, "seed": seed})
             async for delta in request.events():
@@ -431,7 +431,12 @@ class ChatLogprobs(BaseChatModel):
         return iterate_sync(each_as_sampled(chunks) if blocks_a_loop() else chunks)
 
     async def _answer(
-        self, messages: list[BaseMessage], payload: Mapping[str, Any], stop: list[str] | None, kwargs: Mapping[str, Any]
+        self,
+        messages: list[BaseMessage],
+        payload: Mapping[str, Any],
+        stop: list[str] | None,
+        kwargs: Mapping[str, Any],
+        run_manager: AsyncCallbackManagerForLLMRun | None,
     ) -> LogprobsGeneration:
         """One answer; a rollout may go on from another one's."""
 
@@ -439,7 +444,8 @@ class ChatLogprobs(BaseChatModel):
             (completion,) = await self._sample(payload, 1, kwargs.get("seed", self.seed))
             return generation(completion, _names(kwargs))
 
-        return await answered(payload, kwargs, sample, partial(self.abranch, messages, stop=stop, **kwargs))
+        run_id = run_manager.run_id if run_manager else None
+        return await answered(payload, kwargs, sample, partial(self.abranch, messages, stop=stop, **kwargs), run_id)
 
     async def _sample(self, payload: Mapping[str, Any], n: int, seed: int | None) -> list[Completion]:
         pool = current_pool()

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
 from typing import Any, Final, TypeVar
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 from entcent_agents.capture.recorder import LogprobsGeneration
 from entcent_agents.chat.answering import ModelCall
-from entcent_agents.chat.sampling import makes_one_attempt
+from entcent_agents.chat.branches import BRANCH_METHODS
 from entcent_agents.environments import Fork
-from entcent_agents.errors import ContinuationError, ModelServerError
+from entcent_agents.errors import ContinuationError
 from entcent_agents.rollouts.branching import Tree
 from entcent_agents.rollouts.cleanup import discard, in_a_thread, to_the_end
 from entcent_agents.rollouts.enclosing import enclosing_effects
@@ -21,6 +21,7 @@ from entcent_agents.rollouts.guard import Guard
 from entcent_agents.rollouts.heritage import Heritage, Origin
 from entcent_agents.rollouts.progress import ProgressReporter
 from entcent_agents.rollouts.released import Released
+from entcent_agents.rollouts.retries import NextWayError
 from entcent_agents.rollouts.writing import Writing
 from entcent_agents.trajectory import BranchMethod
 
@@ -44,6 +45,7 @@ class Answers:
         reporter: Told of the branch that it is.
         before: How many turns it had before this round.
         origin: Where it left its parent; None where it did not, or has answered the call that it branched at.
+        on_answer: Told of each call that the model has answered, before that branches.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class Answers:
         reporter: ProgressReporter,
         before: int,
         origin: Origin | None,
+        on_answer: Callable[[UUID], None] | None = None,
     ) -> None:
         self._tree = tree
         self._index = index
@@ -63,6 +66,7 @@ class Answers:
         self._reporter = reporter
         self._before = before
         self._origin = origin
+        self._on_answer = on_answer
         self._methods: Sequence[BranchMethod] = tree.methods
 
     async def answer(self, call: ModelCall) -> LogprobsGeneration:
@@ -78,6 +82,8 @@ class Answers:
             answer, reused = await call.sample(), 0
         else:
             answer, reused = await self._from_parent(call, origin)
+        if self._on_answer and call.run_id:
+            self._on_answer(call.run_id)
         await _on_loop(self._tree.loop, self._branched(call.prompt, answer, reused))
         return answer
 
@@ -86,12 +92,12 @@ class Answers:
         try:
             found = await call.branch(origin.said, origin.point, allowed=self._methods)
         except ContinuationError as error:
-            if not (makes_one_attempt() and "continued" in self._methods):
+            if error.way is None:
                 return await call.sample(), 0
-            others: list[BranchMethod] = [method for method in self._methods if method != "continued"]
-            self._origin, self._methods = origin, others
-            # What it generated is charged, and what is asked next has to be reserved: another attempt does both.
-            raise ModelServerError(str(error), broke_off=True) from error
+            worse = BRANCH_METHODS[BRANCH_METHODS.index(error.way) + 1 :]
+            self._origin = origin
+            self._methods = [method for method in self._methods if method in worse]
+            raise NextWayError(str(error), broke_off=True) from error
         except BaseException:
             self._origin = origin  # the call may be made again
             raise
@@ -101,29 +107,50 @@ class Answers:
         return found.generation, found.reused_tokens
 
     async def _branched(self, prompt: str, answer: LogprobsGeneration, reused: int) -> None:
-        """Begin the branches of a turn. One that cannot be made is not made: the answer must not be lost for it."""
+        """Begin the branches of a turn. Those that cannot be made are not: the answer must not be lost for them."""
         logprobs, turn = answer.token_logprobs, self._before + len(self._writing.recorder.turns)
         if logprobs is None:
             return
-        points = self._tree.points(self._index, turn, logprobs, reused=reused, prompt=prompt)
-        if points:
-            answer.message.id = answer.message.id or f"run-{uuid4()}"
-            await self._writing.release(Released(prompt=prompt, generation=answer, reused_tokens=reused))
-        for index, point in points:
-            origin = Origin(parent=self._index, turn=turn, prompt=prompt, point=point, said=logprobs)
-            try:
-                async with self._guard.still:  # else a call may be changing the forks, or be on the thread alone
-                    await self._tree.begin(index, await self._heritage(origin))
-            except Exception:
-                _LOGGER.warning("rollout %d could not branch", self._index, exc_info=True)
-                self._tree.give_back(index)
+        left: list[tuple[int, Origin]] = []
+        try:
+            for index, point in self._tree.points(self._index, turn, logprobs, reused=reused, prompt=prompt):
+                left.append((index, Origin(parent=self._index, turn=turn, prompt=prompt, point=point, said=logprobs)))
+            if left:
+                answer.message.id = answer.message.id or f"run-{uuid4()}"
+                await self._writing.release(Released(prompt=prompt, generation=answer, reused_tokens=reused))
+            while left:
+                await self._begin(*left.pop(0))
+        except Exception:  # without its answer on record, nobody could say what these are branches of
+            self._warn()
+        finally:
+            for index, origin in left:
+                self._tree.give_back(index, origin)
+
+    async def _begin(self, index: int, origin: Origin) -> None:
+        begins = False
+        try:
+            async with self._guard.still:  # else a call may be changing the forks, or be on the thread alone
+                heritage = await self._heritage(origin)
+                begins = True
+                await self._tree.begin(index, heritage)
+        except Exception:
+            self._warn()
+            self._tree.give_back(index, origin)
+        except BaseException:
+            if not begins:  # else no cancellation keeps it from being begun
+                self._tree.give_back(index, origin)
+            raise
+
+    def _warn(self) -> None:
+        _LOGGER.warning("rollout %d could not branch", self._index, exc_info=True)
 
     async def _heritage(self, origin: Origin) -> Heritage:
         writing, forks = self._writing, dict[str, Fork]()
-        results = self._guard.results
         try:
             for name, fork in writing.forks.items():
                 await to_the_end(in_a_thread(_fork_into, forks, name, fork))
+            # Read before turns and writes: a task beside this one that ends meanwhile has these before it is there.
+            thread = await writing.store.checkpoints(writing.thread_id)
         except BaseException:
             await discard(forks.values())
             raise
@@ -135,8 +162,8 @@ class Answers:
             origin=origin,
             turns=turns,
             writes=writing.overlay.writes if writing.overlay else (),
-            results=results,
-            thread_id=writing.thread_id,
+            results=self._guard.results,
+            thread=thread,
             forks=forks,
         )
 

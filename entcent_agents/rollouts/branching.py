@@ -73,7 +73,10 @@ class Tree:
         self._watch = Watch(branching.policy)
         self._stopping = stopping
         self._places = places
-        self._recorded = Counter((origin.parent, origin.turn) for origin in recorded)
+        self._recorded = Counter[tuple[int, int]]()
+        for origin in recorded:
+            self._recorded[origin.parent, origin.turn] += 1
+            self._watch.recall_branch(origin.parent, origin.turn, origin.said, origin.point, prompt=origin.prompt)
 
     def points(
         self, rollout: int, turn: int, logprobs: TokenLogprobs, *, reused: int, prompt: str
@@ -99,6 +102,12 @@ class Tree:
                 branches = self._recorded[rollout, number]
                 self._watch.recall(rollout, number, turn.logprobs, branches=branches, reused=turn.reused_tokens)
 
-    def give_back(self, index: int) -> None:
-        """A branch could not be made: another one may have its index."""
+    def give_back(self, index: int, origin: Origin) -> None:
+        """A branch was not made: another one may have its index, and its place.
+
+        Args:
+            index: Its index.
+            origin: Where it was to leave its parent.
+        """
+        self._watch.take_back(origin.parent, origin.turn, origin.said, origin.point, prompt=origin.prompt)
         self._places.give_back(index)

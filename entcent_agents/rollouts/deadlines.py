@@ -136,9 +136,13 @@ class CallLimit(BaseCallbackHandler):
         """Its time runs from now on."""
         self._on_the_loop(self._arm, run_id, current_calls())
 
+    def answered(self, run_id: UUID) -> None:
+        """The call was in time; what its answer still waits for here is not the model's doing."""
+        self._on_the_loop(self._disarm, run_id)
+
     def on_llm_end(self, response: LLMResult, *, run_id: UUID, **kwargs: Any) -> None:
         """The call was in time."""
-        self._on_the_loop(self._disarm, run_id)
+        self.answered(run_id)
 
     def on_llm_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
         """The call has failed by itself."""

@@ -177,6 +177,9 @@ class Passage:
         call = self._calls.get(run_id)
         if call is None:
             return
+        if self._recorder.gives_again(response):
+            self._settle(run_id, Amount())
+            return
         generations = [*generations_of(response)]
         counted = [usage for generation in generations if (usage := counted_usage(generation))]
         if len(counted) < len(generations) or not counted:

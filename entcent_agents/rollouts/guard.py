@@ -151,8 +151,11 @@ class Guard:
 
     @property
     def results(self) -> dict[Key, Mapping[str, Any]]:
-        """Results of the calls that were made, as they are kept."""
-        return {**self._kept, **{key: stored(result) for key, result in self._seen.items()}}
+        """Results of the calls that were made, as they are kept; each is packed once, whoever asks, and how often."""
+        for key, result in self._seen.items():
+            if key not in self._kept:
+                self._kept[key] = stored(result)
+        return dict(self._kept)
 
     @property
     def still(self) -> asyncio.Lock:
@@ -274,7 +277,7 @@ class Guard:
             result = addressed(result, call) if not isinstance(result, Command) else await run()
         else:
             result = await run()
-        self._seen[call.key] = result  # stored only if the rollout is held: most calls never run again
+        self._seen[call.key] = result  # stored only where a rollout is held or branches: most calls never run again
         return result
 
     async def _written(self, call: Call, run: Run) -> Any:

@@ -11,6 +11,7 @@ from entcent_agents.environments import Fork
 from entcent_agents.logprobs import TokenLogprobs
 from entcent_agents.rollouts.calls import Key
 from entcent_agents.rollouts.overlay import StoreWrite
+from entcent_agents.rollouts.store import Checkpoints
 from entcent_agents.segments import SegmentKind
 from entcent_agents.trajectory import Branch, BranchMethod, Turn
 
@@ -84,7 +85,8 @@ class Heritage:
         turns: The parent's, as reused ones, each with what its message says.
         writes: The parent's to the LangGraph store.
         results: Of the parent's tool calls, for those that run again.
-        thread_id: The parent's thread; known to a branch that is begun here.
+        thread: What the parent's thread has; known to a branch that is begun here. All that is on it has its turns and
+            store writes here: these are read after it.
         forks: Of the parent's forks; known to a branch that is begun here.
     """
 
@@ -92,7 +94,7 @@ class Heritage:
     turns: Sequence[tuple[Turn, str]] = ()
     writes: Sequence[StoreWrite] = ()
     results: Mapping[Key, Mapping[str, Any]] = field(default_factory=dict[Key, Mapping[str, Any]])
-    thread_id: str = ""
+    thread: Checkpoints = ()
     forks: Mapping[str, Fork] = field(default_factory=dict[str, Fork])
 
     def to_dict(self) -> dict[str, Any]:

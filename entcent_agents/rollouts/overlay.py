@@ -50,7 +50,7 @@ class OverlayStore(BaseStore):
         """What a commit has to apply to the real store, the last write of each key."""
         return [
             (list(op.namespace), op.key, None if op.value is None else dict(op.value), op.index, op.ttl)
-            for op in self._written.values()
+            for op in [*self._written.values()]  # at once: tools write from threads
         ]
 
     def batch(self, ops: Iterable[Op]) -> list[Result]:

@@ -187,6 +187,11 @@ class RolloutRequest:
         return self.base.round + 1 if self.base else 1
 
     @property
+    def turns_before(self) -> int:
+        """How many turns the rollouts go on from."""
+        return len(self.base.trajectory.turns) if self.base else 0
+
+    @property
     def messages(self) -> Sequence[BaseMessage]:
         """The conversation so far."""
         return self.state.get("messages", ())

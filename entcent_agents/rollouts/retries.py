@@ -52,6 +52,13 @@ class Retries:
             )
 
 
+class NextWayError(ModelServerError):
+    """A way to go on from another rollout's answer failed after it may have generated, and there is another way.
+
+    What it generated is charged, and what is asked next has to be reserved: a further attempt at the rollout does both.
+    """
+
+
 def is_passing(error: BaseException) -> bool:
     """Whether an exception of a model call tells of something that may be over when the server is asked again.
 
@@ -77,6 +84,8 @@ async def with_retries(
 ) -> T:
     """Start, and go on as often as allowed where a model call failed for a passing reason.
 
+    To the next way of making a branch's turn it goes on at once, and no attempt is counted: there are few of them.
+
     Args:
         start: The first attempt.
         go_on: Every further one.
@@ -91,7 +100,12 @@ async def with_retries(
     attempts = chain([start], repeat(go_on))
 
     async def attempt() -> T:
-        return await next(attempts)()
+        while True:
+            try:
+                return await next(attempts)()
+            except Exception as error:
+                if not (failed_model_call(error) and any(isinstance(link, NextWayError) for link in causes_of(error))):
+                    raise
 
     def pause(state: RetryCallState) -> float:
         return _pause_seconds(state, retries)

@@ -75,6 +75,8 @@ async def run_rollout(
     journal = await request.store.read(request.thread_id(index)) if request.store.durable and not begun else None
     if (known := ended(journal)) is not None:
         reporter = ProgressReporter(index, request.round, write)
+        if request.tree:
+            request.tree.recall(index, request.turns_before, known.trajectory.turns[request.turns_before :])
         if known.branch:
             reporter.branched(known.branch)
         reporter.end(known.status)
@@ -254,7 +256,7 @@ class _Attempt:
         """Take up what it has from its parent, on a copy of the parent's thread."""
         self.writing.forks |= heritage.forks
         await inherited(heritage, self.writing)
-        await self.writing.begin(heritage.thread_id, heritage)
+        await self.writing.begin(heritage.thread, heritage)
 
     async def discard(self) -> None:
         """Forget its forks: it is no candidate."""
@@ -289,7 +291,7 @@ class _Attempt:
     @property
     def turns(self) -> int:
         """How many turns it has made, those it went on from included."""
-        return len(self._before.turns) + len(self.recorder.turns)
+        return self.request.turns_before + len(self.recorder.turns)
 
     @property
     def _before(self) -> Trajectory:
@@ -334,7 +336,8 @@ class _Attempt:
         if tree is None:
             return None
         origin = self._heritage.origin if self._heritage else None
-        return Answers(tree, self.index, self.writing, guard, self.reporter, len(self._before.turns), origin)
+        in_time = self._call_limit.answered if self._call_limit else None
+        return Answers(tree, self.index, self.writing, guard, self.reporter, self.request.turns_before, origin, in_time)
 
     async def _take_up(self, journal: Journal | None) -> Mapping[Key, Any]:
         """Make the forks and the thread ready, those of an earlier process or new ones."""
@@ -357,7 +360,7 @@ class _Attempt:
         if heritage:
             self.reporter.branched(heritage.origin.branch(self.writing.method))
         if self.request.tree:
-            self.request.tree.recall(self.index, len(self._before.turns), [*self.recorder.turns.values()])
+            self.request.tree.recall(self.index, self.request.turns_before, [*self.recorder.turns.values()])
 
     def _saver(self) -> BaseCheckpointSaver[Any]:
         store = self.request.store

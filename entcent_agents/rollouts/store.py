@@ -12,7 +12,7 @@ import asyncio
 import secrets
 import time
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -51,6 +51,10 @@ class _Tail:
     number: int
 
 
+Checkpoints = Sequence[CheckpointTuple]
+"""The agent's, of all its graphs, with their pending writes, the oldest first."""
+
+
 class RolloutStore:
     """The threads of rollouts in a LangGraph saver.
 
@@ -74,14 +78,14 @@ class RolloutStore:
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._met = False
 
-    async def begin(self, thread_id: str, start: Mapping[str, Any], *, source: str | None = None) -> None:
+    async def begin(self, thread_id: str, start: Mapping[str, Any], *, source: str | Checkpoints | None = None) -> None:
         """Forget the thread, and begin a journal on it.
 
         Args:
             thread_id: The rollout's thread.
             start: Plain data to keep.
-            source: A thread whose agent's checkpoints are grafted onto this one. A crash on the way leaves a thread
-                that was never begun, not one with half a history.
+            source: A thread whose agent's checkpoints are grafted onto this one, or these checkpoints. A crash on the
+                way leaves a thread that was never begun, not one with half a history.
 
         Raises:
             TypeError: On what is no plain data.
@@ -90,7 +94,7 @@ class RolloutStore:
         claim = await self.claim(thread_id, source=source)
         self._tails[thread_id] = _Tail(await self._put(claim, written, JOURNAL), 0)
 
-    async def claim(self, thread_id: str, *, source: str | None = None) -> RunnableConfig:
+    async def claim(self, thread_id: str, *, source: str | Checkpoints | None = None) -> RunnableConfig:
         """Forget the thread, mark it as a rollout's, and graft what it goes on from, as `begin` does; no journal.
 
         Args:
@@ -135,7 +139,12 @@ class RolloutStore:
         found = await self._journal(thread_id)
         return journal_of(found) if found else None
 
-    async def graft(self, source: str, target: str) -> None:
+    async def checkpoints(self, thread_id: str) -> Checkpoints:
+        """What the agent has on a thread at this moment."""
+        listed = [found async for found in self.saver.alist(_on(thread_id)) if _namespace(found) != NAMESPACE]
+        return sorted(listed, key=lambda found: found.checkpoint["id"])
+
+    async def graft(self, source: str | Checkpoints, target: str) -> None:
         """Copy the agent's checkpoints and pending writes, whole histories of all its graphs, onto another thread.
 
         Nothing in them names the thread: ids of checkpoints, tasks and interrupts stay the same, and with them what is
@@ -143,18 +152,22 @@ class RolloutStore:
         `DeltaChannel` takes the writes of parallel tasks, those of tasks that were done come before those of the rest.
 
         Args:
-            source: The thread to copy from; unchanged.
+            source: The thread to copy from, or its checkpoints; unchanged.
             target: A thread without checkpoints of the agent.
         """
         # All are read before the first is written: some savers hold a lock while they list.
-        listed = [found async for found in self.saver.alist(_on(source)) if _namespace(found) != NAMESPACE]
+        checkpoints = await self.checkpoints(source) if isinstance(source, str) else source
         copied: set[tuple[str, str, Any]] = set()
-        for found in sorted(listed, key=lambda found: found.checkpoint["id"]):
+        for found in checkpoints:
             await self._copy(found, target, copied)
 
     async def has(self, thread_id: str) -> bool:
         """Whether the agent has checkpoints on the thread."""
         return await self.saver.aget_tuple(_on(thread_id, "")) is not None
+
+    async def is_claimed(self, thread_id: str) -> bool:
+        """Whether the thread is a rollout's, begun or not."""
+        return await self.saver.aget_tuple(_on(thread_id, NAMESPACE)) is not None
 
     async def forget(self, thread_id: str) -> None:
         """Remove the thread and all on it."""

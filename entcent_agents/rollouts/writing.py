@@ -18,7 +18,7 @@ from entcent_agents.rollouts.heritage import Heritage
 from entcent_agents.rollouts.journal import Entry, Journal
 from entcent_agents.rollouts.overlay import OverlayStore, apply_writes
 from entcent_agents.rollouts.released import Released
-from entcent_agents.rollouts.store import RolloutStore
+from entcent_agents.rollouts.store import Checkpoints, RolloutStore
 from entcent_agents.trajectory import BranchMethod, Rollout, Turn, Usage
 
 
@@ -53,8 +53,8 @@ class Writing:
     _flushing: asyncio.Lock = field(default_factory=asyncio.Lock)
     _begun: bool = False
 
-    async def begin(self, base: str | None, heritage: Heritage | None = None) -> None:
-        """Write down that the rollout begins, with what, and copy the thread that it goes on from.
+    async def begin(self, base: str | Checkpoints | None, heritage: Heritage | None = None) -> None:
+        """Write down that the rollout begins, with what, and copy the thread, or the checkpoints, that it goes on from.
 
         A fork is kept only once the journal names it: else a crash in between would leave it to nobody. Nobody would
         read a journal that does not outlive the process.
@@ -264,6 +264,8 @@ async def recorded_branches(
     for index, thread_id in thread_ids.items():
         journal = await store.read(thread_id)
         if journal is None:
+            if await store.is_claimed(thread_id):  # its process died while it copied the parent's thread
+                await store.forget(thread_id)
             continue
         heritage = heritage_of(journal)
         if heritage and not journal.entries and not await in_a_thread(_all_there, by_name, journal.start["forks"]):

@@ -123,6 +123,15 @@ def test_a_branch_inherits_its_parents_habit_as_it_was_in_the_turn_it_left():
     assert watch.points(2, 1, call({8: 1.1}), room=8)  # what its parent did in turn 1 came later
 
 
+def test_a_branch_that_was_not_made_leaves_its_place_and_its_count():
+    watch = Watch(BranchPolicy(threshold=0.5, habit_penalty=1.0, max_per_rollout=1))
+    (point,) = watch.points(0, 0, call({5: 2.0}), room=8, prompt="asked")
+    assert watch.points(1, 0, call({5: 2.0}), room=8, prompt="asked") == []
+    watch.take_back(0, 0, call({5: 2.0}), point, prompt="asked")
+    assert watch.points(1, 0, call({5: 2.0}), room=8, prompt="asked") == [point]
+    assert watch.points(0, 1, call({5: 1.1}), room=8, prompt="later")  # neither the cap nor the habit is there
+
+
 def opening(first: float, at: float, *, tokens: int = 20) -> object:
     """A turn whose first 20 tokens have this mean entropy; its call comes behind them."""
     texts = [*["word "] * tokens, "\n", *CALL]

@@ -48,12 +48,14 @@ class DecidingServer:
     Attributes:
         turns: What it says in answer to a conversation that has so many turns of its own already.
         continues: Whether it goes on from tokens.
+        misreads: How many tokens of an agent's prompt it counts that were not sent, where it goes on from tokens.
         hold: Called before each answer, with how many were asked for so far.
     """
 
     turns: Callable[[int], Sequence[Slot]]
     continues: bool = True
     hold: Callable[[int], None] | None = None
+    misreads: int = 0
     vocabulary: list[str] = field(default_factory=list)
     generated: int = 0
     sampled: list[str] = field(default_factory=list)
@@ -95,7 +97,7 @@ class DecidingServer:
 
     def complete(self, body: dict[str, Any]) -> Reply:
         prompt, *ids = body["prompt"]
-        messages = json.loads(self.vocabulary[prompt][1:-1])
+        messages, read = json.loads(self.vocabulary[prompt][1:-1]), len(body["prompt"])
         prefix = "".join(self.vocabulary[number] for number in ids)
         if not any("tools:" in str(message["content"]) for message in messages):
             said = self.spoken(answer("one two three four five six seven eight"), prefix)
@@ -103,11 +105,12 @@ class DecidingServer:
             if self.hold:
                 self.hold(len(self.sampled) + len(self.prefixes))
             self.prefixes.append(prefix)
+            read += self.misreads
             said = self.spoken(self.script(messages), prefix)
             self.count(len(said))
         events = [{"text": token.says, "logprobs": {"content": [token.entry()]}} for token in said]
         shape = stream if body.get("stream") else whole
-        return Reply(raw=shape(events[: body.get("max_tokens")], prompt=len(body["prompt"])))
+        return Reply(raw=shape(events[: body.get("max_tokens")], prompt=read))
 
     def script(self, messages: Sequence[dict[str, Any]]) -> Sequence[Slot]:
         """What it says in answer to a conversation."""

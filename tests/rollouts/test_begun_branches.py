@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import threading
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
 from pathlib import Path
@@ -12,16 +14,24 @@ from typing import Any
 import pytest
 from langchain_core.messages import AIMessage
 from langchain_core.tools import tool
+from langgraph.checkpoint.base import CheckpointTuple
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
+from langgraph.config import get_store
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.prebuilt import ToolNode
+from langgraph.store.memory import InMemoryStore
 
+from entcent_agents.budget import Budget
 from entcent_agents.chat.model import ChatLogprobs
 from entcent_agents.effects import READ, WRITE
-from entcent_agents.environments import SqliteEnvironment, current_environment
+from entcent_agents.environments import SqliteEnvironment, SqliteFork, current_environment
 from entcent_agents.errors import ConfigurationError
 from entcent_agents.nodes import Branching, ParallelRollouts, RolloutsState
+from entcent_agents.rollouts import rollout
+from entcent_agents.rollouts.branching import Tree
+from entcent_agents.rollouts.deadlines import Deadline
+from entcent_agents.rollouts.packing import unpack
 from entcent_agents.trajectory import Rollout
 from tests.chat_server import ChatServer
 from tests.rollouts.deciding_server import DecidingServer
@@ -104,6 +114,53 @@ async def test_what_a_task_beside_the_model_writes_is_in_the_fork_of_the_branch_
     await node.forget(rollouts)
 
 
+class Listing(InMemorySaver):
+    """Tells when the thread of the first rollout is about to be copied, and waits until a task beside is done."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.listed = asyncio.Event()
+        self._done = asyncio.Event()
+
+    async def alist(self, config: Any, **criteria: Any) -> AsyncIterator[CheckpointTuple]:
+        if config["configurable"]["thread_id"].endswith(":0") and not self.listed.is_set():
+            self.listed.set()
+            await asyncio.wait_for(self._done.wait(), 15.0)
+        async for found in super().alist(config, **criteria):
+            yield found
+
+    async def aput_writes(self, config: Any, writes: Sequence[tuple[str, Any]], *arguments: Any) -> None:
+        await super().aput_writes(config, writes, *arguments)
+        if self.listed.is_set() and "messages" in dict(writes):
+            self._done.set()
+
+
+async def test_what_a_task_beside_the_model_said_and_stored_is_known_to_the_branch_that_has_its_result(serve: Serve):
+    saver = Listing()
+
+    async def think(state: MessagesState) -> dict[str, Any]:
+        return {"messages": [AIMessage((await model.bind_tools([add]).ainvoke(state["messages"])).text)]}
+
+    async def beside(state: MessagesState) -> dict[str, Any]:
+        await saver.listed.wait()
+        await get_store().aput(("notes",), "beside", {"x": 7})
+        return {"messages": [await model.ainvoke(state["messages"])]}
+
+    server = serve(DecidingServer(ONE_DECISION))
+    model = ChatLogprobs(model="scripted", base_url=server.base_url, tool_calling="text", top_logprobs=4)
+    builder = StateGraph(MessagesState).add_node("think", think).add_node("beside", beside)
+    builder.add_edge(START, "think").add_edge(START, "beside")
+    agent = builder.compile(store=InMemoryStore())
+    node = ParallelRollouts(
+        agent, n=2, branching=Branching(EAGER, initial=1), effects={"add": READ}, rollout_checkpointer=saver
+    )
+    parent, branch = await ran(node)
+    said = [turn.message_id for turn in parent.trajectory.turns if turn.generated_tokens == 8]
+    assert [turn.message_id for turn in branch.trajectory.turns if turn.reused_tokens == 8] == said
+    stored = [unpack(rollout.output or "")["store"] for rollout in (parent, branch)]
+    assert [[key for _, key, *_ in writes] for writes in stored] == [["beside"], ["beside"]]
+
+
 async def ran(node: ParallelRollouts, checkpointer: Any = None) -> list[Rollout]:
     node.has_selector = True  # this one selects nothing
     builder = StateGraph(RolloutsState)
@@ -140,11 +197,10 @@ async def durable(
 def node_of(agent: Any, database: Path, saver: Any, **settings: Any) -> ParallelRollouts:
     return ParallelRollouts(
         agent,
-        n=4,
         effects={"add": WRITE, "look": READ},
         environments=[SqliteEnvironment(database)],
         rollout_checkpointer=saver,
-        **settings,
+        **{"n": 4, **settings},
     )
 
 
@@ -182,3 +238,87 @@ async def test_a_branch_is_no_more_than_its_round_where_an_error_ends_that_while
         with pytest.raises(ConfigurationError, match="nobody can go on"):
             await ran(node, threads)
         assert await left(saver, tmp_path) == []
+
+
+async def test_an_answer_outlives_a_journal_that_cannot_be_written_while_it_branches(
+    serve: Serve, database: Path, tmp_path: Path
+):
+    async def nothing() -> None: ...
+
+    server = serve(DecidingServer(ONE_DECISION))
+    async with durable(tmp_path, ":2", nothing) as (threads, saver, _):
+        failed, put_writes = list[str](), saver.aput_writes
+
+        async def aput_writes(config: Any, writes: Any, *arguments: Any) -> None:
+            if writes[0][0] == "released" and not failed:
+                failed.append(config["configurable"]["thread_id"])
+                raise OSError("the disk is full")
+            await put_writes(config, writes, *arguments)
+
+        saver.aput_writes = aput_writes
+        node = node_of(agent_of(server), database, saver, n=3, branching=Branching(EAGER, initial=2))
+        rollouts = await ran(node, threads)
+        assert len(failed) == 1
+        assert [rollout.status for rollout in rollouts] == ["finished"] * 3
+        # The other one said the same, and branches there in its place.
+        assert [rollout.branch and rollout.branch.parent for rollout in rollouts][:2] == [None, None]
+        assert rollouts[2].branch and rollouts[2].branch.parent == 1 - int(failed[0][-1])
+        await node.forget(rollouts)
+
+
+async def test_a_branch_of_a_rollout_that_was_cut_off_before_it_begins_leaves_its_place_to_another(
+    serve: Serve, database: Path, monkeypatch: pytest.MonkeyPatch
+):
+    given_back, fork, give_back = threading.Event(), SqliteFork.fork, Tree.give_back
+    cut_off: list[Deadline] = []
+
+    def of_the_first(request: Any) -> Deadline | None:
+        if cut_off:
+            return None
+        cut_off.append(Deadline(at=time.monotonic() + 4.0, limit="four seconds"))
+        return cut_off[0]
+
+    def slow(parent: SqliteFork) -> SqliteFork:
+        if not given_back.is_set():
+            time.sleep(cut_off[0].left_seconds + 0.2)
+        return fork(parent)
+
+    def told(tree: Tree, *arguments: Any) -> None:
+        give_back(tree, *arguments)
+        given_back.set()
+
+    monkeypatch.setattr(SqliteFork, "fork", slow)
+    monkeypatch.setattr(Tree, "give_back", told)
+    monkeypatch.setattr(rollout, "deadline_of", of_the_first)
+    script = DecidingServer(ONE_DECISION, hold=lambda asked: None if not asked else bool(given_back.wait(10)))
+    node = node_of(
+        agent_of(serve(script)),
+        database,
+        None,
+        n=3,
+        max_concurrency=1,
+        branching=Branching(EAGER, initial=2),
+    )
+    rollouts = await ran(node)
+    assert [rollout.status for rollout in rollouts] == ["unfinished", "finished", "finished"]
+    assert [rollout.branch and rollout.branch.parent for rollout in rollouts] == [None, None, 1]
+    await node.forget(rollouts)
+
+
+async def test_making_forks_for_branches_is_not_the_time_of_a_model_call(
+    serve: Serve, database: Path, monkeypatch: pytest.MonkeyPatch
+):
+    fork, limit = SqliteFork.fork, 3.0
+
+    def slow(parent: SqliteFork) -> SqliteFork:
+        time.sleep(limit + 0.5)
+        return fork(parent)
+
+    monkeypatch.setattr(SqliteFork, "fork", slow)
+    script = DecidingServer(ONE_DECISION)
+    budget = Budget(max_seconds_per_call=limit)
+    rollouts = await ran(
+        node_of(agent_of(serve(script)), database, None, n=2, budget=budget, branching=Branching(EAGER, initial=1))
+    )
+    assert [rollout.branch and rollout.branch.method for rollout in rollouts] == [None, "continued"]
+    assert [rollout.usage.cut_calls for rollout in rollouts] == [0, 0]

@@ -21,7 +21,7 @@ from entcent_agents.chat.model import ChatLogprobs
 from entcent_agents.effects import READ, WRITE
 from entcent_agents.environments import SqliteEnvironment, current_environment
 from entcent_agents.errors import ConfigurationError, RolloutsFailedError
-from entcent_agents.nodes import Branching, ParallelRollouts, RolloutsState
+from entcent_agents.nodes import Branching, ParallelRollouts, Retries, RolloutsState
 from entcent_agents.testing import ScriptedChat, ScriptedTurn
 from entcent_agents.trajectory import Rollout
 from tests.chat_server import ChatServer
@@ -206,6 +206,21 @@ async def test_a_storm_of_branches_stays_below_a_budget_of_tokens(serve: Serve, 
     except RolloutsFailedError as failed:  # all grew, and none came to its end
         spent = max(int(tokens) for tokens in re.findall(r"(\d+) are spent", str(failed)))
     assert 0 < spent <= 20_000
+
+
+@pytest.mark.parametrize(("continues", "misreads"), [(False, 0), (True, 1)])
+async def test_under_a_budget_the_next_way_is_asked_without_a_retry_and_what_failed_is_charged(
+    serve: Serve, ran: Callable[..., Ran], continues: bool, misreads: int
+):
+    script = DecidingServer(ONE_DECISION, continues=continues, misreads=misreads)
+    agent = agent_of(serve(script), max_tokens=64)
+    case = ran(agent, 4, budget=Budget(max_tokens=20_000), retries=Retries(attempts=1))
+    _, child = await case.run()
+    assert child.branch is not None
+    assert (child.status, child.branch.method) == ("finished", "resampled")
+    counted = child.usage.prompt_tokens + child.usage.generated_tokens
+    assert (child.usage.cut_calls, child.usage.charged_tokens > counted) == (misreads, bool(misreads))
+    await case.forget()
 
 
 async def test_a_branch_in_a_subgraph_goes_on_in_the_subgraph(serve: Serve, ran: Callable[..., Ran]):

@@ -18,12 +18,14 @@ from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.prebuilt import InjectedState, ToolNode, ToolRuntime, tools_condition
 from langgraph.types import Command
 
-from entcent_agents.effects import EXTERNAL, READ, WRITE
+from entcent_agents.effects import EXTERNAL, READ, WRITE, ToolEffect
 from entcent_agents.environments import DirectoryEnvironment, current_environment
 from entcent_agents.errors import EffectError, RolloutsFailedError
-from entcent_agents.ledger import MemoryLedger
+from entcent_agents.ledger import LedgerSettings, MemoryLedger
 from entcent_agents.nodes import Retries, guarded
 from entcent_agents.prebuilt import entropy_centroid_graph
+from entcent_agents.rollouts.calls import Call, stored
+from entcent_agents.rollouts.guard import Guard, Rules
 from entcent_agents.selection import First
 from entcent_agents.testing import ScriptedChat, ScriptedTurn
 from tests.rollouts.worlds import ASK, World, turn
@@ -399,3 +401,17 @@ async def test_a_guarded_external_tool_inside_a_write_is_refused(world: World, t
     with pytest.raises(EffectError, match="declare the outer tool EXTERNAL"):
         await graph.ainvoke(ASK)
     assert world.sent == []
+
+
+async def test_a_result_is_packed_once_however_many_branches_take_it_along():
+    async def look() -> ToolMessage:
+        return ToolMessage("far away", name="look", tool_call_id="first")
+
+    known = ToolEffect(tool="look", effect=READ, idempotent=False, environment=None, shareable=False, source="test")
+    guard = Guard(Rules(effects={"look": known}, ledger=MemoryLedger(), settings=LedgerSettings(), request="request"))
+    call = Call(namespace="tools:task", id="first", tool="look", arguments={"x": 1})
+    result = await guard.call(call, look, shareable=False)
+    first, second = guard.results, guard.results
+    assert first == {call.key: stored(result)}
+    assert first[call.key] is second[call.key]
+    assert await guard.call(call, look, shareable=False) is result
