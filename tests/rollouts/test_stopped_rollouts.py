@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import math
 import random
 import sqlite3
@@ -170,24 +171,21 @@ async def test_never_do_fewer_than_the_quorum_finish_because_others_were_stopped
     assert len(rollouts) == 8
 
 
-class _SomeAnswer:
-    """A server that answers its first requests, and none after them."""
-
-    def __init__(self, answered: int) -> None:
-        self.left = answered
-
-    def __call__(self, request: Request) -> list[Reply]:
-        self.left -= 1
-        return [says("yes", delay_seconds=0 if self.left >= 0 else math.inf)]
-
-
 async def test_requests_of_stopped_rollouts_end_at_the_server(serve):
-    server: ChatServer = serve(_SomeAnswer(4))
+    all_ask, asked = threading.Event(), itertools.count()
+
+    def script(request: Request) -> list[Reply]:
+        """Answers four of the six, once all have asked."""
+        return [says("yes", after=all_ask) if next(asked) < 4 else says("yes", delay_seconds=math.inf)]
+
+    server: ChatServer = serve(script)
     model = ChatLogprobs(model="scripted", base_url=server.base_url, coalesce=False)
     graph = entropy_centroid_graph(create_agent(model, []), n=6, stopping=AGREED, on_unscorable="fallback")
-    assert (await graph.ainvoke(ASK))["messages"][-1].text == "yes"
-    assert await asyncio.to_thread(server.comes_to, lambda: server.hang_ups == len(server.answered) - 4)
-    assert len(server.answered) == 6
+    task = asyncio.create_task(graph.ainvoke(ASK))
+    assert await asyncio.to_thread(server.comes_to, lambda: len(server.answered) == 6)
+    all_ask.set()
+    assert (await task)["messages"][-1].text == "yes"
+    assert await asyncio.to_thread(server.comes_to, lambda: server.hang_ups == 2)
 
 
 # Pruning
