@@ -12,7 +12,7 @@ from typing import Annotated, Any, Final, Literal, NotRequired
 from langchain.agents.middleware import AgentMiddleware, AgentState, ExtendedModelResponse, ModelRequest, ModelResponse
 from langchain.agents.middleware.types import PrivateStateAttr
 from langchain_core.globals import get_llm_cache
-from langchain_core.messages import AnyMessage, HumanMessage
+from langchain_core.messages import AnyMessage
 from langgraph.types import Command, Overwrite
 
 from entcent_agents.blocking import run_sync
@@ -141,7 +141,7 @@ def _turns_so_far(state: Mapping[str, Any], scope: Scope) -> list[Turn]:
     """The recorded turns of the messages that the thread still has, in their order."""
     messages: Sequence[AnyMessage] = state["messages"]
     if scope == "request":
-        said = [index for index, message in enumerate(messages) if _is_from_user(message)]
+        said = [index for index, message in enumerate(messages) if message.type == "human"]
         messages = messages[said[-1] :] if said else messages
     recorded = {record["message_id"]: record for record in state.get("entcent_turns") or ()}
     return [Turn.from_dict(recorded[message.id]) for message in messages if message.id in recorded]
@@ -153,11 +153,6 @@ def _turns_update(state: Mapping[str, Any], before: Sequence[Turn], turn: Turn |
     if len(before) == len(state.get("entcent_turns") or ()):
         return new
     return Overwrite([*(turn.to_dict() for turn in before), *new])
-
-
-def _is_from_user(message: AnyMessage) -> bool:
-    """A summary is the middleware's word, not the user's."""
-    return isinstance(message, HumanMessage) and message.additional_kwargs.get("lc_source") != "summarization"
 
 
 def _sampled_anew(request: ModelRequest[Any]) -> ModelRequest[Any]:

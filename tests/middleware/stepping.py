@@ -42,13 +42,12 @@ def chat(script: Callable[[int], Any], n: int = 4) -> ScriptedChat:
 
 
 def turns(*script: ScriptedTurn) -> Callable[[Sequence[BaseMessage]], ScriptedTurn]:
-    """Those in order since the last word of the user, which a summary is not."""
+    """Those in order since the last word of the user."""
 
     def next_turn(messages: Sequence[BaseMessage]) -> ScriptedTurn:
         number = 0
         for message in messages:
-            asks = message.type == "human" and "lc_source" not in message.additional_kwargs
-            number = 0 if asks else number + isinstance(message, AIMessage)
+            number = 0 if message.type == "human" else number + isinstance(message, AIMessage)
         return script[number]
 
     return next_turn
