@@ -1,4 +1,4 @@
-"""Candidate turns: made at once, each out of sight, and merged where they come to the same."""
+"""Candidate turns: made at once, each out of sight."""
 
 from __future__ import annotations
 
@@ -19,8 +19,6 @@ from entcent_agents.middleware.commands import Commands, Handler, with_own_comma
 from entcent_agents.outcomes import outcome_key
 from entcent_agents.rollouts.isolation import ambient_config, ambient_recorders, silent_config
 from entcent_agents.rollouts.rollout import PROGRAMMING_ERRORS
-from entcent_agents.selection import Selector
-from entcent_agents.selection.asking import asked
 from entcent_agents.trajectory import Rollout, Status, Trajectory, Turn, Usage
 
 Call = Callable[[Handler, Any], Awaitable[Any]]
@@ -104,24 +102,6 @@ async def run_candidates(request: ModelRequest[Any], handler: Handler, call: Cal
     except BaseExceptionGroup as stopped:
         raise stopped.exceptions[0] from None
     return candidates
-
-
-def merged(rollouts: Sequence[Rollout], selector: Selector) -> list[Rollout]:
-    """One for each outcome, with the votes of all that came to it: the one that the selector prefers among these.
-
-    Candidates that call the same tools in the same way would compete with themselves otherwise.
-    """
-    outcomes: dict[str, list[Rollout]] = {}
-    for rollout in rollouts:
-        outcomes.setdefault(rollout.vote_key or f"none {rollout.index}", []).append(rollout)
-    return [
-        replace(_preferred(same, selector) if len(same) > 1 else same[0], votes=len(same)) for same in outcomes.values()
-    ]
-
-
-def _preferred(same: Sequence[Rollout], selector: Selector) -> Rollout:
-    winner = asked(selector, same).winner
-    return next((rollout for rollout in same if rollout.index == winner), same[0])
 
 
 async def _run(candidate: Candidate, request: ModelRequest[Any], handler: Handler, call: Call, around: int) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
 from operator import add
 from typing import Annotated, Any, Final, Literal, NotRequired
 
@@ -18,11 +17,11 @@ from langgraph.types import Command, Overwrite
 from entcent_agents.blocking import run_sync
 from entcent_agents.chat.sampling import SamplingPool, current_pool, is_plain, own_calls, use_pool
 from entcent_agents.errors import ConfigurationError
-from entcent_agents.middleware.candidates import Call, Candidate, merged, run_candidates
+from entcent_agents.middleware.candidates import Call, Candidate, run_candidates
 from entcent_agents.middleware.commands import Handler, keep_commands
 from entcent_agents.rollouts.events import step_event
-from entcent_agents.selection import First, Selection, Selector, require_scorable
-from entcent_agents.selection.asking import asked, require_winner, selector_or_default
+from entcent_agents.selection import Selection, Selector, require_scorable
+from entcent_agents.selection.asking import chosen, selector_or_default
 from entcent_agents.trajectory import Rollout, Trajectory, Turn
 
 Scope = Literal["request", "thread"]
@@ -130,11 +129,7 @@ class EntropyCentroidMiddleware(AgentMiddleware[TurnsState, Any, Any]):
         rollouts = [candidate.after(before) for candidate in sound or answered]
         if self.on_unscorable == "error":
             require_scorable([candidate.after(Trajectory()) for candidate in sound or answered])
-        found = merged(rollouts, self.selector)
-        selection = asked(self.selector, found)
-        if selection.winner is None and len(found) == 1:  # nothing to choose between
-            selection = replace(First().select(found), reason="all candidates came to the same")
-        return require_winner(selection), found
+        return chosen(self.selector, rollouts)
 
 
 def _turns_so_far(state: Mapping[str, Any], scope: Scope) -> list[Turn]:

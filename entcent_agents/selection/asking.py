@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from entcent_agents.errors import ConfigurationError
+from entcent_agents.selection.baselines import First
 from entcent_agents.selection.catalogue import default_selector
 from entcent_agents.selection.result import Selection, Selector
 from entcent_agents.trajectory import Rollout
@@ -50,3 +52,31 @@ def require_winner(selection: Selection) -> Selection:
             "end the chain with First()"
         )
     return selection
+
+
+def chosen(selector: Selector, candidates: Sequence[Rollout]) -> tuple[Selection, list[Rollout]]:
+    """Which of several next turns is best, and the outcomes that it was chosen from.
+
+    Candidates that call the same tools in the same way, or answer the same, are one outcome: they would compete with
+    themselves otherwise. The one that the selector prefers among them stands for them, with the votes of all.
+
+    Args:
+        selector: How to choose.
+        candidates: The trajectory so far, each with another turn at its end.
+
+    Raises:
+        ConfigurationError: The selector abstained, or chose what is no candidate.
+    """
+    outcomes: dict[str, list[Rollout]] = {}
+    for candidate in candidates:
+        outcomes.setdefault(candidate.vote_key or f"none {candidate.index}", []).append(candidate)
+    found = [replace(_preferred(same, selector), votes=len(same)) for same in outcomes.values()]
+    selection = asked(selector, found)
+    if selection.winner is None and len(found) == 1:  # nothing to choose between
+        selection = replace(First().select(found), reason="all candidates came to the same")
+    return require_winner(selection), found
+
+
+def _preferred(same: Sequence[Rollout], selector: Selector) -> Rollout:
+    winner = asked(selector, same).winner if len(same) > 1 else None
+    return next((candidate for candidate in same if candidate.index == winner), same[0])
