@@ -36,6 +36,10 @@ def look_then_answer(index: int) -> Any:
     return turns(said("", ("look", {"at": f"place{index}"})), said("", ("Word", {"word": f"word{index}"})))
 
 
+def look_then_say(index: int) -> Any:
+    return turns(said("", ("look", {"at": f"place{index}"})), said(f"answer{index}"))
+
+
 @WAYS
 async def test_settings_of_the_agent_and_of_the_rollouts_go_where_they_belong(way: str):
     seen: list[str] = []
@@ -79,7 +83,7 @@ async def test_what_the_selected_rollout_wrote_is_committed(tmp_path: Path):
 
 async def test_a_tool_of_which_nothing_is_known_runs_once_for_the_selected_rollout():
     seen: list[str] = []
-    agent = create_entropy_centroid_agent(chat(look_then_answer), [looking(seen)], selector=Chosen(BEST), n=2)
+    agent = create_entropy_centroid_agent(chat(look_then_say), [looking(seen)], selector=Chosen(BEST), n=2)
     await agent.ainvoke(GO)
     assert seen == [f"place{BEST}"]
 
@@ -94,7 +98,7 @@ async def test_rollouts_are_kept_where_the_graph_is_if_that_outlives_the_process
             )
         seen: list[str] = []
         agent = create_entropy_centroid_agent(
-            chat(lambda index: turns(said("", ("look", {"at": f"place{index}"})), said(f"answer{index}"))),
+            chat(look_then_say),
             [looking(seen)],
             selector=Chosen(BEST),
             n=2,
