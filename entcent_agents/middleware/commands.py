@@ -3,7 +3,7 @@
 `create_agent` (LangChain 1.4) collects the commands of inner middleware in one list for all calls of a handler. With
 several calls at a time, the commands of every candidate would be in it, and what losers wrote would reach the state.
 So each candidate calls a copy of the handler that has a list of its own, and the winner's commands go into the one that
-`create_agent` reads. This file alone leans on how the handler is built; `tests/middleware/test_commands.py` fails where
+`create_agent` reads. This file alone leans on how the handler is built; `tests/middleware/test_steps.py` fails where
 that changes.
 """
 
