@@ -101,6 +101,8 @@ async def run_candidates(request: ModelRequest[Any], handler: Handler, call: Cal
                 group.create_task(_run(candidate, request, handler, call, around))
     except BaseExceptionGroup as stopped:
         raise stopped.exceptions[0] from None
+    if any(candidate.response is None and candidate.error is None for candidate in candidates):
+        raise asyncio.CancelledError  # what was asked was ended from elsewhere; a task group takes that for an end
     return candidates
 
 

@@ -247,6 +247,30 @@ async def test_no_stream_and_no_state_shows_what_a_loser_did(way: str, inside: b
     assert texts(agent.get_state(config).values) == ["Go.", f"answer{BEST}", f"noted answer{BEST}"]
 
 
+@pytest.mark.parametrize("version", ["v1", "v2", "v3"])
+async def test_no_event_shows_what_a_loser_did(version: Any):
+    middleware = EntropyCentroidMiddleware(N, selector=Chosen(BEST))
+    agent = create_agent(ANSWERING, [], middleware=[middleware, Writing()])
+    found = agent.astream_events(GO, version=version)
+    events = repr([event async for event in (await found if version == "v3" else found)])
+    assert f"answer{BEST}" in events
+    assert not any(f"answer{loser}" in events for loser in set(range(N)) - {BEST})
+
+
+@WAYS
+async def test_what_is_cancelled_in_a_candidate_cancels_the_step(way: str):
+    class Ended(AgentMiddleware):
+        def wrap_model_call(self, request: Any, handler: Any) -> Any:
+            raise asyncio.CancelledError
+
+        async def awrap_model_call(self, request: Any, handler: Any) -> Any:
+            raise asyncio.CancelledError
+
+    agent = create_agent(ANSWERING, [], middleware=[EntropyCentroidMiddleware(N), Ended()])
+    with pytest.raises(asyncio.CancelledError):
+        await ask(agent, way)
+
+
 class Hearing(BaseCallbackHandler):
     def __init__(self) -> None:
         self.heard: list[str] = []
