@@ -14,10 +14,11 @@ import asyncio
 import statistics
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import typer
 from langchain.agents import create_agent
+from langchain.agents.middleware import AgentMiddleware
 from langgraph.checkpoint.memory import InMemorySaver
 from rich.console import Console
 from rich.table import Table
@@ -28,12 +29,20 @@ from entcent_agents.middleware import EntropyCentroidMiddleware
 SIZES: Final = (1, 4, 8)
 
 
-def with_middleware(load: Load, n: int) -> Round:
+class Nothing(AgentMiddleware[Any, Any, Any]):
+    """Does nothing: what LangChain itself takes for there being a middleware."""
+
+    async def awrap_model_call(self, request: Any, handler: Any) -> Any:
+        """Calls the model."""
+        return await handler(request)
+
+
+def with_middleware(load: Load, middleware: AgentMiddleware[Any, Any, Any]) -> Round:
     """The requests, each by one agent with the middleware."""
     model = scripted(load)
 
     async def run(load: Load) -> None:
-        agent = create_agent(model, [look], middleware=[EntropyCentroidMiddleware(n)], checkpointer=InMemorySaver())
+        agent = create_agent(model, [look], middleware=[middleware], checkpointer=InMemorySaver())
         asked = [agent.ainvoke({"messages": [QUESTION]}, thread(str(request))) for request in range(load.requests)]
         await asyncio.gather(*asked)
 
@@ -48,9 +57,9 @@ def plain_times(load: Load, n: int) -> Round:
 
 def ways(load: Load) -> Mapping[str, Round]:
     """What is compared, the plain agent first."""
-    found = {"plain": plain_times(load, 1)}
+    found = {"plain": plain_times(load, 1), "a middleware that does nothing": with_middleware(load, Nothing())}
     for n in SIZES:
-        found[f"middleware, n={n}"] = with_middleware(load, n)
+        found[f"middleware, n={n}"] = with_middleware(load, EntropyCentroidMiddleware(n))
     return found | {f"plain, {n} times": plain_times(load, n) for n in SIZES if n > 1}
 
 

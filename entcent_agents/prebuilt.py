@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
 from inspect import signature
 from typing import Any, Literal, cast, get_type_hints
 
@@ -119,13 +120,13 @@ def create_entropy_centroid_agent(
             model call.
     """
     try:
-        from langchain.agents import create_agent
-        from langchain.chat_models import init_chat_model
+        create_agent: Any = import_module("langchain.agents").create_agent
+        init_chat_model: Any = import_module("langchain.chat_models").init_chat_model
     except ModuleNotFoundError as error:
         if error.name not in ("langchain", "langchain.agents"):
             raise
         raise MissingExtraError("langchain", "langchain") from None
-    chat = init_chat_model(model) if isinstance(model, str) else model
+    chat: BaseChatModel = init_chat_model(model) if isinstance(model, str) else model
     try:
         chat = with_logprobs_unless_set(chat)
     except ConfigurationError:

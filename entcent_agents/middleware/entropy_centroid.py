@@ -34,7 +34,7 @@ class TurnsState(AgentState[Any]):
     entcent_turns: NotRequired[Annotated[list[dict[str, Any]], PrivateStateAttr, add]]
 
 
-class EntropyCentroidMiddleware(AgentMiddleware[TurnsState, Any, Any]):
+class EntropyCentroidMiddleware(AgentMiddleware[Any, Any, Any]):  # any state: checkers then let it stand with others
     """At each step of an agent, samples n candidate turns at once and commits one; only its tools run.
 
     Each candidate is scored at the end of the trajectory so far. Candidates that call the same tools in the same way,
