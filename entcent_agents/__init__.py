@@ -1,8 +1,8 @@
 """Test-time scaling for agents: parallel rollouts, selected by where their token entropy sits.
 
 The mathematics, the records and the selectors are here and load NumPy alone. What touches LangGraph is imported from
-where it lives: `entcent_agents.prebuilt`, `.nodes`, `.environments`, `.effects`, `.ledger`, `.chat`; beside them
-`.budget`, `.recordings` and `.telemetry`.
+where it lives: `entcent_agents.prebuilt`, `.nodes`, `.middleware`, `.environments`, `.effects`, `.ledger`, `.chat`;
+beside them `.budget`, `.recordings` and `.telemetry`.
 """
 
 from __future__ import annotations

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
+from inspect import signature
 from typing import Any, Literal, cast, get_type_hints
 
+from langchain_core.language_models import BaseChatModel
+from langchain_core.tools import BaseTool
 from langgraph.checkpoint.base import BaseCheckpointSaver
+from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import END, START, StateGraph
 from langgraph.store.base import BaseStore
 from langgraph.types import Command
 from typing_extensions import TypedDict  # of Python's own, pydantic makes no schemas before 3.12
 
+from entcent_agents.capture.settings import with_logprobs_unless_set
+from entcent_agents.effects import Effect
+from entcent_agents.environments import Environment
+from entcent_agents.errors import ConfigurationError, MissingExtraError
 from entcent_agents.nodes import EntropyCentroidSelector, ParallelRollouts, RolloutsState, unfinished
 from entcent_agents.nodes.unclaimed import RequestGraph
 from entcent_agents.recordings import Records
@@ -73,6 +83,69 @@ def entropy_centroid_graph(
     builder.add_edge("rollouts", "select")
     builder.add_conditional_edges("select", unfinished, {True: "rollouts", False: END})
     return RequestGraph.of(builder.compile(checkpointer=checkpointer, store=store, name=name))
+
+
+def create_entropy_centroid_agent(
+    model: str | BaseChatModel,
+    tools: Sequence[BaseTool | Callable[..., Any] | dict[str, Any]] = (),
+    *,
+    effects: Mapping[str, Effect | str] | None = None,
+    environments: Sequence[Environment] = (),
+    n: int = 4,
+    checkpointer: BaseCheckpointSaver[Any] | bool | None = None,
+    store: BaseStore | None = None,
+    name: str = "entropy_centroid_agent",
+    **settings: Any,
+) -> Graph:
+    """An agent of LangChain's `create_agent` that runs as n rollouts of itself and commits the selected one.
+
+    The model is asked for log-probabilities, unless you set how. Where the checkpointer outlives the process, the
+    rollouts are kept there too, so that a request which was cut off goes on.
+
+    Args:
+        model: A chat model, or its name as `init_chat_model` takes it.
+        tools: The tools of the agent.
+        effects: What they do to the world, by name; a tool of which nothing is known is EXTERNAL: rollouts stop before
+            it, and the selected one's call is made.
+        environments: The worlds that they change.
+        n: How many rollouts.
+        checkpointer: The checkpointer of the graph that is returned.
+        store: Its store.
+        name: Its name.
+        **settings: Of `create_agent` (system_prompt, middleware, response_format and so on) and of
+            `entropy_centroid_graph` (selector, budget, seed and so on).
+
+    Raises:
+        ConfigurationError: On settings that cannot work, a model that gives no log-probabilities included; before any
+            model call.
+    """
+    try:
+        create_agent: Any = import_module("langchain.agents").create_agent
+        init_chat_model: Any = import_module("langchain.chat_models").init_chat_model
+    except ModuleNotFoundError as error:
+        if error.name not in ("langchain", "langchain.agents"):
+            raise
+        raise MissingExtraError("langchain", "langchain") from None
+    chat: BaseChatModel = init_chat_model(model) if isinstance(model, str) else model
+    try:
+        chat = with_logprobs_unless_set(chat)
+    except ConfigurationError:
+        if settings.get("on_unscorable") != "fallback":
+            raise
+    of_agent = {key: settings.pop(key) for key in signature(create_agent).parameters if key in settings}
+    if isinstance(checkpointer, BaseCheckpointSaver) and not isinstance(checkpointer, InMemorySaver):
+        settings.setdefault("rollout_checkpointer", checkpointer)
+    agent = create_agent(chat, tools, **of_agent)
+    return entropy_centroid_graph(
+        agent,
+        n=n,
+        effects=effects,
+        environments=environments,
+        checkpointer=checkpointer,
+        store=store,
+        name=name,
+        **settings,
+    )
 
 
 def _joined(name: str, *schemas: type[Any]) -> type[Any]:

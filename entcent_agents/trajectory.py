@@ -345,6 +345,8 @@ class Rollout:
         spent: What its request used beside the rollouts that it stands with; of one that was committed and is held,
             all that the request used up to there. None where another record of the round says it.
         branch: Where it left another rollout; None where it was sampled from the beginning.
+        votes: How many votes it has: one, and one for each other that came to the same and was merged into it. Records
+            do not have them, because rollouts are never merged there.
     """
 
     index: int
@@ -360,6 +362,7 @@ class Rollout:
     plain: bool = False
     spent: Spent | None = None
     branch: Branch | None = None
+    votes: int = 1
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON-able form, without the text of the tokens."""

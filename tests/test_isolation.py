@@ -24,9 +24,9 @@ from pydantic import BaseModel
 
 from entcent_agents.rollouts.isolation import (
     accepted_channels,
+    ambient_config,
     isolated_config,
     isolated_graph,
-    no_ambient_config,
     outer_channels,
     tools_of,
     whole_input,
@@ -83,7 +83,7 @@ def test_the_users_keys_follow_and_langgraphs_own_do_not():
 def test_the_ambient_configuration_is_forgotten_and_comes_back():
     def inside(_: None, config: RunnableConfig) -> tuple[bool, bool]:
         before = var_child_runnable_config.get() is not None
-        with no_ambient_config():
+        with ambient_config(None):
             return before, var_child_runnable_config.get() is None
 
     assert RunnableLambda(inside).invoke(None, {"tags": ["x"]}) == (True, True)

@@ -13,6 +13,7 @@ from entcent_agents import (
     chat,
     environments,
     ledger,
+    middleware,
     nodes,
     recordings,
     selection,
@@ -22,7 +23,7 @@ from entcent_agents import (
 
 
 def test_public_names_are_sorted_and_there():
-    modules = (capture, chat, environments, ledger, nodes, recordings, selection, telemetry, testing)
+    modules = (capture, chat, environments, ledger, middleware, nodes, recordings, selection, telemetry, testing)
     for module in (entcent_agents, *modules):
         assert module.__all__ == sorted(module.__all__)
         assert [name for name in module.__all__ if not hasattr(module, name)] == []
@@ -49,6 +50,8 @@ def test_environments_are_tested_without_langchain():
 def test_lazy_packages_have_no_name_that_they_do_not_say():
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = capture.nothing
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = middleware.nothing
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = testing.nothing
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):

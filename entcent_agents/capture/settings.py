@@ -65,6 +65,31 @@ def with_logprobs(model: ModelT, top: int = 10) -> ModelT:
     return model.model_copy(update=changes)
 
 
+def with_logprobs_unless_set(model: BaseChatModel, top: int = 10) -> BaseChatModel:
+    """As `with_logprobs`, for a chat model that somebody may have set already.
+
+    One that asks for log-probabilities, or whose class is not known, stays as it is. Where its provider gives fewer
+    alternatives, it is asked for as many as there are.
+
+    Args:
+        model: A LangChain chat model.
+        top: k, the alternatives asked for at each token, at most.
+
+    Raises:
+        ConfigurationError: Its provider, API or model gives none.
+    """
+    provider = _known_provider(model)
+    if provider is None or _asks(model):
+        return model
+    return with_logprobs(model, int(min(top, provider.most(model))))
+
+
+def _asks(model: BaseChatModel) -> bool:
+    kwargs: dict[str, Any] = getattr(model, "model_kwargs", None) or {}
+    set_here = any(getattr(model, name, None) or kwargs.get(name) for name in ("logprobs", "top_logprobs"))
+    return set_here or isinstance(getattr(model, "client", None), _AskingLlama)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Provider:
     """How one class is asked."""
@@ -87,13 +112,19 @@ def _check_bound(kwargs: Mapping[str, Any]) -> None:
         )
 
 
-def _provider_of(model: BaseChatModel) -> _Provider:
+def _known_provider(model: BaseChatModel) -> _Provider | None:
     for base in type(model).__mro__:
         key = (base.__module__.partition(".")[0], base.__name__)
         if key in _NO_LOGPROBS:
             raise ConfigurationError(f"{_NO_LOGPROBS[key]} gives no log-probabilities at all: {_ELSEWHERE}")
         if key in _PROVIDERS:
             return _PROVIDERS[key]
+    return None
+
+
+def _provider_of(model: BaseChatModel) -> _Provider:
+    if provider := _known_provider(model):
+        return provider
     raise ConfigurationError(
         f"{type(model).__module__}.{type(model).__name__} is not known: set by hand what makes its provider return "
         "log-probabilities (often model.bind(logprobs=True, top_logprobs=10), with disable_streaming=True) so that "

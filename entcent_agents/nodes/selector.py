@@ -31,7 +31,8 @@ from entcent_agents.rollouts.events import COMMIT_EVENT, selection_event
 from entcent_agents.rollouts.isolation import parent_saver
 from entcent_agents.rollouts.overlay import apply_writes
 from entcent_agents.rollouts.packing import place_of, unpack
-from entcent_agents.selection import Selection, Selector, default_selector, require_scorable
+from entcent_agents.selection import Selection, Selector, require_scorable
+from entcent_agents.selection.asking import asked, require_winner, selector_or_default
 from entcent_agents.telemetry.rounds import Round
 from entcent_agents.trajectory import CANDIDATES, Rollout, Spent
 
@@ -72,11 +73,7 @@ class EntropyCentroidSelector(Node):
         records: Records | None = None,
     ) -> None:
         self.rollouts = rollouts
-        self.selector = default_selector() if selector is None else selector
-        if isinstance(selector, type) or not callable(getattr(self.selector, "select", None)):
-            raise ConfigurationError(
-                f"selector={selector!r} is no selector: pass an object with a `name` and a `select`"
-            )
+        self.selector = selector_or_default(selector)
         if shadow and rollouts is None:
             raise ConfigurationError("shadow=True needs the node of the rollouts: EntropyCentroidSelector(rollouts, …)")
         require_kind("records", records, "Records")
@@ -215,27 +212,14 @@ class EntropyCentroidSelector(Node):
         return would_have_been(self._asked, rollouts, winner, quorum=self.rollouts.min_finished)
 
     def _select(self, candidates: Sequence[Rollout]) -> Selection:
-        selection = self._asked(candidates)
-        if selection.winner is None:
-            raise ConfigurationError(
-                f"the selector {selection.selector!r} abstained ({selection.reason}) and nothing comes after it: "
-                "end the chain with First()"
-            )
-        return selection
+        return require_winner(self._asked(candidates))
 
     def _asked(self, candidates: Sequence[Rollout]) -> Selection:
         if self.on_unscorable == "error" and not any(rollout.plain for rollout in candidates):
             require_scorable(candidates)
-        selection = self.selector.select(candidates)
+        selection = asked(self.selector, candidates)
         if any(rollout.plain for rollout in candidates):
-            selection = replace(
-                selection, reason=f"too many rollouts failed, and this is one plain run: {selection.reason}"
-            )
-        if selection.winner not in {None, *(rollout.index for rollout in candidates)}:
-            raise ConfigurationError(
-                f"the selector {selection.selector!r} chose rollout {selection.winner}, which is not among the "
-                f"{len(candidates)} that finished: return the `index` of one of them"
-            )
+            return replace(selection, reason=f"too many rollouts failed, and this is one plain run: {selection.reason}")
         return selection
 
     async def _commit(self, winner: Rollout, store_writes: list[Any]) -> list[dict[str, Any]]:

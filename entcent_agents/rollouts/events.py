@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal
 
 from typing_extensions import TypedDict
+
+from entcent_agents.selection import Selection
+from entcent_agents.trajectory import Rollout, Usage
 
 State = Literal["waiting", "thinking", "tool", "finished", "held", "unfinished", "failed"]
 EVENT: Final = "entcent.rollout"
@@ -17,6 +20,9 @@ COMMIT_EVENT: Final = "entcent.commit"
 """The `type` of the event that comes just before the winner is committed."""
 SELECTION_EVENT: Final = "entcent.selection"
 """The `type` of the event that comes just after: the last one of a round."""
+
+STEP_EVENT: Final = "entcent.step"
+"""The `type` of the event that comes when the middleware has chosen a turn."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,4 +121,54 @@ def selection_event(selection: Mapping[str, Any], *, request: str, round: int) -
         "candidates": selection["candidates"],
         "held": [held["tool"] for held in selection["held"]],
         "usage": selection["usage"],
+    }
+
+
+class StepEvent(TypedDict):
+    """Which candidate turn was committed at a step of an agent.
+
+    Attributes:
+        type: `STEP_EVENT`.
+        turn: How many turns of the trajectory came before it.
+        winner: The index of the candidate.
+        selector: Which selector decided.
+        reason: Why, in one sentence.
+        candidates: Of each outcome its `rollout` (the index of the candidate that stood for it), `value`, `rank`, the
+            `reason` why it has no value, and `votes`: how many candidates came to it.
+        failed: How many candidates came to nothing that the agent could go on from.
+        usage: The usage of all candidates.
+    """
+
+    type: str
+    turn: int
+    winner: int
+    selector: str
+    reason: str
+    candidates: list[dict[str, Any]]
+    failed: int
+    usage: dict[str, Any]
+
+
+def step_event(selection: Selection, outcomes: Sequence[Rollout], usages: Sequence[Usage], *, turn: int) -> StepEvent:
+    """The event that says what was chosen.
+
+    Args:
+        selection: What the selector said.
+        outcomes: Those that it chose from, with their votes.
+        usages: Of all candidates.
+        turn: How many turns of the trajectory came before.
+    """
+    votes = {outcome.index: outcome.votes for outcome in outcomes}
+    assert selection.winner is not None
+    return {
+        "type": STEP_EVENT,
+        "turn": turn,
+        "winner": selection.winner,
+        "selector": selection.selector,
+        "reason": selection.reason,
+        "candidates": [
+            {**candidate.to_dict(), "votes": votes[candidate.rollout]} for candidate in selection.candidates
+        ],
+        "failed": len(usages) - sum(votes.values()),
+        "usage": asdict(sum(usages, Usage())),
     }

@@ -2,8 +2,8 @@
 
 This file alone leans on names that LangGraph and LangChain do not promise: the module prefix of LangGraph's stream
 handlers, the `tap_output_aiter` method of streaming handlers, the `__pregel_` and `checkpoint_` keys (of which
-`__pregel_read`, `__pregel_cache`, `__pregel_checkpointer` and `__pregel_durability` are used), how a builder keeps its
-schemas, and `var_child_runnable_config`. `tests/test_isolation.py` fails where they change.
+`__pregel_read`, `__pregel_cache`, `__pregel_checkpointer`, `__pregel_durability` and `__pregel_runtime` are used), how
+a builder keeps its schemas, and `var_child_runnable_config`. `tests/test_isolation.py` fails where they change.
 """
 
 from __future__ import annotations
@@ -28,9 +28,12 @@ from langgraph.graph import START, StateGraph
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.prebuilt import ToolNode
 from langgraph.pregel import Pregel
+from langgraph.runtime import Runtime
 from langgraph.store.base import BaseStore
 from pydantic import BaseModel
 
+from entcent_agents.capture.handlers import single
+from entcent_agents.capture.recorder import TurnRecorder
 from entcent_agents.errors import ConfigurationError
 
 NO_STREAM: Final = "nostream"
@@ -42,6 +45,7 @@ _READ_KEY: Final = "__pregel_read"
 _CACHE_KEY: Final = "__pregel_cache"
 _CHECKPOINTER_KEY: Final = "__pregel_checkpointer"
 _DURABILITY_KEY: Final = "__pregel_durability"
+_RUNTIME_KEY: Final = "__pregel_runtime"
 _INTERNAL_KEYS: Final = ("__pregel_", "checkpoint_", "langgraph_")
 _THREAD_KEYS: Final = ("thread_id", "thread_ts")
 
@@ -94,10 +98,35 @@ def isolated_config(
     return config if recursion_limit is None else {**config, "recursion_limit": recursion_limit}
 
 
+def silent_config(handlers: list[BaseCallbackHandler], runtime: Runtime[Any]) -> RunnableConfig:
+    """The ambient configuration, for what a node asks of models and may be lost: none of it reaches a stream.
+
+    It stays in its place in the graph. Callbacks follow as into rollouts, and so do those of a rollout around it.
+
+    Args:
+        handlers: Callback handlers of ours to add.
+        runtime: What `get_runtime` and `get_stream_writer` are to find.
+    """
+    here = var_child_runnable_config.get() or RunnableConfig()
+    return {
+        **here,
+        "callbacks": _forwarded(here.get("callbacks"), handlers, and_ours=True),
+        "configurable": {**here.get("configurable", {}), _RUNTIME_KEY: runtime},
+        "tags": [*(here.get("tags") or ()), NO_STREAM],
+    }
+
+
+def ambient_recorders() -> list[TurnRecorder]:
+    """Those that follow the rollout which this code runs in; none outside rollouts."""
+    callbacks = (var_child_runnable_config.get() or RunnableConfig()).get("callbacks")
+    handlers = callbacks.handlers if isinstance(callbacks, BaseCallbackManager) else callbacks or []
+    return [handler for handler in single(handlers) if isinstance(handler, TurnRecorder)]
+
+
 @contextmanager
-def no_ambient_config() -> Generator[None]:
-    """Forget the configuration that LangChain hands down through a context variable."""
-    token = var_child_runnable_config.set(None)
+def ambient_config(config: RunnableConfig | None) -> Generator[None]:
+    """Replace the configuration that LangChain hands down through a context variable; None: forget it."""
+    token = var_child_runnable_config.set(config)
     try:
         yield
     finally:
@@ -228,12 +257,15 @@ def written_at_the_end(config: RunnableConfig) -> bool:
     return config.get("configurable", {}).get(_DURABILITY_KEY) == "exit"
 
 
-def _forwarded(callbacks: Any, handlers: list[BaseCallbackHandler]) -> Any:
+def _forwarded(callbacks: Any, handlers: list[BaseCallbackHandler], *, and_ours: bool = False) -> Any:
+    def follow(found: Iterable[BaseCallbackHandler]) -> list[BaseCallbackHandler]:
+        return [handler for handler in found if _may_follow(handler) or (and_ours and _is_ours(handler))]
+
     if not isinstance(callbacks, BaseCallbackManager):
-        return [*(handler for handler in callbacks or () if _may_follow(handler)), *handlers]
+        return [*follow(callbacks or ()), *handlers]
     manager = callbacks.copy()
-    manager.handlers = [handler for handler in manager.handlers if _may_follow(handler)]
-    manager.inheritable_handlers = [handler for handler in manager.inheritable_handlers if _may_follow(handler)]
+    manager.handlers = follow(manager.handlers)
+    manager.inheritable_handlers = follow(manager.inheritable_handlers)
     for handler in handlers:
         manager.add_handler(handler, inherit=True)
     return manager
@@ -246,6 +278,10 @@ def _may_follow(handler: BaseCallbackHandler) -> bool:
     if type(handler).__module__.startswith("langgraph.") or hasattr(handler, "tap_output_aiter"):
         return False
     return isinstance(handler, BaseTracer | AsyncBaseTracer | UsageMetadataCallbackHandler)
+
+
+def _is_ours(handler: BaseCallbackHandler) -> bool:
+    return type(handler).__module__.startswith("entcent_agents.")
 
 
 def _own_keys(keys: Mapping[str, Any], drop: tuple[str, ...]) -> dict[str, Any]:

@@ -34,10 +34,10 @@ from entcent_agents.rollouts.heritage import Heritage
 from entcent_agents.rollouts.hooks import ToolWatch
 from entcent_agents.rollouts.isolation import (
     Graph,
+    ambient_config,
     durability_of,
     isolated_config,
     isolated_graph,
-    no_ambient_config,
     state_channels,
 )
 from entcent_agents.rollouts.output import state_updates
@@ -230,7 +230,7 @@ class _Attempt:
         asking = rollout_index.set(self.index)
         try:
             with (
-                no_ambient_config(),
+                ambient_config(None),
                 use_environments(writing.forks),
                 use_guard(guard),
                 use_answering(self._answering(guard)),

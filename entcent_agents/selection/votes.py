@@ -131,7 +131,8 @@ def _elect(name: str, rollouts: Sequence[Rollout], weights: Mapping[int, Value])
     for rollout in rollouts:
         weight = weights[rollout.index]
         if rollout.vote_key is not None and not isinstance(weight, str):
-            found[rollout.vote_key].append(weight * shares[rollout.index])
+            found[rollout.vote_key] += [weight * shares[rollout.index]] * rollout.votes
+    cast = sum(rollout.votes for rollout in rollouts)
     votes = {key: math.fsum(weights) for key, weights in found.items()}  # exact: the order must not break ties
 
     def value(rollout: Rollout) -> Value:
@@ -143,11 +144,11 @@ def _elect(name: str, rollouts: Sequence[Rollout], weights: Mapping[int, Value])
     selection = rank(name, rollouts, value, best="highest")
     if selection.winner is None:
         return selection
-    if max(map(len, found.values())) == 1 and len(rollouts) > 1:
+    if max(map(len, found.values())) == 1 and cast > 1:
         return replace(selection, winner=None, tied=(), reason="no two rollouts came to the same outcome")
     key = next(rollout.vote_key for rollout in rollouts if rollout.index == selection.winner) or ""
     if not votes[key]:
         return replace(selection, winner=None, tied=(), reason="every vote weighs 0")
-    why = f"{len(found[key])} of {len(rollouts)} rollouts came to this outcome (weight {votes[key]:.3g})"
+    why = f"{len(found[key])} of {cast} rollouts came to this outcome (weight {votes[key]:.3g})"
     drawn = sum(weight == votes[key] for weight in votes.values()) - 1
     return replace(selection, reason=f"{why}, and as many to {drawn} other" if drawn else why)

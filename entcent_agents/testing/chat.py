@@ -19,6 +19,7 @@ from pydantic import ConfigDict, Field
 
 from entcent_agents.blocking import run_sync
 from entcent_agents.capture.recorder import LogprobsGeneration, LogprobsGenerationChunk, hand_over
+from entcent_agents.chat.sampling import rollout_index
 from entcent_agents.logprobs import TokenLogprobs, token_offsets
 
 
@@ -48,7 +49,7 @@ Script = Sequence[ScriptedTurn] | Callable[[Sequence[BaseMessage]], ScriptedTurn
 
 
 class ScriptedChat(BaseChatModel):
-    """Says what it is told to: rollout i follows script i (modulo their number), turn by turn.
+    """Says what it is told to: rollout i, or candidate i, follows script i (modulo their number), turn by turn.
 
     Args:
         scripts: One for each rollout; the first of them outside rollouts. A list of turns counts the AI messages that
@@ -106,7 +107,8 @@ class ScriptedChat(BaseChatModel):
     async def _play(self, messages: Sequence[BaseMessage], run_manager: Any) -> ChatResult:
         metadata: dict[str, Any] = run_manager.metadata if run_manager else {}
         thread = str(metadata.get("thread_id", ""))
-        index = int(thread.rpartition(":")[2]) if thread.rpartition(":")[2].isdigit() else 0
+        number = thread.rpartition(":")[2]
+        index = int(number) if number.isdigit() else rollout_index.get()
         said = sum(isinstance(message, AIMessage) for message in messages)
         turn = _turn(self.scripts[index % len(self.scripts)], index, messages, said)
         await asyncio.sleep(turn.delay_seconds)

@@ -123,7 +123,10 @@ def run(
     ] = "qwen2.5-coder-1.5b",
     preset: Annotated[str | None, typer.Option(help="Settings of a paper: entropy-centroids or eager.")] = None,
     mode: Mode = "parallel",
-    n: Annotated[int | None, typer.Option("-n", "--n", min=1, help="Rollouts a task; branches count.")] = None,
+    n: Annotated[
+        int | None,
+        typer.Option("-n", "--n", min=1, help="Rollouts a task; branches count. In mode step: answers a step."),
+    ] = None,
     initial: Initial = None,
     calibration: BranchCalibration = None,
     threshold: Threshold = None,

@@ -94,12 +94,7 @@ class Attempt:
         Raises nothing: what a suite's world cannot bear fails this rollout alone.
         """
         self._trajectory = self._trajectory.append(answer.turn)
-        self._usage += Usage(
-            prompt_tokens=answer.prompt_tokens,
-            generated_tokens=answer.turn.generated_tokens - answer.turn.reused_tokens,
-            reused_tokens=answer.turn.reused_tokens,
-            model_calls=1,
-        )
+        self.count(answer)
         calls = answer.message.tool_calls
         reply = Reply(
             text=str(answer.message.text),
@@ -114,6 +109,26 @@ class Attempt:
             self._go_on(reply, said)
         except Exception as error:  # a world that breaks is this rollout's end
             self.fail(error)
+
+    def count(self, answer: Answer) -> None:
+        """Add what an answer used, whether it is taken or not."""
+        self._usage += Usage(
+            prompt_tokens=answer.prompt_tokens,
+            generated_tokens=answer.turn.generated_tokens - answer.turn.reused_tokens,
+            reused_tokens=answer.turn.reused_tokens,
+            model_calls=1,
+        )
+
+    def with_next(self, answer: Answer, index: int) -> Rollout:
+        """What a selector is to see of it with this answer, as a candidate of this number."""
+        calls = [(call["name"], call["args"]) for call in answer.message.tool_calls]
+        return Rollout(
+            index=index,
+            thread_id="",
+            status="finished",
+            trajectory=self._trajectory.append(answer.turn),
+            vote_key=outcome_key(calls, str(answer.message.text)),
+        )
 
     def branched(self, index: int, branch: Branch, seed: int | None) -> Attempt:
         """Another one that has come as far as this one, before it takes its next answer.

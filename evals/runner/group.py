@@ -16,6 +16,7 @@ from evals.runner.asking import Asking
 from evals.runner.attempt import Attempt
 from evals.runner.branches import Branches
 from evals.runner.models import Model
+from evals.runner.steps import best_answers
 from evals.store import StoredRollout
 from evals.suites.protocol import Suite, Task
 
@@ -29,12 +30,14 @@ class GroupSize:
         most: With their branches.
         first: The number of the first.
         again: How many groups the task had before.
+        candidates: How many answers are asked for at each step of each, of which it takes one.
     """
 
     initial: int
     most: int
     first: int = 0
     again: int = 0
+    candidates: int = 1
 
 
 class Group:
@@ -97,8 +100,11 @@ class Group:
         for attempt in self._attempts:
             if not attempt.ended:
                 asking.setdefault(attempt.prompt, []).append(attempt)
-        found = await asyncio.gather(*(self._asking.answers(*each) for each in asking.items()))
-        answered = list(chain.from_iterable(found))
+        candidates = self._size.candidates
+        asked = (self._asking.answers(prompt, attempts * candidates) for prompt, attempts in asking.items())
+        answered = list(chain.from_iterable(await asyncio.gather(*asked)))
+        if candidates > 1:
+            answered = best_answers(answered)
         if self._branches:
             there = len(self._attempts)
             added = await self._branches.of(answered, room=self._size.most - there, first=self._size.first + there)

@@ -47,7 +47,9 @@ def first_pass(
         size = GroupSize(initial=min(settings.initial, settings.n), most=settings.n)
         # Rollouts that branch are stored together: a task has all of them, or none.
         return [GroupPlan(task=task, size=size, policy=settings.policy) for task in tasks if not stored.get(_key(task))]
-    size, wanted = GroupSize(initial=settings.n, most=settings.n), frozenset(range(settings.n))
+    rollouts = settings.rollouts
+    size = GroupSize(initial=rollouts, most=rollouts, candidates=settings.candidates)
+    wanted = frozenset(range(rollouts))
     missing = [(task, wanted.difference(stored.get(_key(task), ()))) for task in tasks]
     return [GroupPlan(task=task, size=size, missing=those) for task, those in missing if those]
 

@@ -41,12 +41,12 @@ class Run:
     def __post_init__(self) -> None:
         stored, settings = self.store.stored(), self.settings
         found = [stored.get((task.suite, task.id), set[int]()) for task in self.tasks]
-        self._there = sum(len(each if settings.branches else each & set(range(settings.n))) for each in found)
+        self._there = sum(len(each if settings.branches else each & set(range(settings.rollouts))) for each in found)
 
     @property
     def total(self) -> int:
         """Rollouts of the whole run; where they branch, at most."""
-        return len(self.tasks) * self.settings.n
+        return len(self.tasks) * self.settings.rollouts
 
     @property
     def there(self) -> int:

@@ -14,10 +14,11 @@ from entcent_agents.errors import ConfigurationError
 _AS_BUILT: Final = ("temperature", "top_p", "max_tokens", "tool_calling")
 """What a model given by import path decides itself."""
 
-Mode = Literal["single", "parallel", "branching", "adaptive", "adaptive-labels"]
-"""One rollout a task; all of them to their ends, side by side; few, which branch up to `n`; then what tasks did not use
-of their `n` for those that used all of theirs, or for those that labels say are unsolved."""
-_WITHOUT_BRANCHES: Final = ("single", "parallel")
+Mode = Literal["single", "parallel", "step", "branching", "adaptive", "adaptive-labels"]
+"""One rollout a task; all of them to their ends, side by side; one, which takes the best of `n` answers at each step;
+few, which branch up to `n`; then what tasks did not use of their `n` for those that used all of theirs, or for those
+that labels say are unsolved."""
+_WITHOUT_BRANCHES: Final = ("single", "parallel", "step")
 _OF_BRANCHES: Final = ("initial", "policy")
 
 
@@ -28,7 +29,7 @@ class RunSettings:
     Attributes:
         model: As `--model` has it.
         mode: How rollouts are made.
-        n: Rollouts a task; where they branch, at most.
+        n: Rollouts a task; where they branch, at most. In mode step, answers at each step of the one there is.
         initial: Rollouts a task that are begun anew, where they branch.
         policy: When they branch.
         temperature: Of sampling. This, `top_p`, `max_tokens` and `tool_calling` hold for models served here or at an
@@ -67,6 +68,16 @@ class RunSettings:
             raise ConfigurationError(f"initial={self.initial} is above n={self.n}, the most rollouts of a task")
 
     @property
+    def candidates(self) -> int:
+        """Answers at each step of a rollout, of which it takes one."""
+        return self.n if self.mode == "step" else 1
+
+    @property
+    def rollouts(self) -> int:
+        """Rollouts a task; where they branch, at most."""
+        return 1 if self.mode == "step" else self.n
+
+    @property
     def branches(self) -> bool:
         """Whether rollouts branch."""
         return self.mode not in _WITHOUT_BRANCHES
@@ -93,7 +104,8 @@ class RunSettings:
         All but the number of rollouts, which may grow where they do not branch, and the address of a server, which may
         move: of it the model's name stays.
         """
-        hidden = {*(() if self.branches else ("n", *_OF_BRANCHES)), *(_AS_BUILT if self.as_built else ())}
+        grows = () if self.branches or self.mode == "step" else ("n",)
+        hidden = {*grows, *(() if self.branches else _OF_BRANCHES), *(_AS_BUILT if self.as_built else ())}
         served = None if self.as_built else address_of(self.model)
         policy = {**asdict(self.policy), "decisions": sorted(self.policy.decisions)}
         named = {**asdict(self), "policy": policy, "model": served.name if served else self.model}

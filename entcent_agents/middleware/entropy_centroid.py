@@ -1,0 +1,158 @@
+"""`EntropyCentroidMiddleware`: best of n at each step of `create_agent`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import nullcontext
+from operator import add
+from typing import Annotated, Any, Final, Literal, NotRequired
+
+from langchain.agents.middleware import AgentMiddleware, AgentState, ExtendedModelResponse, ModelRequest, ModelResponse
+from langchain.agents.middleware.types import PrivateStateAttr
+from langchain_core.globals import get_llm_cache
+from langchain_core.messages import AnyMessage
+from langgraph.types import Command, Overwrite
+
+from entcent_agents.blocking import run_sync
+from entcent_agents.chat.sampling import SamplingPool, current_pool, is_plain, own_calls, use_pool
+from entcent_agents.errors import ConfigurationError
+from entcent_agents.middleware.candidates import Call, Candidate, run_candidates
+from entcent_agents.middleware.commands import Handler, keep_commands
+from entcent_agents.rollouts.events import step_event
+from entcent_agents.selection import Selection, Selector, require_scorable
+from entcent_agents.selection.asking import chosen, selector_or_default
+from entcent_agents.trajectory import Rollout, Trajectory, Turn
+
+Scope = Literal["request", "thread"]
+_SCOPES: Final = ("request", "thread")
+
+
+class TurnsState(AgentState[Any]):
+    """The state of an agent with this middleware: the turns that were committed, without a word of what they say."""
+
+    entcent_turns: NotRequired[Annotated[list[dict[str, Any]], PrivateStateAttr, add]]
+
+
+class EntropyCentroidMiddleware(AgentMiddleware[Any, Any, Any]):  # any state: checkers then let it stand with others
+    """At each step of an agent, samples n candidate turns at once and commits one; only its tools run.
+
+    Each candidate is scored at the end of the trajectory so far. Candidates that call the same tools in the same way,
+    or answer the same, are merged first; their votes count. Streams, messages and the state show the winner alone, and
+    its message comes whole. Where the chat model is `ChatLogprobs` the n calls are one request.
+
+    Args:
+        n: How many candidates; 1 leaves the agent as it is.
+        selector: How to choose; default: lowest centroid where it means something, else entropy-weighted vote, else
+            lowest mean entropy, else first.
+        scope: Which turns before this one count: those since the last message of the user (`request`), or all of the
+            thread (`thread`).
+        on_unscorable: What to do where no candidate carries log-probabilities: `error`, or let the selector decide all
+            the same (`fallback`).
+        seed: Makes sampling repeatable where the server is deterministic (with `ChatLogprobs`).
+
+    Raises:
+        ConfigurationError: On settings that cannot work.
+        LogprobsMissingError: At a step, see `on_unscorable`.
+        Exception: At a step, what the first candidate raised, where all of them failed.
+    """
+
+    state_schema = TurnsState
+
+    def __init__(
+        self,
+        n: int = 4,
+        *,
+        selector: Selector | None = None,
+        scope: Scope = "request",
+        on_unscorable: Literal["error", "fallback"] = "error",
+        seed: int | None = None,
+    ) -> None:
+        super().__init__()
+        if n < 1:
+            raise ConfigurationError(f"n={n} candidates: at least one is needed")
+        if scope not in _SCOPES:
+            raise ConfigurationError(f"scope={scope!r} must be 'request' or 'thread'")
+        if on_unscorable not in ("error", "fallback"):
+            raise ConfigurationError(f"on_unscorable={on_unscorable!r} must be 'error' or 'fallback'")
+        self.n = n
+        self.selector = selector_or_default(selector)
+        self.scope: Scope = scope
+        self.on_unscorable = on_unscorable
+        self.seed = seed
+
+    async def awrap_model_call(
+        self,
+        request: ModelRequest[Any],
+        handler: Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]],
+    ) -> ModelResponse[Any] | ExtendedModelResponse[Any]:
+        """Sample the candidates of a step, and give on the selected one."""
+        if self._is_alone:
+            return await handler(request)
+        return await self._step(request, handler, lambda handler, request: handler(request))
+
+    def wrap_model_call(
+        self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], ModelResponse[Any]]
+    ) -> ModelResponse[Any] | ExtendedModelResponse[Any]:
+        """The same in synchronous code, each candidate in a thread."""
+        if self._is_alone:
+            return handler(request)
+        return run_sync(self._step(request, handler, lambda handler, request: asyncio.to_thread(handler, request)))
+
+    @property
+    def _is_alone(self) -> bool:
+        """Nothing to choose from: one candidate is wanted, or a rollout around this agent is a plain run."""
+        return self.n == 1 or is_plain()
+
+    async def _step(self, request: ModelRequest[Any], handler: Handler, call: Call) -> ExtendedModelResponse[Any]:
+        before = _turns_so_far(request.state, self.scope)
+        pool = nullcontext() if current_pool() else use_pool(SamplingPool(self.seed))
+        with pool, own_calls():
+            candidates = await run_candidates(_sampled_anew(request), handler, call, self.n)
+        selection, rollouts = self._selected(candidates, Trajectory(turns=tuple(before)))
+        winner = candidates[selection.winner or 0]
+        assert winner.response is not None
+        keep_commands(handler, winner.commands)
+        for event in winner.events:
+            request.runtime.stream_writer(event)
+        usages = [candidate.usage for candidate in candidates]
+        request.runtime.stream_writer(step_event(selection, rollouts, usages, turn=len(before)))
+        update = {"entcent_turns": _turns_update(request.state, before, winner.turn)}
+        return ExtendedModelResponse(model_response=winner.response, command=Command(update=update))
+
+    def _selected(self, candidates: Sequence[Candidate], before: Trajectory) -> tuple[Selection, list[Rollout]]:
+        """The selection, and what it was made from."""
+        answered = [candidate for candidate in candidates if candidate.response is not None]
+        if not answered:
+            raise next(candidate.error for candidate in candidates if candidate.error)
+        sound = [candidate for candidate in answered if candidate.status == "finished"]
+        rollouts = [candidate.after(before) for candidate in sound or answered]
+        if self.on_unscorable == "error":
+            require_scorable([candidate.after(Trajectory()) for candidate in sound or answered])
+        return chosen(self.selector, rollouts)
+
+
+def _turns_so_far(state: Mapping[str, Any], scope: Scope) -> list[Turn]:
+    """The recorded turns of the messages that the thread still has, in their order."""
+    messages: Sequence[AnyMessage] = state["messages"]
+    if scope == "request":
+        said = [index for index, message in enumerate(messages) if message.type == "human"]
+        messages = messages[said[-1] :] if said else messages
+    recorded = {record["message_id"]: record for record in state.get("entcent_turns") or ()}
+    return [Turn.from_dict(recorded[message.id]) for message in messages if message.id in recorded]
+
+
+def _turns_update(state: Mapping[str, Any], before: Sequence[Turn], turn: Turn | None) -> Any:
+    """The turn that is new; where others do not count any more, all that do. Updates are streamed, hence no more."""
+    new = [turn.to_dict()] if turn else []
+    if len(before) == len(state.get("entcent_turns") or ()):
+        return new
+    return Overwrite([*(turn.to_dict() for turn in before), *new])
+
+
+def _sampled_anew(request: ModelRequest[Any]) -> ModelRequest[Any]:
+    """The request to a model that asks no cache of LangChain's, which would answer all candidates alike."""
+    model = request.model
+    if model.cache or (model.cache is None and get_llm_cache() is not None):
+        return request.override(model=model.model_copy(update={"cache": False}))
+    return request
