@@ -1,0 +1,65 @@
+"""A tool that runs commands where the files of a workspace are. Nothing confines it: have a person approve."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from contextlib import suppress
+
+from langchain_core.tools import BaseTool
+
+from entcent_agents.effects import EXTERNAL
+from entcent_agents.environments import DirectoryEnvironment, DirectoryFork
+from tools.binding import bound_tools, fork_of
+from tools.workspace import ENVIRONMENT
+
+COMMAND_SECONDS = 120.0
+OUTPUT_CHARACTERS = 10_000
+
+
+def command_tools(environment: DirectoryEnvironment | None = None) -> list[BaseTool]:
+    """The tool `run_command`, in a copy of the environment "workspace": what a command writes there is not kept.
+
+    It is EXTERNAL, since a command may reach anything on the machine: rollouts are held before it, and the selected
+    one makes it once.
+
+    Args:
+        environment: The directory, for an agent that runs alone: see `bound_tools`.
+    """
+    return bound_tools({run_command: EXTERNAL}, ENVIRONMENT, environment)
+
+
+def run_command(command: str) -> str:
+    """Run a shell command in a copy of the workspace, such as its tests. What it writes there is not kept.
+
+    Args:
+        command: For the shell; the working directory is the root of the workspace.
+    """
+    folder = fork_of(ENVIRONMENT, DirectoryFork).resolve(".")
+    process = subprocess.Popen(
+        command,
+        shell=True,
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+    )
+    try:
+        output, _ = process.communicate(timeout=COMMAND_SECONDS)
+    except subprocess.TimeoutExpired:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # with what it started
+        output, _ = process.communicate()
+        return f"{_shortened(output)}\n[stopped after {COMMAND_SECONDS:g} seconds]".lstrip()
+    return f"{_shortened(output)}\n[exit code {process.returncode}]".lstrip()
+
+
+def _shortened(output: str) -> str:
+    """The end of a long output, where tests and compilers say what matters."""
+    output = output.rstrip()
+    cut = len(output) - OUTPUT_CHARACTERS
+    return f"… {cut:,} characters before\n{output[cut:]}" if cut > 0 else output
