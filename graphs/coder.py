@@ -10,7 +10,7 @@ from collections.abc import Collection
 from contextlib import AbstractAsyncContextManager
 from typing import Final
 
-from langchain.agents import create_agent
+from langchain import agents
 from langchain.agents.middleware import HumanInTheLoopMiddleware
 from langchain_core.language_models import BaseChatModel
 from langgraph_sdk.runtime import ServerRuntime
@@ -55,7 +55,7 @@ def make_agent(model: BaseChatModel, environments: Collection[str] = ("workspace
         environments: Names; `workspace` must be among them when it runs.
         asks: Whether it asks a person before a command.
     """
-    return create_agent(
+    return agents.create_agent(
         model,
         [*workspace_tools(), *command_tools()],
         system_prompt=PROMPT,

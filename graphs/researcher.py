@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from typing import Any, Final, Literal, cast
 
-from langchain.agents import create_agent
+from langchain import agents
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
 from langchain_core.runnables import RunnableLambda
@@ -51,8 +52,9 @@ def make_graph(runtime: ServerRuntime[ResearcherSettings]) -> AbstractAsyncConte
     def make(model: BaseChatModel, names: Collection[str], settings: ResearcherSettings) -> Agent:
         return make_agent(model, names, steps=settings.steps)
 
-    worlds = {"ENTCENT_DOCUMENTS": lambda path: SqliteEnvironment(path, ENVIRONMENT)}
-    return served(runtime, ResearcherSettings, make, worlds)
+    return served(
+        runtime, ResearcherSettings, make, {"ENTCENT_DOCUMENTS": partial(SqliteEnvironment, name=ENVIRONMENT)}
+    )
 
 
 def make_agent(model: BaseChatModel, environments: Collection[str] = (ENVIRONMENT,), *, steps: int = 3) -> Agent:
@@ -73,7 +75,8 @@ def make_agent(model: BaseChatModel, environments: Collection[str] = (ENVIRONMEN
     builder.add_node("plan", RunnableLambda(prompt) | model | RunnableLambda(planned))
     builder.add_node("approve", _approve)
     builder.add_node("begin", begin)
-    builder.add_node("work", create_agent(model, document_tools(), system_prompt=WORK, name="work"))
+    work: Agent = agents.create_agent(model, document_tools(), system_prompt=WORK, name="work")
+    builder.add_node("work", work)
     builder.add_edge(START, "plan")
     builder.add_edge("plan", "approve")
     builder.add_edge("approve", "begin")

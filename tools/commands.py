@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 from contextlib import suppress
+from pathlib import Path
 
 from langchain_core.tools import BaseTool
 
@@ -36,7 +37,14 @@ def run_command(command: str) -> str:
     Args:
         command: For the shell; the working directory is the root of the workspace.
     """
-    folder = fork_of(ENVIRONMENT, DirectoryFork).resolve(".")
+    aside = fork_of(ENVIRONMENT, DirectoryFork).fork()
+    try:
+        return _said(command, aside.path)
+    finally:
+        aside.discard()
+
+
+def _said(command: str, folder: Path) -> str:
     process = subprocess.Popen(
         command,
         shell=True,

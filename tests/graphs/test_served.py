@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import closing
 from importlib.util import find_spec
 from pathlib import Path
@@ -43,10 +43,13 @@ class Model:
         self.server.requests.clear()
 
     def _answer(self, request: Request) -> list[Reply]:
-        return [self._turns[self.turn_of(request)]] * request.n
+        return [self._turns[self._turn(request)]] * request.n
 
-    def turn_of(self, request: Request) -> int:
-        """Which turn of the conversation it asks for."""
+    def sampled(self, turn: int) -> int:
+        """How often a turn was asked for, in however many requests."""
+        return sum(request.n for request in self.server.answered if self._turn(request) == turn)
+
+    def _turn(self, request: Request) -> int:
         return sum(message["role"] == "assistant" for message in request.body["messages"]) - self._own
 
 
@@ -87,8 +90,9 @@ def address(folder: Path, model: Model, tmp_path_factory: pytest.TempPathFactory
 
 
 @pytest.fixture
-async def client(address: str) -> LangGraphClient:
-    return get_client(url=address, api_key=None)
+async def client(address: str) -> AsyncIterator[LangGraphClient]:
+    async with get_client(url=address, api_key=None) as client:
+        yield client
 
 
 def asks(text: str) -> dict[str, Any]:
@@ -136,8 +140,8 @@ async def test_a_run_is_streamed_as_its_context_says_and_shows_the_selected_roll
         )
     ]
     assert [part for part in parts if part.event == "error"] == []
-    first = model.server.answered[0].body
-    assert (first["n"], first["temperature"]) == (3, 0.3)
+    assert model.sampled(0) == 3
+    assert {request.body["temperature"] for request in model.server.answered} == {0.3}
     state = [part.data for part in parts if part.event == "values"][-1]
     assert state["messages"][-1]["content"] == "Gentoo weigh the most."
     assert state["selection"]["selector"] == "majority vote"
@@ -204,7 +208,7 @@ async def test_a_cancelled_run_changes_nothing_and_goes_on_when_it_is_run_again(
     model.says(kept, Reply(delay_seconds=float("inf")), own=1)
     thread = (await client.threads.create())["thread_id"]
     run = await client.runs.create(thread, "analyst", input=asks("Make a table."), context={"n": 2})
-    await until(lambda: len(model.server.answered) >= 2)
+    await until(lambda: model.sampled(1) == 2)
     await client.runs.cancel(thread, run["run_id"], wait=True)
     assert (await client.runs.get(thread, run["run_id"]))["status"] == "interrupted"
     assert tables(folder) == before
@@ -212,8 +216,7 @@ async def test_a_cancelled_run_changes_nothing_and_goes_on_when_it_is_run_again(
     state: Any = await client.runs.wait(thread, "analyst", input=None, context={"n": 2})
     assert state["messages"][-1]["content"] == "One row."
     assert tables(folder) == before | {"kept"} and forks(folder) == []
-    turns = [model.turn_of(request) for request in model.server.answered]
-    assert 0 not in turns  # what was sampled before is not sampled again
+    assert model.sampled(0) == 0  # what was sampled before is not sampled again
 
 
 async def test_a_context_that_cannot_be_is_an_error_that_says_why(client: LangGraphClient, model: Model):
