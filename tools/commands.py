@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import tempfile
 from contextlib import suppress
 from pathlib import Path
+from typing import IO
 
 from langchain_core.tools import BaseTool
 
@@ -16,7 +18,7 @@ from tools.binding import bound_tools, fork_of
 from tools.workspace import ENVIRONMENT
 
 COMMAND_SECONDS = 120.0
-OUTPUT_CHARACTERS = 10_000
+OUTPUT_BYTES = 10_000
 
 
 def command_tools(environment: DirectoryEnvironment | None = None) -> list[BaseTool]:
@@ -45,29 +47,29 @@ def run_command(command: str) -> str:
 
 
 def _said(command: str, folder: Path) -> str:
-    process = subprocess.Popen(
-        command,
-        shell=True,
-        cwd=folder,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        start_new_session=True,
-    )
-    try:
-        output, _ = process.communicate(timeout=COMMAND_SECONDS)
-    except subprocess.TimeoutExpired:
+    with tempfile.TemporaryFile() as output:  # a pipe would be held open by what the command leaves running
+        process = subprocess.Popen(
+            command,
+            shell=True,
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            ended = f"exit code {process.wait(COMMAND_SECONDS)}"
+        except subprocess.TimeoutExpired:
+            ended = f"stopped after {COMMAND_SECONDS:g} seconds"
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)  # with what it started
-        output, _ = process.communicate()
-        return f"{_shortened(output)}\n[stopped after {COMMAND_SECONDS:g} seconds]".lstrip()
-    return f"{_shortened(output)}\n[exit code {process.returncode}]".lstrip()
+        process.wait()
+        return f"{_end_of(output)}\n[{ended}]".lstrip()
 
 
-def _shortened(output: str) -> str:
-    """The end of a long output, where tests and compilers say what matters."""
-    output = output.rstrip()
-    cut = len(output) - OUTPUT_CHARACTERS
-    return f"… {cut:,} characters before\n{output[cut:]}" if cut > 0 else output
+def _end_of(output: IO[bytes]) -> str:
+    """The end, where tests and compilers say what matters."""
+    cut = max(0, output.seek(0, os.SEEK_END) - OUTPUT_BYTES)
+    output.seek(cut)
+    text = output.read().decode(errors="replace").rstrip()
+    return f"… {cut:,} bytes before\n{text}" if cut else text

@@ -16,6 +16,7 @@ from entcent_agents.environments import DirectoryEnvironment, SqliteEnvironment
 from entcent_agents.errors import EffectError
 from entcent_agents.prebuilt import entropy_centroid_graph
 from entcent_agents.testing import ScriptedChat, ScriptedTurn
+from tools import commands
 from tools.commands import command_tools
 from tools.documents import build as build_library
 from tools.documents import document_tools
@@ -78,6 +79,26 @@ async def test_a_command_sees_the_files_and_what_it_writes_is_gone(tmp_path: Pat
     said = await run(tools, [("run_command", {"command": "cat a.txt; echo > b.txt; exit 3"})])
     assert said == ["hello\n[exit code 3]"]
     assert [entry.name for entry in (tmp_path / "work").iterdir()] == ["a.txt"]
+
+
+async def test_a_command_ends_with_what_it_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "work").mkdir()
+    tools = command_tools(DirectoryEnvironment(tmp_path / "work"))
+    left = tmp_path / "left"
+    said = await run(tools, [("run_command", {"command": f"(sleep 60; touch {left}) & echo $!"})])
+    pid, _, rest = said[0].partition("\n")
+    assert rest == "[exit code 0]" and not Path("/proc", pid, "exe").exists()
+    monkeypatch.setattr(commands, "COMMAND_SECONDS", 0.5)
+    assert await run(tools, [("run_command", {"command": "echo begun; sleep 60"})]) == [
+        "begun\n[stopped after 0.5 seconds]"
+    ]
+
+
+async def test_of_a_long_output_the_end_is_shown(tmp_path: Path):
+    (tmp_path / "work").mkdir()
+    tools = command_tools(DirectoryEnvironment(tmp_path / "work"))
+    (said,) = await run(tools, [("run_command", {"command": "yes | head -c 30000; echo end"})])
+    assert said.startswith("… 20,004 bytes before\n") and said.endswith("y\nend\n[exit code 0]")
 
 
 async def test_the_same_tools_run_on_forks_in_rollouts(tmp_path: Path):
