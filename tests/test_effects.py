@@ -334,8 +334,8 @@ def test_under_a_durable_parent_the_refusal_says_which_argument_to_pass(what: An
     )
 
 
-# Real servers, through both adapters. They need different releases of `mcp`, and neither is in the `dev` extra: install
-# one of them to run its test.
+# Real servers, through both adapters. They need different releases of `mcp`; the extra `mcp` has the first, and the
+# other is installed in its place to run its test.
 
 
 def require_believed_as_said(tools: list[BaseTool], trust: Any) -> None:

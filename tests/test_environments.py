@@ -198,7 +198,8 @@ def test_full_text_tables_work_in_a_fork(tmp_path: Path) -> None:
     fork = SqliteEnvironment(path).fork()
     write(fork, "INSERT INTO words VALUES ('hello again')")
     assert read(fork, "SELECT count(*) FROM words WHERE words MATCH 'hello'") == [(2,)]
-    assert any(change.subject == "words" and "+hello again" in change.text for change in fork.diff())
+    (change,) = fork.diff()  # the tables of the index say nothing to a person
+    assert (change.subject, change.text) == ("words", " text\n+hello again")
     fork.discard()
 
 

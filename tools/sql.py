@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import re
 import sqlite3
-from collections.abc import Callable
 
-from langchain_core.tools import BaseTool, StructuredTool
+from langchain_core.tools import BaseTool
 
-from entcent_agents.effects import READ, WRITE, Effect, declare
-from entcent_agents.environments import SqliteFork, current_environment
-from entcent_agents.errors import ConfigurationError
+from entcent_agents.effects import READ, WRITE
+from entcent_agents.environments import SqliteEnvironment, SqliteFork
+from tools.binding import bound_tools, fork_of
 
 ENVIRONMENT = "database"
 ROWS = 20
@@ -20,13 +19,16 @@ _COMMENTS_AND_WORD = re.compile(r"(?:\s|--[^\n]*(?:\n|$)|/\*.*?\*/|\()*(\w*)", r
 _READING = frozenset({"SELECT", "WITH", "VALUES", "EXPLAIN", "PRAGMA"})
 
 
-def sql_tools() -> list[BaseTool]:
+def sql_tools(environment: SqliteEnvironment | None = None) -> list[BaseTool]:
     """The tools `schema`, `query` and `execute`, on the rollout's fork of the environment "database".
 
     What is wrong with a statement comes back as text that starts with "Error:", so that the model can mend it; what is
     wrong with the environment is raised.
+
+    Args:
+        environment: The database, for an agent that runs alone: see `bound_tools`.
     """
-    return [_tool(schema, READ), _tool(query, READ), _tool(execute, WRITE)]
+    return bound_tools({schema: READ, query: READ, execute: WRITE}, ENVIRONMENT, environment)
 
 
 def schema() -> str:
@@ -78,15 +80,8 @@ def execute(sql: str) -> str:
     return text
 
 
-def _tool(function: Callable[..., str], effect: Effect) -> BaseTool:
-    return declare(StructuredTool.from_function(function, parse_docstring=True), effect, environment=ENVIRONMENT)
-
-
 def _fork() -> SqliteFork:
-    fork = current_environment(ENVIRONMENT)
-    if not isinstance(fork, SqliteFork):
-        raise ConfigurationError(f"the environment {ENVIRONMENT!r} is no SQLite database: pass a SqliteEnvironment")
-    return fork
+    return fork_of(ENVIRONMENT, SqliteFork)
 
 
 def _first_word(sql: str) -> str:

@@ -1,17 +1,20 @@
-"""Tools on a directory of files: list, read, search, write."""
+"""Tools on a directory of files: list, read, search, write, edit, delete."""
 
 from __future__ import annotations
 
+import functools
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
-from langchain_core.tools import BaseTool, StructuredTool
+from langchain_core.tools import BaseTool
 
-from entcent_agents.effects import READ, WRITE, Effect, declare
-from entcent_agents.environments import DirectoryFork, current_environment
-from entcent_agents.errors import ConfigurationError, PathEscapeError
+from entcent_agents.effects import READ, WRITE
+from entcent_agents.environments import DirectoryEnvironment, DirectoryFork
+from entcent_agents.errors import PathEscapeError
+from tools.binding import Function, bound_tools, fork_of
 
 ENVIRONMENT = "workspace"
 LISTED_FILES = 200
@@ -22,20 +25,40 @@ _SEARCHED_BYTES = 1_000_000
 _LINE_CHARACTERS = 300
 
 
-def workspace_tools() -> list[BaseTool]:
-    """The tools `list_files`, `read_file`, `search_files` and `write_file`, on the rollout's fork of "workspace".
+def workspace_tools(environment: DirectoryEnvironment | None = None) -> list[BaseTool]:
+    """The tools `list_files`, `read_file`, `search_files`, `write_file`, `edit_file` and `delete_file`.
 
-    What is wrong with an argument comes back as text that starts with "Error:"; what is wrong with the environment is
-    raised.
+    They act on the rollout's fork of the environment "workspace". What is wrong with an argument comes back as text
+    that starts with "Error:", so that the model can mend it; what is wrong with the environment is raised.
+
+    Args:
+        environment: The directory, for an agent that runs alone: see `bound_tools`.
     """
-    return [
-        _tool(list_files, READ),
-        _tool(read_file, READ),
-        _tool(search_files, READ),
-        _tool(write_file, WRITE),
-    ]
+    reading = dict.fromkeys((list_files, read_file, search_files), READ)
+    writing = dict.fromkeys((write_file, edit_file, delete_file), WRITE)
+    return bound_tools(reading | writing, ENVIRONMENT, environment)
 
 
+def _mendable(function: Function) -> Function:
+    """The function; what a model can mend is said to it."""
+
+    @functools.wraps(function)
+    def call(path: str = ".", *args: object, **kwargs: object) -> str:
+        try:
+            return function(path, *args, **kwargs)
+        except PathEscapeError as error:
+            return f"Error: {error}"
+        except UnicodeDecodeError:
+            return f"Error: {path} is not a text file."
+        except UnicodeEncodeError:
+            return "Error: the content holds characters that cannot be written as UTF-8."
+        except OSError as error:
+            return f"Error: {path}: {error.strerror}. {_hint(_fork())}"
+
+    return call
+
+
+@_mendable
 def list_files(path: str = ".") -> str:
     """List the files of the workspace below a directory, with their sizes.
 
@@ -43,37 +66,32 @@ def list_files(path: str = ".") -> str:
         path: Directory, relative to the workspace.
     """
     fork = _fork()
-    try:
-        folder = fork.resolve(path)
-    except PathEscapeError as error:
-        return f"Error: {error}"
+    folder = fork.resolve(path)
     if not folder.is_dir():
         return f"Error: {path} is not a directory. {_hint(fork)}"
     names = [f"{_relative(fork, file)} ({_size(file)} bytes)" for file in _files(folder)]
     return _capped(names, LISTED_FILES, "files") or "(no files)"
 
 
-def read_file(path: str) -> str:
-    """Read a text file of the workspace, its first 20,000 characters.
+@_mendable
+def read_file(path: str, first_line: int = 1) -> str:
+    """Read a text file of the workspace, 20,000 characters at a time.
 
     Args:
         path: File, relative to the workspace.
+        first_line: Number of the line to begin at.
     """
-    fork = _fork()
-    try:
-        with fork.resolve(path).open(encoding="utf-8") as file:
-            text = file.read(READ_CHARACTERS + 1)
-    except PathEscapeError as error:
-        return f"Error: {error}"
-    except UnicodeDecodeError:
-        return f"Error: {path} is not a text file."
-    except OSError as error:
-        return f"Error: {path}: {error.strerror}. {_hint(fork)}"
-    if len(text) > READ_CHARACTERS:
-        return (
-            f"{text[:READ_CHARACTERS]}\n… cut after {READ_CHARACTERS:,} characters; search_files finds what comes later"
-        )
-    return text or "(empty file)"
+    with _fork().resolve(path).open(encoding="utf-8") as file:
+        before = sum(1 for _ in islice(file, max(0, first_line - 1)))
+        text = file.read(READ_CHARACTERS + 1)
+    if not text:
+        return f"Error: {path} has {before} lines." if first_line > 1 else "(empty file)"
+    if len(text) <= READ_CHARACTERS:
+        return text
+    lines, newline, _ = text.rpartition("\n")
+    if not newline:
+        return f"{text[:READ_CHARACTERS]}\n… cut: line {before + 1} is longer than {READ_CHARACTERS:,} characters"
+    return f"{lines}\n… cut: go on with first_line={before + lines.count(newline) + 2}"
 
 
 def search_files(pattern: str) -> str:
@@ -99,6 +117,7 @@ def search_files(pattern: str) -> str:
     return "\n".join(hits) or "(no lines match)"
 
 
+@_mendable
 def write_file(path: str, content: str) -> str:
     """Write a whole text file of the workspace; it is created, with its directories, or replaced.
 
@@ -108,29 +127,46 @@ def write_file(path: str, content: str) -> str:
     """
     if len(content) > WRITTEN_CHARACTERS:
         return f"Error: {len(content):,} characters are too many; write at most {WRITTEN_CHARACTERS:,} to one file."
-    fork = _fork()
-    try:
-        file = fork.resolve(path)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(content, encoding="utf-8")
-    except PathEscapeError as error:
-        return f"Error: {error}"
-    except UnicodeEncodeError:
-        return "Error: the content holds characters that cannot be written as UTF-8."
-    except OSError as error:
-        return f"Error: {path}: {error.strerror}. {_hint(fork)}"
+    file = _fork().resolve(path)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(content, encoding="utf-8")
     return f"Wrote {len(content):,} characters to {path}."
 
 
-def _tool(function: Callable[..., str], effect: Effect) -> BaseTool:
-    return declare(StructuredTool.from_function(function, parse_docstring=True), effect, environment=ENVIRONMENT)
+@_mendable
+def edit_file(path: str, old: str, new: str) -> str:
+    """Replace one piece of a text file of the workspace.
+
+    Args:
+        path: File, relative to the workspace.
+        old: The piece as it is now, spaces and line breaks included. It must be in the file exactly once.
+        new: What takes its place.
+    """
+    file = _fork().resolve(path)
+    text = file.read_bytes().decode()
+    if "\r\n" in text:  # read_file shows its lines without
+        old, new = (piece.replace("\r\n", "\n").replace("\n", "\r\n") for piece in (old, new))
+    found = text.count(old) if old else 0
+    if found != 1:
+        advice = "copy it from read_file" if not found else "give more of the lines around it"
+        return f"Error: {path} has this piece {found} times, and it must be once: {advice}."
+    file.write_bytes(text.replace(old, new).encode())
+    return f"Edited {path}, line {text[: text.index(old)].count(chr(10)) + 1}."
+
+
+@_mendable
+def delete_file(path: str) -> str:
+    """Delete a file of the workspace.
+
+    Args:
+        path: File, relative to the workspace.
+    """
+    _fork().resolve(path).unlink()
+    return f"Deleted {path}."
 
 
 def _fork() -> DirectoryFork:
-    fork = current_environment(ENVIRONMENT)
-    if not isinstance(fork, DirectoryFork):
-        raise ConfigurationError(f"the environment {ENVIRONMENT!r} is no directory: pass a DirectoryEnvironment")
-    return fork
+    return fork_of(ENVIRONMENT, DirectoryFork)
 
 
 def _files(folder: Path) -> Iterator[Path]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from entcent_agents.environments.commit import commit
-from entcent_agents.environments.current import current_environment, use_environments
+from entcent_agents.environments.current import current_environment, has_environments, use_environments
 from entcent_agents.environments.directory import DirectoryEnvironment, DirectoryFork
 from entcent_agents.environments.forks import StagedEnvironment, StagedFork
 from entcent_agents.environments.group import discard_all, fork_all
@@ -32,5 +32,6 @@ __all__ = [
     "current_environment",
     "discard_all",
     "fork_all",
+    "has_environments",
     "use_environments",
 ]

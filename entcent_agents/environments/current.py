@@ -42,6 +42,11 @@ def current_environment(name: str | None = None) -> Fork:
     return next(iter(forks.values()))
 
 
+def has_environments() -> bool:
+    """Whether tools that are called here act on forks: in a rollout, or where `use_environments` set some."""
+    return _FORKS.get() is not None
+
+
 @contextlib.contextmanager
 def use_environments(forks: Mapping[str, Fork]) -> Generator[None, None, None]:
     """Make these forks, by name, the ones that `current_environment` finds in this context."""

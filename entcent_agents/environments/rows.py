@@ -13,6 +13,13 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _Definitions = dict[tuple[str, str], str]  # (kind, name) → SQL
+# Tables in which a virtual one, such as a full-text index, keeps its rows: its own show what they say. Older versions
+# of SQLite cannot tell which these are.
+_SHADOWS = (
+    "SELECT name FROM pragma_table_list WHERE schema = :schema AND type = 'shadow'"
+    if sqlite3.sqlite_version_info >= (3, 37)
+    else "''"
+)
 
 
 def database_changes(target: str, connection: sqlite3.Connection) -> tuple[Change, ...]:
@@ -48,7 +55,9 @@ def database_changes(target: str, connection: sqlite3.Connection) -> tuple[Chang
 
 def _definitions(connection: sqlite3.Connection, schema: str) -> _Definitions:
     rows = connection.execute(
-        f"SELECT type, name, coalesce(sql, '') FROM {schema}.sqlite_schema WHERE name NOT LIKE 'sqlite\\_%' ESCAPE '\\'"
+        "SELECT type, name, coalesce(sql, '') "
+        f"FROM {schema}.sqlite_schema WHERE name NOT LIKE 'sqlite\\_%' ESCAPE '\\' AND name NOT IN ({_SHADOWS})",
+        {"schema": schema},
     )
     return {(kind, name): sql for kind, name, sql in rows}
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import json
 from pathlib import Path
 
 import pytest
@@ -12,11 +10,10 @@ from entcent_agents.environments import SqliteEnvironment, fork_all, use_environ
 from entcent_agents.errors import ConfigurationError
 from entcent_agents.testing import ScriptedChat, ScriptedTurn
 from evals.penguins import TASK, is_right, main
-from graphs import analyst
+from graphs import analyst, guidance
 from graphs.analyst import make_agent
 from tools.penguins import build
 
-ROOT = Path(__file__).parents[2]
 RIGHT = (
     "CREATE TABLE female_mass AS SELECT species, AVG(body_mass_g) AS mean_mass_g FROM penguins "
     "WHERE sex = 'female' GROUP BY species"
@@ -54,38 +51,29 @@ async def test_it_looks_plans_works_and_answers(tmp_path: Path):
         tmp_path, PLAN, call("execute", RIGHT), call("query", "SELECT * FROM female_mass"), says("Gentoo.")
     )
     assert said[2].startswith("schema: table penguins (344 rows)")
-    assert [line for line in said if line.startswith("guide")] == [f"guide: {analyst.PLAN}"]
+    assert [line for line in said if line.startswith("guide")] == [f"guide: {guidance.PLAN}"]
     assert said[-1] == "ai: Gentoo." and right
 
 
 async def test_an_answer_before_anything_is_stored_is_sent_back_once(tmp_path: Path):
     said, right = await conversation(tmp_path, PLAN, says("It is Adelie."), says("It is Adelie, I said."))
-    assert said[-2:] == [f"guide: {analyst.STORE}", "ai: It is Adelie, I said."] and not right
+    assert said[-2:] == [f"guide: {guidance.STORE}", "ai: It is Adelie, I said."] and not right
 
 
 async def test_an_answer_before_a_check_is_sent_back_once(tmp_path: Path):
     said, _ = await conversation(tmp_path, PLAN, call("execute", RIGHT), says("Done."), says("Gentoo."))
-    assert said[-2:] == [f"guide: {analyst.CHECK}", "ai: Gentoo."]
+    assert said[-2:] == [f"guide: {guidance.CHECK}", "ai: Gentoo."]
 
 
 async def test_a_model_that_never_stops_is_stopped(tmp_path: Path):
     said, _ = await conversation(tmp_path, *[call("query", "SELECT 1")] * 20)
     assert len([line for line in said if line.startswith("ai")]) == analyst.MAX_TURNS + 1
-    assert said[-2] == f"guide: {analyst.ANSWER}"
+    assert said[-2] == f"guide: {guidance.ANSWER}"
 
 
 def test_without_an_environment_there_is_no_agent():
     with pytest.raises(ConfigurationError, match="no tools"):
         make_agent(ScriptedChat(scripts=[]), [])
-
-
-def test_langgraph_json_names_a_factory_that_makes_a_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    path, _, name = json.loads((ROOT / "langgraph.json").read_text())["graphs"]["analyst"].partition(":")
-    monkeypatch.setenv("ENTCENT_DB", str(build(tmp_path / "penguins.db")))
-    module = importlib.import_module(path.removeprefix("./").removesuffix(".py").replace("/", "."))
-    graph = getattr(module, name)()
-    assert graph.checkpointer is None and graph.store is None  # the server brings its own
-    assert set(graph.nodes) >= {"rollouts", "select"}
 
 
 def test_the_checker_knows_right_from_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

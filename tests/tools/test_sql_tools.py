@@ -104,7 +104,10 @@ def test_endless_statements_are_stopped(fork: SqliteFork, monkeypatch: pytest.Mo
 def test_faults_of_the_environment_are_raised(fork: SqliteFork, tmp_path: Path) -> None:
     (tmp_path / "files").mkdir()
     wrong = DirectoryEnvironment(tmp_path / "files").fork()
-    with use_environments({"database": wrong}), pytest.raises(ConfigurationError, match="no SQLite database"):
+    with (
+        use_environments({"database": wrong}),
+        pytest.raises(ConfigurationError, match="is a DirectoryEnv"),
+    ):
         call("schema")
     wrong.discard()
     with use_environments({}), pytest.raises(ConfigurationError, match="no environment 'database'"):

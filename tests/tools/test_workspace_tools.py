@@ -27,13 +27,16 @@ def fork(tmp_path: Path) -> Iterator[DirectoryFork]:
     made.discard()
 
 
-def call(name: str, **arguments: str) -> str:
+def call(name: str, **arguments: str | int) -> str:
     return TOOLS[name].invoke(arguments)
 
 
 def test_effects_are_declared_in_metadata() -> None:
     effects = {name: (tool.metadata or {})["effect"] for name, tool in TOOLS.items()}
-    assert effects == {"list_files": "READ", "read_file": "READ", "search_files": "READ", "write_file": "WRITE"}
+    assert effects == {
+        **dict.fromkeys(("list_files", "read_file", "search_files"), "READ"),
+        **dict.fromkeys(("write_file", "edit_file", "delete_file"), "WRITE"),
+    }
     assert {(tool.metadata or {})["environment"] for tool in TOOLS.values()} == {"workspace"}
 
 
@@ -50,8 +53,21 @@ def test_read_file_reads_and_says_where_it_stops(fork: DirectoryFork) -> None:
     assert call("read_file", path="src/main.py") == "def main():\n    return 1\n"
     assert call("read_file", path="blob.bin") == "Error: blob.bin is not a text file."
     assert call("read_file", path="none.txt").startswith("Error: none.txt: No such file or directory. The files are: ")
-    (fork.path / "long.txt").write_text("x" * 20_001)
-    assert "… cut after 20,000 characters" in call("read_file", path="long.txt")
+    (fork.path / "wide.txt").write_text("x" * 20_001)
+    assert call("read_file", path="wide.txt").endswith("x\n… cut: line 1 is longer than 20,000 characters")
+
+
+def test_a_long_file_is_read_piece_by_piece_without_a_gap(fork: DirectoryFork) -> None:
+    lines = [f"line {number}" for number in range(1, 5001)]
+    (fork.path / "long.txt").write_text("\n".join(lines))
+    read: list[str] = []
+    first_line = 1
+    while first_line:
+        text, _, rest = call("read_file", path="long.txt", first_line=first_line).partition("\n… cut: go on with ")
+        read += text.split("\n")
+        first_line = int(rest.removeprefix("first_line=") or 0)
+    assert read == lines
+    assert call("read_file", path="long.txt", first_line=5001) == "Error: long.txt has 5000 lines."
 
 
 def test_search_files_finds_lines_by_expression(fork: DirectoryFork) -> None:
@@ -74,9 +90,38 @@ def test_write_file_changes_the_fork_alone(fork: DirectoryFork) -> None:
     )
 
 
+def test_edit_file_replaces_what_is_there_once(fork: DirectoryFork) -> None:
+    assert call("edit_file", path="src/main.py", old="return 1", new="return 2") == "Edited src/main.py, line 2."
+    assert call("read_file", path="src/main.py") == "def main():\n    return 2\n"
+    assert "has this piece 0 times" in call("edit_file", path="src/main.py", old="return 1", new="")
+    assert "has this piece 0 times" in call("edit_file", path="src/main.py", old="", new="x")
+    assert "give more of the lines around it" in call("edit_file", path="README.md", old="t", new="T")
+    assert call("edit_file", path="blob.bin", old="a", new="b") == "Error: blob.bin is not a text file."
+    assert call("edit_file", path="none.py", old="a", new="b").startswith("Error: none.py: No such file")
+    assert (fork.environment.path / "src" / "main.py").read_text() == "def main():\n    return 1\n"
+
+
+def test_edit_file_keeps_the_line_ends_of_a_file(fork: DirectoryFork) -> None:
+    (fork.path / "dos.txt").write_bytes(b"one\r\ntwo\r\nthree\r\n")
+    call("edit_file", path="dos.txt", old="one\ntwo", new="1\n2")
+    assert (fork.path / "dos.txt").read_bytes() == b"1\r\n2\r\nthree\r\n"
+
+
+def test_delete_file_deletes_files_alone(fork: DirectoryFork) -> None:
+    assert call("delete_file", path="README.md") == "Deleted README.md."
+    assert call("read_file", path="README.md").startswith("Error: README.md: No such file")
+    assert call("delete_file", path="src").startswith("Error: src: ")
+    assert (fork.environment.path / "README.md").exists()
+
+
 @pytest.mark.parametrize("path", ["/etc/passwd", "../x", "out/passwd"])
 def test_escapes_come_back_as_text(fork: DirectoryFork, path: str) -> None:
-    for name, arguments in (("read_file", {}), ("list_files", {}), ("write_file", {"content": "x"})):
+    for name, arguments in (
+        ("read_file", {}),
+        ("list_files", {}),
+        ("write_file", {"content": "x"}),
+        ("delete_file", {}),
+    ):
         assert call(name, path=path, **arguments).startswith(f"Error: {path} ")
 
 

@@ -1,0 +1,122 @@
+"""What the applications share: what a request may set, the model, and how an agent becomes a served graph."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
+from pathlib import Path
+from typing import Any, Final, Literal, TypeVar, cast
+
+from langchain_core.language_models import BaseChatModel
+from langgraph.graph.state import CompiledStateGraph
+from langgraph_sdk.runtime import ServerRuntime
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
+
+from entcent_agents.budget import Budget
+from entcent_agents.chat.model import ChatLogprobs
+from entcent_agents.environments import Environment
+from entcent_agents.errors import ConfigurationError
+from entcent_agents.ledger import SqliteLedger
+from entcent_agents.prebuilt import entropy_centroid_graph
+from entcent_agents.selection.catalogue import named_selectors
+
+Agent = CompiledStateGraph[Any, Any, Any, Any]
+_RECURSION_LIMIT: Final = 100
+
+
+class Settings(BaseModel):
+    """What a request may set: the context of its run, or of an assistant."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    n: int = Field(default=4, ge=1, le=32, description="How many rollouts.")
+    temperature: float = Field(default=0.7, ge=0, le=2, description="Sampling temperature.")
+    selector: str = Field(
+        default="default chain",
+        description="Which rollout is chosen.",
+        json_schema_extra={"enum": list(named_selectors())},
+    )
+    turn_tokens: int = Field(default=800, ge=1, description="Most tokens of one turn.")
+    max_tokens: int | None = Field(default=None, ge=1, description="Most tokens of the request, read and sampled.")
+    max_seconds: float | None = Field(default=None, gt=0, description="After so long, the best there is is taken.")
+    seed: int | None = Field(default=None, description="Makes sampling repeatable on a deterministic server.")
+
+    @field_validator("selector")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if name not in named_selectors():
+            raise ValueError(f"no selector is named {name!r}; there are {', '.join(named_selectors())}")
+        return name
+
+
+SettingsT = TypeVar("SettingsT", bound=Settings)
+
+
+@asynccontextmanager
+async def served(
+    runtime: ServerRuntime[Any],
+    settings_type: type[SettingsT],
+    make_agent: Callable[[BaseChatModel, Sequence[str], SettingsT], Agent],
+    worlds: Mapping[str, Callable[[str], Environment]],
+) -> AsyncGenerator[Agent]:
+    """An agent as parallel rollouts, set up as one request asks; for a factory of langgraph.json.
+
+    Args:
+        runtime: What the server gives the factory.
+        settings_type: The context that the agent's requests have.
+        make_agent: Takes the model, the names of the environments there are, and the settings.
+        worlds: Environments by the variable that says where they are; one of them is enough.
+
+    Raises:
+        ConfigurationError: None of the variables is set.
+        ValidationError: The request's context cannot be.
+    """
+    executing = runtime.execution_runtime
+    settings = settings_type.model_validate(executing.context or {}) if executing else settings_type()
+
+    def graph(**stores: Any) -> Agent:
+        environments = [make(os.environ[name]) for name, make in worlds.items() if os.environ.get(name)]
+        if not environments:
+            raise ConfigurationError(f"the agent has nothing to work on: set {' or '.join(worlds)}")
+        agent = make_agent(_model(settings), [environment.name for environment in environments], settings)
+        return entropy_centroid_graph(
+            agent,
+            n=settings.n,
+            selector=named_selectors()[settings.selector],
+            environments=environments,
+            budget=Budget(max_tokens=settings.max_tokens, max_seconds=settings.max_seconds),
+            seed=settings.seed,
+            recursion_limit=_RECURSION_LIMIT,
+            name=agent.name,
+            **stores,
+        )
+
+    # In threads: the server refuses what blocks its loop.
+    if executing is None:
+        yield await asyncio.to_thread(graph)
+        return
+    # Imported here, because the agents run without it too.
+    from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
+
+    # A question to a person may be answered in another run, after a restart: what waits for it has to be there.
+    folder = Path(os.environ.get("ENTCENT_STATE", ".entcent"))
+    await asyncio.to_thread(folder.mkdir, parents=True, exist_ok=True)
+    ledger = await asyncio.to_thread(SqliteLedger, folder / "ledger.db")
+    async with aclosing(ledger), AsyncSqliteSaver.from_conn_string(str(folder / "rollouts.db")) as saver:
+        yield await asyncio.to_thread(graph, rollout_checkpointer=saver, ledger=ledger)
+
+
+def _model(settings: Settings) -> ChatLogprobs:
+    """The model at `ENTCENT_MODEL`, `http://…/v1#name`; `ENTCENT_TOOL_CALLING=native` where the server calls tools."""
+    address, _, name = os.environ.get("ENTCENT_MODEL", "http://127.0.0.1:8080/v1#default").partition("#")
+    key = os.environ.get("ENTCENT_API_KEY")
+    return ChatLogprobs(
+        model=name or "default",
+        base_url=address,
+        api_key=SecretStr(key) if key else None,
+        tool_calling=cast(Literal["native", "text"], os.environ.get("ENTCENT_TOOL_CALLING", "text")),
+        temperature=settings.temperature,
+        max_tokens=settings.turn_tokens,
+    )
