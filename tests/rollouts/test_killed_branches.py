@@ -27,6 +27,7 @@ from entcent_agents.errors import EnvironmentUnusableError
 from entcent_agents.nodes import Branching, ParallelRollouts, RolloutsState
 from entcent_agents.rollouts.branching import Tree
 from entcent_agents.rollouts.heritage import Heritage, Origin
+from entcent_agents.rollouts.places import Places
 from entcent_agents.rollouts.store import RolloutStore
 from entcent_agents.rollouts.writing import heritage_of, recorded_branches
 from entcent_agents.trajectory import Rollout
@@ -155,9 +156,9 @@ async def test_a_branch_on_record_is_not_made_a_second_time_by_a_rollout_that_sa
     async def begin(index: int, heritage: Heritage) -> None: ...
 
     said = logprobs_of({5: 2.0})
-    ((_, point),) = Tree(Branching(EAGER), [2], begin).points(0, 0, said, reused=0, prompt="asked")
+    ((_, point),) = Tree(Branching(EAGER), Places([2]), begin).points(0, 0, said, reused=0, prompt="asked")
     recorded = Origin(parent=0, turn=0, prompt="asked", point=point, said=said)
-    resumed = Tree(Branching(EAGER), [3], begin, [recorded])
+    resumed = Tree(Branching(EAGER), Places([3]), begin, [recorded])
     assert resumed.points(1, 0, said, reused=0, prompt="asked") == []
     assert resumed.points(1, 0, said, reused=0, prompt="something else") == [(3, point)]
 

@@ -30,6 +30,7 @@ from entcent_agents.ledger import MemoryLedger
 from entcent_agents.nodes import Branching, ParallelRollouts, Retries, guarded
 from entcent_agents.prebuilt import entropy_centroid_graph
 from entcent_agents.rollouts.branching import Tree
+from entcent_agents.rollouts.places import Places
 from entcent_agents.rollouts.stopping import Stopping
 from entcent_agents.testing import ScriptedChat, ScriptedTurn
 from entcent_agents.trajectory import Rollout
@@ -312,7 +313,7 @@ async def test_branches_are_stopped_with_what_they_have_from_their_parents(serve
 
 async def test_once_they_agree_nothing_branches_any_more():
     stopping = Stopping(AGREED, least=1, kept=(0,))
-    tree = Tree(Branching(BranchPolicy(threshold=0.1)), range(2, 6), _anything, stopping=stopping)
+    tree = Tree(Branching(BranchPolicy(threshold=0.1)), Places(range(2, 6)), _anything, stopping=stopping)
     hesitates = hesitating({5: 1.0})
     assert len(tree.points(0, 0, hesitates, reused=0, prompt="first")) == 1
     for index in range(4):
