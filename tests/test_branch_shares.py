@@ -86,7 +86,9 @@ def test_many_unlikely_branches_do_not_outvote_two_samples():
     assert "(weight 1.5" in selection.reason
 
 
-@pytest.mark.parametrize(("parents", "odds"), [(math.log(0.6), 0.5), (math.nan, None), (-math.inf, None)])
+@pytest.mark.parametrize(
+    ("parents", "odds"), [(math.log(0.6), 0.5), (math.nan, None), (-math.inf, None), (-9999.0, None)]
+)
 def test_odds_are_those_of_the_distribution_that_both_tokens_are_from(parents, odds):
     turn = TokenLogprobs(
         text=b"ab",

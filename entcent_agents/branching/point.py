@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Final
 
 from entcent_agents.logprobs import TokenLogprobs
 from entcent_agents.segments import SegmentKind
 from entcent_agents.trajectory import Decision
+
+_MOST_LOG_ODDS: Final = 700.0
+"""Beyond it a float ends: of the parent's token the server gave no probability, but a number that stands for none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,5 +42,5 @@ class BranchPoint:
         Args:
             turn: The parent's.
         """
-        odds = math.exp(self.logprob - float(turn.logprob[self.token]))
-        return odds if math.isfinite(odds) else None
+        log_odds = self.logprob - float(turn.logprob[self.token])
+        return math.exp(log_odds) if log_odds < _MOST_LOG_ODDS else None

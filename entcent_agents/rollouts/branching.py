@@ -85,6 +85,8 @@ class Tree:
         room = 0 if self._stopping and self._stopping.agreed else self._places.room
         points = self._watch.points(rollout, turn, logprobs, room=room, reused=reused, prompt=prompt)
         found = [*zip(self._places.take(len(points)), points, strict=False)]  # others may be lent what there was
+        for point in points[len(found) :]:
+            self._watch.take_back(rollout, turn, logprobs, point, prompt=prompt)
         for index, _ in found:
             self._watch.begin(index, parent=rollout, turn=turn)
         return found

@@ -137,12 +137,12 @@ async def begin_branch(
     async def begin() -> None:
         try:
             await attempt.begin(heritage)
+            attempt.reporter.branched(heritage.origin.branch(None))
         except BaseException as stop:
             if not (request.resumable and isinstance(stop, asyncio.CancelledError)):
                 await attempt.discard()
                 await request.store.forget(attempt.writing.thread_id)
             raise
-        attempt.reporter.branched(heritage.origin.branch(None))
         await start(attempt)
 
     await to_the_end(begin())

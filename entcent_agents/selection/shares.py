@@ -22,10 +22,11 @@ def branch_shares(rollouts: Sequence[Rollout]) -> Mapping[int, float]:
     the parent and of all that branched there. Where odds are not known, or a turn was made anew, the parts are equal.
 
     What the model gives to tokens that nobody took is left out: shares of all that go back to one sampled rollout add
-    up to 1.
+    up to 1, where all of them vote.
 
     Args:
-        rollouts: Those that vote. A parent that is not among them has its part all the same, as of a whole vote.
+        rollouts: Those that vote. A parent that is not among them has its part all the same, as of a whole vote: what
+            it had itself of another's is not known.
     """
     children: defaultdict[int, list[tuple[_Place, Rollout]]] = defaultdict(list)
     for rollout in rollouts:

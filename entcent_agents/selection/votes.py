@@ -110,8 +110,9 @@ class BordaVote(Chainable):
         """Choose from the outcome with the most rank weight."""
         weights = {rollout.index: _vote_of(rollout, self.by) for rollout in rollouts}
         numbers = {index: value for index, value in weights.items() if not isinstance(value, str)}
-        best_first = sorted(numbers.values(), reverse=self.by.measured.best == "highest")
-        places = len(numbers) - np.arange(len(numbers), dtype=np.float64)  # N - r + 1
+        voters = [numbers[each.index] for each in rollouts if each.index in numbers for _ in range(each.votes)]
+        best_first = sorted(voters, reverse=self.by.measured.best == "highest")
+        places = len(voters) - np.arange(len(voters), dtype=np.float64)  # N - r + 1
         for value in set(best_first):  # equal values share the places they take together
             tied = slice(best_first.index(value), best_first.index(value) + best_first.count(value))
             weight = float(np.mean(places[tied] ** self.power))

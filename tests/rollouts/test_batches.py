@@ -126,6 +126,16 @@ async def test_a_request_whose_time_is_over_waits_no_longer_and_gets_nothing():
     assert await batch == [N, 1, N]
 
 
+async def test_a_request_whose_time_is_over_waits_for_no_place():
+    requests = Requests(seconds=0.01)
+    requests.held.clear()
+    batch = asyncio.create_task(abatch(requests.graph, [N, 1], max_concurrency=1))
+    while requests.ended < 1:  # noqa: ASYNC110  nothing tells
+        await asyncio.sleep(0.001)
+    requests.held.set()
+    assert await batch == [N, 1]
+
+
 async def test_requests_that_run_through_nodes_with_another_n_share_among_themselves():
     requests = Requests(n=lambda used: 4 if used in (4, 1) else 3)
     assert await abatch(requests.graph, [4, 1, 3, 2]) == [7, 1, 4, 2]

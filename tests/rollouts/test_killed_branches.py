@@ -163,6 +163,25 @@ async def test_a_branch_on_record_is_not_made_a_second_time_by_a_rollout_that_sa
     assert resumed.points(1, 0, said, reused=0, prompt="something else") == [(3, point)]
 
 
+class _Contested(Places):
+    """Of two places that there seemed to be, somebody else is lent one."""
+
+    room = 2
+
+    def take(self, wanted: int) -> list[int]:
+        return super().take(min(wanted, 1))
+
+
+async def test_a_point_for_which_there_was_no_place_after_all_may_branch_later():
+    async def begin(index: int, heritage: Heritage) -> None: ...
+
+    said = logprobs_of({5: 2.0, 6: 1.5})
+    tree = Tree(Branching(BranchPolicy(threshold=0.1, max_per_turn=2)), _Contested([2, 3]), begin)
+    first, second = (tree.points(0, 0, said, reused=0, prompt="asked") for _ in range(2))
+    assert [index for index, _ in [*first, *second]] == [2, 3]
+    assert first[0][1].token != second[0][1].token
+
+
 @pytest.mark.parametrize("streams", [False, True])
 async def test_an_answer_that_was_recorded_and_not_put_on_its_thread_is_neither_asked_for_nor_counted_again(
     serve: Callable[..., ChatServer], tmp_path: Path, streams: bool
