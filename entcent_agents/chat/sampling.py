@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Generator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -56,15 +56,23 @@ class Calls:
     """Model calls under way that are ended together, on whatever event loops they run.
 
     Threads cannot be cancelled. What synchronous nodes and tools ask for would go on after their rollouts ended.
+
+    Args:
+        parent: The calls that these are among: they end with those.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, parent: Calls | None = None) -> None:
+        self._parent = parent
         self._under_way: set[tuple[asyncio.AbstractEventLoop, asyncio.Task[Any] | None]] = set()
         self._closed = False
 
+    def among(self, others: Calls | None) -> bool:
+        """Whether they are those others, or some of them."""
+        return self is others or (self._parent is not None and self._parent.among(others))
+
     @contextmanager
     def known(self) -> Generator[None]:
-        """Make what the current task asks for inside known to `close`.
+        """Make what the current task asks for inside known to `close`, of the calls that these are among too.
 
         Raises:
             asyncio.CancelledError: They were ended already.
@@ -74,7 +82,8 @@ class Calls:
         call = (asyncio.get_running_loop(), asyncio.current_task())
         self._under_way.add(call)
         try:
-            yield
+            with self._parent.known() if self._parent else nullcontext():
+                yield
         finally:
             self._under_way.discard(call)
 
@@ -212,7 +221,7 @@ _own_calls: ContextVar[Calls | None] = ContextVar("own_calls", default=None)
 @contextmanager
 def own_calls() -> Generator[Calls]:
     """Let model calls made inside, in threads started inside included, end with it where it fails or is cancelled."""
-    calls = Calls()
+    calls = Calls(_own_calls.get())
     token = _own_calls.set(calls)
     try:
         yield calls

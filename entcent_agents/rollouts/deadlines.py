@@ -169,7 +169,7 @@ class CallLimit(BaseCallbackHandler):
                 self._loop.call_soon_threadsafe(change, *arguments)
 
     def _arm(self, run_id: UUID, calls: Calls | None) -> None:
-        if calls is self._calls:  # else a thread asks that an earlier attempt left behind
+        if calls and calls.among(self._calls):  # else a thread asks that an earlier attempt left behind
             self._timers[run_id] = self._loop.call_later(self._seconds, self._end)
 
     def _disarm(self, run_id: UUID) -> None:

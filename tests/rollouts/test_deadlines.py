@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from langchain.agents import create_agent
@@ -23,14 +24,17 @@ from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.types import Command, interrupt
 
 from entcent_agents.budget import Budget
+from entcent_agents.capture.recorder import TurnRecorder
 from entcent_agents.chat.model import ChatLogprobs
+from entcent_agents.chat.sampling import known_calls, own_calls
 from entcent_agents.effects import EXTERNAL, READ, WRITE
 from entcent_agents.environments import DirectoryEnvironment, current_environment
-from entcent_agents.errors import RolloutsFailedError
+from entcent_agents.errors import ModelServerError, RolloutsFailedError
 from entcent_agents.ledger import MemoryLedger
 from entcent_agents.ledger.record import State
 from entcent_agents.nodes import EntropyCentroidSelector, ParallelRollouts, Retries, guarded, unfinished
 from entcent_agents.prebuilt import entropy_centroid_graph
+from entcent_agents.rollouts.deadlines import CallLimit
 from entcent_agents.testing import ScriptedChat, ScriptedTurn
 from tests.chat_server import ChatServer, Reply, Request, says
 from tests.passing_time import Clock
@@ -692,3 +696,26 @@ async def test_the_deadline_of_the_request_ends_the_pause_before_a_retry(flying)
     graph = graph_of([[answer("late", LATE)]], budget=budget, retries=patience)
     with at_most(LIMIT_SECONDS + MOMENTS), pytest.raises(RolloutsFailedError, match="max_seconds=100"):
         await graph.ainvoke(ASK)
+
+
+async def test_calls_of_candidates_within_an_attempt_are_to_be_in_time_too():
+    limit = CallLimit(0.01, TurnRecorder(), RuntimeError("late"))
+    with pytest.raises(ModelServerError, match="max_seconds_per_call"), own_calls():
+        async with limit.heeded():
+            with own_calls():
+                limit.begin(uuid4())
+                await asyncio.sleep(5)
+
+
+async def test_what_ends_the_calls_of_a_rollout_ends_those_of_its_candidates_and_refuses_later_ones():
+    async def ask() -> None:
+        with known_calls():
+            await asyncio.sleep(5)
+
+    with own_calls() as outer, own_calls():
+        under_way = asyncio.create_task(ask())
+        await asyncio.sleep(0)
+        outer.close()
+        for call in (under_way, asyncio.create_task(ask())):
+            with pytest.raises(asyncio.CancelledError):
+                await call
