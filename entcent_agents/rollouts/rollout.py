@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from copy import deepcopy
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from langchain_core.messages import BaseMessage
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.errors import GraphBubbleUp, ParentCommand
@@ -302,7 +303,12 @@ class _Attempt:
         stopping = self.request.stopping
         if stopping is None or not stopping.prunes:
             return []
-        return [Asking(stopping, self.index, lambda: trajectory_of((), self.recorder, self._before))]
+        return [Asking(stopping, self.index, self._asked_with)]
+
+    def _asked_with(self, prompt: Sequence[BaseMessage]) -> Trajectory:
+        """What led to a prompt; nothing where it has no turn of this rollout's, as those that tools ask with."""
+        made = trajectory_of(prompt, self.recorder, Trajectory())
+        return Trajectory(turns=(*self._before.turns, *made.turns)) if prompt and made.turns else Trajectory()
 
     def record(self, seconds: float) -> Rollout:
         """What is kept of it."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Sequence
 from contextlib import suppress
 from typing import Any, Final
+
+from langchain_core.messages import BaseMessage
 
 from entcent_agents.branching.stopping import EarlyStopping, leading
 from entcent_agents.capture.handlers import ModelAndToolHandler
@@ -90,14 +92,14 @@ class Asking(ModelAndToolHandler):
     Args:
         stopping: The round's.
         index: The rollout's.
-        so_far: Gives its turns.
+        so_far: Gives its turns, of which the prompt has the messages.
     """
 
     hears_starts = True
 
-    def __init__(self, stopping: Stopping, index: int, so_far: Callable[[], Trajectory]) -> None:
-        self._tell = lambda: stopping.asks(index, so_far)
+    def __init__(self, stopping: Stopping, index: int, so_far: Callable[[Sequence[BaseMessage]], Trajectory]) -> None:
+        self._tell = lambda prompt: stopping.asks(index, lambda: so_far(prompt))
 
     def on_chat_model_start(self, serialized: Any, messages: Any, **kwargs: Any) -> None:
         """It is about to ask."""
-        self._tell()
+        self._tell([message for prompt in messages for message in prompt])

@@ -212,6 +212,21 @@ async def test_a_confident_rollout_is_not_pruned(flying):
     assert statuses(await rollouts_of(node_of(scripts, PRUNED))) == ["finished"] * 5
 
 
+async def test_a_rollout_is_not_pruned_for_what_the_agent_did_not_keep(flying):
+    @tool("look")
+    async def doubt() -> str:
+        """Look."""
+        await ScriptedChat(scripts=[[says_so("hm", confidence=0.1)]]).ainvoke("What is it?")
+        return "seen"
+
+    scripts = [*[[says_so(f"answer {i}")] for i in range(4)], [looks(10), says_so("no", 10)]]
+    agent = create_agent(ScriptedChat(scripts=scripts), [doubt])
+    node = ParallelRollouts(agent, n=5, stopping=PRUNED, effects={"look": READ})
+    rollouts = await rollouts_of(node)
+    assert statuses(rollouts) == ["finished"] * 5
+    assert rollouts[4].usage.model_calls == 3
+
+
 async def test_synchronous_nodes_are_pruned_too():
     model = ScriptedChat(
         scripts=[
