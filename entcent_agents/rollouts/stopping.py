@@ -98,8 +98,11 @@ class Asking(ModelAndToolHandler):
     hears_starts = True
 
     def __init__(self, stopping: Stopping, index: int, so_far: Callable[[Sequence[BaseMessage]], Trajectory]) -> None:
-        self._tell = lambda prompt: stopping.asks(index, lambda: so_far(prompt))
+        self._stopping = stopping
+        self._index = index
+        self._so_far = so_far
 
     def on_chat_model_start(self, serialized: Any, messages: Any, **kwargs: Any) -> None:
         """It is about to ask."""
-        self._tell([message for prompt in messages for message in prompt])
+        prompt = [message for each in messages for message in each]
+        self._stopping.asks(self._index, lambda: self._so_far(prompt))

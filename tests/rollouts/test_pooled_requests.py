@@ -185,9 +185,9 @@ async def cancelled_when_held(graph: Any, script: Mixed, *, held_at: int, branch
     while told < branches or not script.sampled:  # noqa: ASYNC110  nothing tells
         await asyncio.sleep(0.001)
     running.cancel()
-    script.free.set()
     with pytest.raises(asyncio.CancelledError):
         await running
+    script.free.set()  # an answer that came before the cancellation is through would branch
 
 
 async def test_who_goes_on_with_a_request_has_what_it_borrowed_and_borrows_that_from_nobody(
@@ -267,9 +267,9 @@ async def test_a_cancelled_batch_leaves_no_thread_of_those_that_wait(serve: Serv
             await asyncio.sleep(0.001)
         await asyncio.sleep(0.5)  # the first one waits for the other one, or is about to
         batch.cancel()
-        script.free.set()
         with pytest.raises(asyncio.CancelledError):
             await batch
+        script.free.set()
         assert [found async for found in saver.alist(None)] == []
 
 
