@@ -49,9 +49,9 @@ def test_in_a_weighted_vote_an_outcome_weighs_as_often_as_it_has_votes():
     assert selection.winner == 2
 
 
-def test_in_a_borda_vote_too():
+def test_in_a_borda_vote_too_with_the_weights_of_all_that_came_to_it():
     selection, _ = chosen(BordaVote(BySignal("mean_entropy"), power=1.0), CANDIDATES[:3])
-    assert {candidate.rollout: candidate.value for candidate in selection.candidates} == {0: 2.0, 2: 2.0}
+    assert {candidate.rollout: candidate.value for candidate in selection.candidates} == {0: 3.0, 2: 2.0 + 1.0}
 
 
 def test_candidates_without_an_outcome_are_not_the_same():

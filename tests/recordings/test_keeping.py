@@ -92,7 +92,7 @@ async def test_each_round_of_a_request_is_a_task(tmp_path: Path):
 async def test_by_default_there_is_no_word_of_the_content(tmp_path: Path):
     await graph_of(Records(tmp_path, which="all")).ainvoke(ASK)
     written = "".join(path.read_text() for path in tmp_path.iterdir())
-    assert not re.search("secret|4111|answer|look", written)
+    assert not re.search("secret|4111111111111111|answer|look", written)
     assert "messages" not in lines_in(tmp_path)[0]
     assert {*lines_in(tmp_path)[0]["rollout"]["turns"][0]["logprobs"]}.isdisjoint({"text", "offsets", "ids"})
 
