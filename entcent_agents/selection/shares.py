@@ -7,10 +7,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 
-from entcent_agents.trajectory import Rollout
-
-_Place = tuple[int, int]
-"""A turn, and a token of it."""
+from entcent_agents.trajectory import Branch, Rollout
 
 
 def branch_shares(rollouts: Sequence[Rollout]) -> Mapping[int, float]:
@@ -28,29 +25,28 @@ def branch_shares(rollouts: Sequence[Rollout]) -> Mapping[int, float]:
         rollouts: Those that vote. A parent that is not among them has its part all the same, as of a whole vote: what
             it had itself of another's is not known.
     """
-    children: defaultdict[int, list[tuple[_Place, Rollout]]] = defaultdict(list)
-    for rollout in rollouts:
-        if rollout.branch is not None:
-            children[rollout.branch.parent].append(((rollout.branch.turn, rollout.branch.token), rollout))
-    branched = {rollout.index for rollout in rollouts if rollout.branch is not None}
-    shares = {index: 1.0 for index in [*(rollout.index for rollout in rollouts), *children] if index not in branched}
+    branches = {rollout.index: rollout.branch for rollout in rollouts if rollout.branch is not None}
+    children: defaultdict[int, list[int]] = defaultdict(list)
+    for index, branch in branches.items():
+        children[branch.parent].append(index)
+    shares = {index: 1.0 for index in [*(rollout.index for rollout in rollouts), *children] if index not in branches}
+
+    def place(index: int) -> tuple[int, int]:
+        return branches[index].turn, branches[index].token
+
     waiting = [*shares]
     while waiting:
         parent = waiting.pop()
-        for _, siblings in groupby(sorted(children.get(parent, ()), key=_place), _place):
-            group = [rollout for _, rollout in siblings]
+        for _, siblings in groupby(sorted(children.get(parent, ()), key=place), place):
+            group = [*siblings]
             whole = shares[parent]
-            shares[parent], *parts = [whole * part for part in _parts(group)]
-            shares.update({child.index: part for child, part in zip(group, parts, strict=True)})
-            waiting += [child.index for child in group]
+            shares[parent], *parts = [whole * part for part in _parts([branches[index] for index in group])]
+            shares.update(zip(group, parts, strict=True))
+            waiting += group
     return {rollout.index: shares[rollout.index] for rollout in rollouts}
 
 
-def _place(child: tuple[_Place, Rollout]) -> _Place:
-    return child[0]
-
-
-def _parts(branches: Sequence[Rollout]) -> list[float]:
+def _parts(branches: Sequence[Branch]) -> list[float]:
     """How a share is divided among a parent, the first, and those that branched from it at one token."""
     odds = [1.0, *(_odds(each) for each in branches)]
     if any(math.isnan(each) for each in odds):
@@ -58,9 +54,8 @@ def _parts(branches: Sequence[Rollout]) -> list[float]:
     return [each / math.fsum(odds) for each in odds]
 
 
-def _odds(rollout: Rollout) -> float:
+def _odds(branch: Branch) -> float:
     """Not a number where they are not known, or the turn was made anew: it is a sample then, as the parent's is."""
-    branch = rollout.branch
-    if branch is None or branch.odds is None or branch.method not in ("continued", "forced"):
+    if branch.odds is None or branch.method not in ("continued", "forced"):
         return math.nan
     return branch.odds
