@@ -43,8 +43,7 @@ class EntropyCentroidMiddleware(AgentMiddleware[Any, Any, Any]):  # any state: c
 
     Args:
         n: How many candidates; 1 leaves the agent as it is.
-        selector: How to choose; default: lowest centroid where it means something, else entropy-weighted vote, else
-            lowest mean entropy, else first.
+        selector: How to choose; default: what `default_selector` says.
         scope: Which turns before this one count: those since the last message of the user (`request`), or all of the
             thread (`thread`).
         on_unscorable: What to do where no candidate carries log-probabilities: `error`, or let the selector decide all

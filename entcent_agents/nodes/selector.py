@@ -47,8 +47,7 @@ class EntropyCentroidSelector(Node):
 
     Args:
         rollouts: The node whose rollouts it selects from. Without it messages of finished rollouts alone are committed.
-        selector: How to choose; default: lowest centroid where it means something, else entropy-weighted vote, else
-            lowest mean entropy, else first.
+        selector: How to choose; default: what `default_selector` says.
         on_unscorable: What to do where no rollout carries log-probabilities: `error`, or let the selector decide
             all the same (`fallback`).
         shadow: Whether to commit the first rollout whatever the selector says, as if the agent ran alone, and to
