@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from evals.runner.modes import Mode
+
 if TYPE_CHECKING:
     from evals.cli.scoring import ScoreRequest
 
@@ -21,11 +23,11 @@ Top = Annotated[float, typer.Option(help="A phase starts among this top share of
 Bottom = Annotated[float, typer.Option(help="A phase ends among this bottom share.")]
 Low = Annotated[int, typer.Option(help="How many such tokens in a row end it.")]
 Window = Annotated[float, typer.Option(help="Of group and tail signals: tokens, or a share of the trajectory below 1.")]
-Mode = Annotated[
-    Literal["single", "parallel", "branching", "adaptive", "adaptive-labels"],
+ModeOption = Annotated[
+    Mode,
     typer.Option(
-        help="One rollout a task; several; few that branch; the same, with what tasks leave over given to those that "
-        "used all of theirs, or, by labels, to those that are unsolved."
+        help="One rollout a task; several; one that takes the best of n answers at each step; few that branch; the "
+        "same, with what tasks leave over given to those that used all of theirs, or, by labels, to those unsolved."
     ),
 ]
 Initial = Annotated[int | None, typer.Option(min=1, help="Rollouts a task is begun with, where they branch.")]
@@ -122,7 +124,7 @@ def run(
         ),
     ] = "qwen2.5-coder-1.5b",
     preset: Annotated[str | None, typer.Option(help="Settings of a paper: entropy-centroids or eager.")] = None,
-    mode: Mode = "parallel",
+    mode: ModeOption = "parallel",
     n: Annotated[
         int | None,
         typer.Option("-n", "--n", min=1, help="Rollouts a task; branches count. In mode step: answers a step."),

@@ -10,14 +10,11 @@ from entcent_agents.branching import BranchPolicy, Calibration
 from entcent_agents.chat.store import is_file_path
 from entcent_agents.cli.serving import address_of
 from entcent_agents.errors import ConfigurationError
+from evals.runner.modes import Mode
 
 _AS_BUILT: Final = ("temperature", "top_p", "max_tokens", "tool_calling")
 """What a model given by import path decides itself."""
 
-Mode = Literal["single", "parallel", "step", "branching", "adaptive", "adaptive-labels"]
-"""One rollout a task; all of them to their ends, side by side; one, which takes the best of `n` answers at each step;
-few, which branch up to `n`; then what tasks did not use of their `n` for those that used all of theirs, or for those
-that labels say are unsolved."""
 _WITHOUT_BRANCHES: Final = ("single", "parallel", "step")
 _OF_BRANCHES: Final = ("initial", "policy")
 

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from entcent_agents.chat.model import aclose_clients
 from evals.runner.models import open_model
+from evals.runner.modes import Mode
 from evals.runner.running import Run
-from evals.runner.settings import Mode, RunSettings
+from evals.runner.settings import RunSettings
 from evals.store import DATABASE, RolloutStore
 from tests.evals.sums import Sums
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from langchain_core.language_models import BaseChatModel
@@ -18,6 +18,7 @@ from entcent_agents.phases import PhaseConfig
 from entcent_agents.testing.chat import ScriptedChat, ScriptedTurn
 from evals.cli.app import app
 from evals.errors import RunSettingsError, SuiteUnknownError
+from evals.runner.modes import Mode
 from evals.runner.settings import RunSettings, run_settings
 from evals.store import DATABASE, TABLE, read_run
 from tests.chat_server import ChatServer
@@ -116,6 +117,14 @@ def test_a_model_that_is_an_object_is_run_once_in_mode_single(run: Callable[...,
     run("--model", "tests.evals.test_run_command:plain", "--mode", "single", "--limit", 1)
     tasks = read_run(tmp_path / "out").tasks
     assert [[one.reward for one in task] for task in tasks.values()] == [[0.0], [0.0]]
+
+
+def test_every_mode_can_be_asked_for(serve: Serve, run: Callable[..., str], tmp_path: Path):
+    server = serve(choices)
+    for mode in get_args(Mode):
+        sizes = () if mode == "single" else ("-n", 2)
+        model = ("--model", f"{server.base_url}#scripted", "--limit", 1, "--out", tmp_path / mode)
+        assert "of 2 tasks" in run("--mode", mode, *sizes, *model)
 
 
 @pytest.mark.parametrize(
