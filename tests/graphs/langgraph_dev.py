@@ -21,11 +21,11 @@ _END_SECONDS = 30.0
 
 
 @contextmanager
-def langgraph_dev(folder: Path, environment: dict[str, str]) -> Iterator[str]:
-    """The address of a server of what langgraph.json names. Its files and its log lie in the folder."""
+def langgraph_dev(folder: Path, environment: dict[str, str], *, persistent: bool = False) -> Iterator[str]:
+    """The address of a server of what langgraph.json names. Its log and files lie in the folder, and what persists."""
     named = json.loads((ROOT / "langgraph.json").read_text())
     graphs = {name: str(ROOT / path) for name, path in named["graphs"].items()}
-    config = {"dependencies": [str(ROOT)], "graphs": graphs, "disable_persistence": True}
+    config = {"dependencies": [str(ROOT)], "graphs": graphs, "disable_persistence": not persistent}
     (folder / "langgraph.json").write_text(json.dumps(config))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -200,6 +200,29 @@ async def test_a_command_of_the_coder_runs_once_a_person_has_approved_it(
     assert [entry.name for entry in (folder / "work").iterdir()] == ["main.py"] and forks(folder) == []
 
 
+@pytest.mark.slow
+async def test_a_question_is_answered_after_the_server_was_started_again(model: Model, folder: Path, tmp_path: Path):
+    environment = {
+        "ENTCENT_MODEL": f"{model.server.base_url}#scripted",
+        "ENTCENT_WORKSPACE": str(folder / "work"),
+        "ENTCENT_STATE": str(tmp_path / "state"),
+    }
+    model.says(calls("run_command", command="python3 main.py"), says("It ran."))
+    with langgraph_dev(tmp_path, environment, persistent=True) as address:
+        async with get_client(url=address, api_key=None) as client:
+            thread = (await client.threads.create())["thread_id"]
+            await client.runs.wait(thread, "coder", input=asks("Run it."), context={"n": 2})
+            asked = (await client.threads.get_state(thread))["interrupts"]
+    sampled = model.sampled(0)
+    with langgraph_dev(tmp_path, environment, persistent=True) as address:
+        async with get_client(url=address, api_key=None) as client:
+            assert (await client.threads.get_state(thread))["interrupts"] == asked
+            resume = {"resume": {"decisions": [{"type": "approve"}]}}
+            state: Any = await client.runs.wait(thread, "coder", command=resume, context={"n": 2})
+    assert state["messages"][-1]["content"] == "It ran."
+    assert model.sampled(0) == sampled == 2  # by the first server
+
+
 async def test_a_cancelled_run_changes_nothing_and_goes_on_when_it_is_run_again(
     client: LangGraphClient, model: Model, folder: Path
 ):
