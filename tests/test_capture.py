@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 import threading
+from typing import Any
 from uuid import uuid4
 
 import numpy as np
@@ -148,6 +150,23 @@ def test_raw_logprobs_leave_the_message_and_the_rest_stays():
     record(TurnRecorder(on_turn=heard.append), message)
     assert message.response_metadata == {"finish_reason": "stop"}
     assert [turn.scored_tokens for turn in heard] == [1]
+
+
+@pytest.mark.parametrize(
+    ("told", "may_be_run_again"), [(None, False), (asyncio.CancelledError(), False), ("end", True)]
+)
+def test_a_tool_that_was_cut_off_may_have_acted_whether_or_not_the_framework_tells_of_it(
+    told: Any, may_be_run_again: bool
+):
+    recorder, run_id, failed = TurnRecorder(), uuid4(), TimeoutError("the model did not answer")
+    recorder.on_tool_start({"name": "pay"}, "", run_id=run_id)
+    recorder.on_llm_error(failed, run_id=uuid4())
+    if told == "end":
+        recorder.on_tool_end("paid", run_id=run_id)
+    elif told is not None:
+        recorder.on_tool_error(told, run_id=run_id)
+    assert recorder.failed_with(failed) is may_be_run_again
+    assert recorder.failed_with(failed, repeatable=["pay"])
 
 
 def test_usage_counts_every_call_and_choices_of_one_call_once():

@@ -182,7 +182,7 @@ class TurnRecorder(ModelAndToolHandler):
         self._calls.pop(run_id, None)
 
     def on_tool_start(self, serialized: dict[str, Any] | None, input_str: str, *, run_id: UUID, **kwargs: Any) -> None:
-        """A tool runs until its end or error; of one that was cut off neither is told."""
+        """A tool runs until its end or error; one that was cut off has neither."""
         self._running_tools[run_id] = str((serialized or {}).get("name", kwargs.get("name")))
 
     def on_tool_end(self, output: Any, *, run_id: UUID, **kwargs: Any) -> None:
@@ -190,7 +190,12 @@ class TurnRecorder(ModelAndToolHandler):
         self._running_tools.pop(run_id, None)
 
     def on_tool_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
-        """What a tool raised is remembered, whoever raised it first."""
+        """What a tool raised is remembered, whoever raised it first.
+
+        To be cut off is no error of the tool's. langchain-core tells of it from 1.8 on, and before that of nothing.
+        """
+        if not isinstance(error, Exception):
+            return
         self._failed_tools.append((self._running_tools.pop(run_id, ""), error))
 
     def on_llm_end(self, response: LLMResult, *, run_id: UUID, **kwargs: Any) -> None:

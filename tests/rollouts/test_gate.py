@@ -129,7 +129,8 @@ async def test_cost_is_kept_below_its_limit_too(serve):
     assert usage is not None
     billed = biller.total
     cost = prices.cost(prompt_tokens=billed.prompt_tokens, generated_tokens=billed.generated_tokens)
-    assert usage["cost"] <= cost <= usage["charged_cost"] <= 0.02
+    rounding = 1e-12  # sums of the same calls in another order
+    assert usage["cost"] <= cost + rounding <= usage["charged_cost"] + 2 * rounding <= 0.02 + 2 * rounding
 
 
 async def test_what_the_server_counted_makes_later_bounds_tight(serve):
