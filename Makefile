@@ -62,6 +62,6 @@ $(VENV)/.local: pyproject.toml | $(VENV)/bin/python
 	touch $@
 
 $(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --editable '.[local,evals,serve,mcp,dev]'
+	$(BIN)/python -m pip install --quiet --editable '.[local,evals,serve,service,mcp,dev]'
 	for suite in $(SUITES); do $(BIN)/python -m evals install $$suite || exit 2; done
 	touch $@ $(VENV)/.local

@@ -80,7 +80,8 @@ async def served(
         environments = [make(os.environ[name]) for name, make in worlds.items() if os.environ.get(name)]
         if not environments:
             raise ConfigurationError(f"the agent has nothing to work on: set {' or '.join(worlds)}")
-        agent = make_agent(_model(settings), [environment.name for environment in environments], settings)
+        model = model_from_environment(temperature=settings.temperature, max_tokens=settings.turn_tokens)
+        agent = make_agent(model, [environment.name for environment in environments], settings)
         return entropy_centroid_graph(
             agent,
             n=settings.n,
@@ -108,8 +109,12 @@ async def served(
         yield await asyncio.to_thread(graph, rollout_checkpointer=saver, ledger=ledger)
 
 
-def _model(settings: Settings) -> ChatLogprobs:
-    """The model at `ENTCENT_MODEL`, `http://…/v1#name`; `ENTCENT_TOOL_CALLING=native` where the server calls tools."""
+def model_from_environment(**settings: Any) -> ChatLogprobs:
+    """The model at `ENTCENT_MODEL`, `http://…/v1#name`; `ENTCENT_TOOL_CALLING=native` where the server calls tools.
+
+    Args:
+        **settings: Further ones of `ChatLogprobs`.
+    """
     address, _, name = os.environ.get("ENTCENT_MODEL", "http://127.0.0.1:8080/v1#default").partition("#")
     key = os.environ.get("ENTCENT_API_KEY")
     return ChatLogprobs(
@@ -117,6 +122,5 @@ def _model(settings: Settings) -> ChatLogprobs:
         base_url=address,
         api_key=SecretStr(key) if key else None,
         tool_calling=cast(Literal["native", "text"], os.environ.get("ENTCENT_TOOL_CALLING", "text")),
-        temperature=settings.temperature,
-        max_tokens=settings.turn_tokens,
+        **settings,
     )

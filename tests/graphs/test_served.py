@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import closing
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,8 +12,9 @@ from typing import Any
 import pytest
 
 from entcent_agents.selection.catalogue import named_selectors
-from tests.chat_server import ChatServer, Reply, Request, says
+from tests.chat_server import Reply, says
 from tests.graphs.langgraph_dev import langgraph_dev
+from tests.graphs.model import Model, calls, until
 from tools.documents import build as build_library
 from tools.penguins import build as build_penguins
 
@@ -27,34 +26,6 @@ from langgraph_sdk.client import LangGraphClient
 
 pytestmark = pytest.mark.timeout(600)  # the server imports for a minute where the machine has other work
 STORED = "CREATE TABLE mass AS SELECT species, avg(body_mass_g) AS mean FROM penguins GROUP BY species"
-
-
-class Model:
-    """A model server whose turns each test sets."""
-
-    def __init__(self) -> None:
-        self._turns: list[Reply] = []
-        self._own = 0
-        self.server = ChatServer(self._answer)
-
-    def says(self, *turns: Reply, own: int = 0) -> None:
-        """Turn after turn of a new conversation, in which the agent says so many by itself before."""
-        self._turns, self._own = list(turns), own
-        self.server.requests.clear()
-
-    def _answer(self, request: Request) -> list[Reply]:
-        return [self._turns[self._turn(request)]] * request.n
-
-    def sampled(self, turn: int) -> int:
-        """How often a turn was asked for, in however many requests."""
-        return sum(request.n for request in self.server.answered if self._turn(request) == turn)
-
-    def _turn(self, request: Request) -> int:
-        return sum(message["role"] == "assistant" for message in request.body["messages"]) - self._own
-
-
-def calls(tool: str, **arguments: Any) -> Reply:
-    return says(f"I call it now.\n```json\n{json.dumps({'name': tool, 'arguments': arguments})}\n```")
 
 
 @pytest.fixture(scope="module")
@@ -106,11 +77,6 @@ def tables(folder: Path) -> set[str]:
 
 def forks(folder: Path) -> list[Path]:
     return list(folder.glob(".entcent-*/forks/*"))
-
-
-async def until(true: Callable[[], bool]) -> None:
-    while not true():  # noqa: ASYNC110 - it is another process that is waited for
-        await asyncio.sleep(0.1)
 
 
 @pytest.mark.parametrize("name", ["analyst", "coder", "researcher"])

@@ -1,0 +1,57 @@
+"""A request under way in this process, and what any number of listeners see of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import suppress
+from typing import Any, Final
+
+from graphs.service.log import Request
+
+_PAUSE_SECONDS: Final = 0.1
+"""Between what a listener is told: rollouts change with every token."""
+Event = Mapping[str, Any]
+
+
+class Running:
+    """Keeps the latest event of each rollout and kind: a slow listener misses what is over, and memory stays bounded.
+
+    Args:
+        request: What is asked.
+    """
+
+    def __init__(self, request: Request) -> None:
+        self.request = request
+        self.task: asyncio.Task[None] | None = None
+        self.withdrawn = False
+        self._latest: dict[tuple[str, int | None], tuple[int, Event]] = {}
+        self._versions = 0
+        self._changed, self._ended = asyncio.Event(), asyncio.Event()
+
+    def tell(self, event: Event) -> None:
+        """Something happened."""
+        self._versions += 1
+        self._latest[str(event["type"]), event.get("rollout")] = (self._versions, event)
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    def end(self) -> None:
+        """Nothing more will happen here."""
+        self._ended.set()
+        self._changed.set()
+
+    async def events(self) -> AsyncIterator[Event]:
+        """What happened so far, and then what happens, to the end."""
+        seen = 0
+        while True:
+            changed = self._changed
+            for version, event in sorted(self._latest.values(), key=lambda kept: kept[0]):
+                if version > seen:
+                    seen = version
+                    yield event
+            if self._ended.is_set():
+                return
+            await changed.wait()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._ended.wait(), _PAUSE_SECONDS)

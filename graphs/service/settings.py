@@ -1,0 +1,51 @@
+"""What the service is set up with: environment variables that begin with ENTCENT_."""
+
+from __future__ import annotations
+
+from typing import Self
+
+from pydantic import Field, field_validator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from entcent_agents.selection.catalogue import named_selectors
+
+
+class ServiceSettings(BaseSettings):
+    """Each field is a variable: `n` is `ENTCENT_N`. Where the model is says `graphs.serving`: `ENTCENT_MODEL`."""
+
+    model_config = SettingsConfigDict(env_prefix="ENTCENT_", frozen=True, extra="ignore")
+
+    database: str = Field(description="Connection string of PostgreSQL.")
+    host: str = "127.0.0.1"
+    port: int = Field(default=8000, ge=0, le=65535, description="0 takes a free one.")
+
+    n: int = Field(default=4, ge=1, le=32, description="Rollouts of a request; with `initial`, at most.")
+    initial: int | None = Field(default=None, ge=1, description="Begin with so many, and branch; None: all n at once.")
+    lent_rollouts: int = Field(default=64, ge=1, description="Most that easy requests leave to hard ones.")
+    selector: str = Field(default="default chain", description="Which rollout is chosen.")
+    shadow: bool = Field(default=False, description="Answer with the first rollout, and record what would be chosen.")
+    temperature: float = Field(default=0.7, ge=0, le=2)
+    turn_tokens: int = Field(default=800, ge=1, description="Most tokens of one turn.")
+    ask_before_refunds: bool = Field(default=True, description="Whether a person approves the agent's refunds.")
+
+    max_tokens: int | None = Field(default=100_000, ge=1, description="Of one request, read and sampled.")
+    max_seconds: float | None = Field(default=120.0, gt=0, description="After so long, the best there is is taken.")
+    max_requests: int = Field(default=200, ge=1, description="Under way at once; more are told to come again.")
+    max_connections: int = Field(default=64, ge=1, description="To the model, of all requests together.")
+    database_connections: int = Field(default=16, ge=4)
+
+    lease_seconds: float = Field(default=30.0, gt=0, description="A request unheard of for so long is taken over.")
+    drain_seconds: float = Field(default=30.0, ge=0, description="What is under way may take, when the service ends.")
+
+    @field_validator("selector")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if name not in named_selectors():
+            raise ValueError(f"no selector is named {name!r}; there are {', '.join(named_selectors())}")
+        return name
+
+    @model_validator(mode="after")
+    def _begins_with_fewer(self) -> Self:
+        if self.initial is not None and self.initial > self.n:
+            raise ValueError(f"initial={self.initial} is above n={self.n}, the most rollouts of a request")
+        return self
