@@ -27,7 +27,7 @@ def main() -> None:
         host=settings.host,
         port=settings.port,
         log_config=None,
-        timeout_graceful_shutdown=int(settings.drain_seconds) or None,
+        timeout_graceful_shutdown=int(settings.drain_seconds),
     )
 
 

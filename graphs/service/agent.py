@@ -16,7 +16,7 @@ from entcent_agents.branching import BranchPolicy, BudgetPool
 from entcent_agents.budget import Budget
 from entcent_agents.chat.model import ChatLogprobs
 from entcent_agents.ledger import LedgerSettings, PostgresLedger
-from entcent_agents.nodes import Branching
+from entcent_agents.nodes import Branching, sweep
 from entcent_agents.prebuilt import create_entropy_centroid_agent
 from entcent_agents.selection.catalogue import named_selectors
 from graphs.service.settings import ServiceSettings
@@ -31,9 +31,9 @@ _SAVERS: Final = 8
 class Agents:
     """The agent, several times over; they share the model, the ledger, the pool of connections and the budget pool."""
 
-    def __init__(self, graphs: Sequence[Agent]) -> None:
-        self._graphs = graphs
+    def __init__(self, graphs: Sequence[Agent], saver: AsyncPostgresSaver, ledger: PostgresLedger) -> None:
         self._next = itertools.cycle(graphs)
+        self._saver, self._ledger = saver, ledger
 
     @classmethod
     async def of(
@@ -70,11 +70,15 @@ class Agents:
             )
             for saver in savers
         ]
-        return cls(graphs)
+        return cls(graphs, savers[0], ledger)
 
     def one(self) -> Agent:
         """The one whose turn it is."""
         return next(self._next)
+
+    async def sweep(self) -> None:
+        """Remove what requests left a week ago that nobody went on with."""
+        await sweep(self._saver, self._ledger)
 
 
 def config_of(thread: str) -> RunnableConfig:

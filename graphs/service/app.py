@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import socket
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Final
 
+import psycopg
 from fastapi import FastAPI
 from psycopg.rows import dict_row
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from entcent_agents.chat.model import aclose_clients
-from entcent_agents.errors import ConfigurationError
+from entcent_agents.errors import ConfigurationError, LedgerError
 from graphs.service.agent import Agents
 from graphs.service.desk import Desk
 from graphs.service.log import RequestLog
@@ -24,7 +26,9 @@ from graphs.service.settings import ServiceSettings
 from graphs.service.shop import open_shop
 from graphs.serving import model_from_environment
 
+_LOGGER: Final = logging.getLogger(__name__)
 _START_SECONDS: Final = 10.0
+_SWEEP_SECONDS: Final = 3600.0
 
 
 def make_app(settings: ServiceSettings) -> FastAPI:
@@ -55,11 +59,20 @@ async def _lifespan(app: FastAPI) -> AsyncGenerator[None]:
         agents = await Agents.of(settings, model, await open_shop(pool), pool)
         desk = Desk(agents, log, metrics, max_requests=settings.max_requests, lease_seconds=settings.lease_seconds)
         stack.push_async_callback(desk.close, settings.drain_seconds)
-        watching = asyncio.create_task(desk.watch())
-        stack.callback(watching.cancel)
+        for loop in (desk.watch(), _sweeping(agents)):
+            stack.callback(asyncio.create_task(loop).cancel)
         app.state.desk, app.state.log, app.state.metrics = desk, log, metrics
         app.state.pool, app.state.model = pool, model
         yield
+
+
+async def _sweeping(agents: Agents) -> None:
+    while True:
+        try:
+            await agents.sweep()
+        except (psycopg.Error, LedgerError) as error:
+            _LOGGER.warning("nothing was swept: %s", error)
+        await asyncio.sleep(_SWEEP_SECONDS)
 
 
 @asynccontextmanager
