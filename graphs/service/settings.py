@@ -35,7 +35,7 @@ class ServiceSettings(BaseSettings):
     database_connections: int = Field(default=16, ge=4)
 
     lease_seconds: float = Field(default=30.0, gt=0, description="A request unheard of for so long is taken over.")
-    drain_seconds: float = Field(default=30.0, ge=0, description="What clients wait for may take when it ends, then the rest.")
+    drain_seconds: float = Field(default=30.0, ge=0, description="What is under way may take, when it ends.")
 
     @field_validator("selector")
     @classmethod
