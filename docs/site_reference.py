@@ -42,7 +42,6 @@ MET = {
     "entcent_agents.effects": ["effects.metadata.Tool"],
     "entcent_agents.environments": ["environments.protocol.Sealed"],
     "entcent_agents.ledger": ["ledger.decision.Change", "ledger.values.StoredValue"],
-    "entcent_agents.nodes": ["nodes.state.RolloutsState"],
     "entcent_agents.recordings": ["recordings.records.ReadingOptions"],
     "entcent_agents.telemetry": ["recordings.keeping.RecordedRound", "telemetry.spans.RoundSpans"],
 }
@@ -123,8 +122,15 @@ class PublicNames(SphinxDirective):
         own += [(f"{PACKAGE}.{path}", _met(path)) for path in MET.get(page, [])]
         lines = [f".. automodule:: {page}", "   :no-members:", "", *_table(elsewhere)]
         for name, value in own:
-            lines += [f".. {_kind(value)}:: {name}", *(["   :members:"] if inspect.isclass(value) else []), ""]
+            lines += [f".. {_kind(value)}:: {name}", *_options(value), ""]
         return self.parse_text_to_nodes(StringList(lines, source=page))
+
+
+def _options(value: object) -> list[str]:
+    if not inspect.isclass(value):
+        return []
+    tells = any(f"{base.__module__}.{base.__qualname__}" in homes() for base in value.__bases__)
+    return ["   :members:", *(["   :show-inheritance:"] if tells else [])]
 
 
 def _met(path: str) -> object:
