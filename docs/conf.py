@@ -31,7 +31,7 @@ exclude_patterns = [
     "**/__pycache__",
 ]
 nitpicky = True
-smartquotes = False
+smartquotes_action = "D"  # the dashes of field lists; quotes stay as they are written
 
 # Markdown as a plain git host shows it: no syntax of MyST's own but in the index and the reference.
 myst_enable_extensions: list[str] = []
@@ -64,7 +64,7 @@ html_show_sourcelink = False
 html_show_sphinx = False
 highlight_language = "text"  # a block that says no language is a drawing or a formula
 pygments_style = "tango"
-pygments_dark_style = "monokai"
+pygments_dark_style = "github-dark"
 
 # `make links` asks the web; nothing else here does.
 linkcheck_timeout = 20

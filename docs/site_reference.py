@@ -7,16 +7,19 @@ import inspect
 import sys
 from collections.abc import Iterator
 from functools import cache
+from inspect import Parameter, Signature
 from pathlib import Path
 from types import ModuleType
 from typing import TypeVar
 
 from docutils import nodes
 from docutils.statemachine import StringList
+from pydantic.fields import FieldInfo
 from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 from sphinx.util.docutils import SphinxDirective
+from sphinx.util.inspect import stringify_signature
 
 PACKAGE = "entcent_agents"
 PAGES = sorted(page.stem for page in (Path(__file__).parent / "reference").glob(f"{PACKAGE}*.md"))
@@ -59,6 +62,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     """Add the directive to a build, and what finds the names that it documents."""
     app.add_directive("public-names", PublicNames)
     app.connect("autodoc-skip-member", _fields_are_told_already)
+    app.connect("autodoc-process-signature", _own_fields_alone)
     app.connect("missing-reference", _where_it_is_public)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
 
@@ -154,8 +158,27 @@ def _kind(value: object) -> str:
 
 
 def _fields_are_told_already(app: Sphinx, what: str, name: str, member: object, *_: object) -> bool | None:
-    """Fields of named tuples and of models are in the docstring of their class."""
-    return True if type(member).__name__ == "_tuplegetter" or name.startswith("model_") else None
+    """Fields of named tuples are in the docstring of their class; what LangChain and pydantic ask for is in theirs."""
+    theirs = name.startswith(("model_", "lc_", "is_lc_"))
+    return True if theirs or type(member).__name__ == "_tuplegetter" else None
+
+
+def _own_fields_alone(
+    app: Sphinx, what: str, name: str, value: object, options: object, signature: str, result: str
+) -> tuple[str, str] | None:
+    """A model's own fields, and not the dozens that it has from LangChain."""
+    fields = getattr(value, "__pydantic_fields__", None)
+    if what != "class" or fields is None:
+        return None
+    own = [
+        Parameter(key, Parameter.KEYWORD_ONLY, **_told(fields[key])) for key in value.__annotations__ if key in fields
+    ]
+    return stringify_signature(Signature(own), unqualified_typehints=True), result
+
+
+def _told(field: FieldInfo) -> dict[str, object]:
+    given = {} if field.is_required() else {"default": field.get_default(call_default_factory=True)}
+    return {"annotation": field.annotation, **given}
 
 
 def _where_it_is_public(

@@ -6,10 +6,13 @@ import ast
 import re
 import subprocess
 import sys
+from importlib import import_module
+from pkgutil import iter_modules
 from textwrap import dedent, indent
 
 import pytest
 
+import entcent_agents
 from entcent_agents.chat.store import ModelStore
 from tests.forks import forked, run_text
 from tests.pages import ELSEWHERE, ROOT, Block, block_with, blocks
@@ -53,6 +56,13 @@ def test_there_are_blocks_to_run():
     assert len(OFFLINE) > 40 and len(EMBEDDED) > 3
     for words in ELSEWHERE:
         assert block_with(words)
+
+
+def test_every_module_that_says_what_it_offers_has_a_page_in_the_reference():
+    """The page itself is made from `__all__`: nothing that is in it can be left out."""
+    modules = [import_module(f"entcent_agents.{module.name}") for module in iter_modules(entcent_agents.__path__)]
+    pages = {path.stem for path in (ROOT / "docs" / "reference").glob("entcent_agents*.md")}
+    assert {module.__name__ for module in (entcent_agents, *modules) if hasattr(module, "__all__")} <= pages
 
 
 def test_no_python_hides_from_being_run_in_another_kind_of_block():
