@@ -44,6 +44,7 @@ check: $(VENV)/.dev
 
 docs: $(VENV)/.dev
 	$(BIN)/python -m sphinx -q -W --keep-going -c docs -d build/doctrees . build/docs
+	@echo build/docs/index.html
 
 links: $(VENV)/.dev
 	$(BIN)/python -m sphinx -q -b linkcheck -c docs -d build/doctrees . build/links
