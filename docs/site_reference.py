@@ -46,13 +46,13 @@ MET = {
     "entcent_agents.environments": ["environments.protocol.Sealed"],
     "entcent_agents.ledger": ["ledger.decision.Change", "ledger.values.StoredValue"],
     "entcent_agents.recordings": ["recordings.records.ReadingOptions"],
+    "entcent_agents.selection": ["selection.chain.Chainable"],
     "entcent_agents.telemetry": ["recordings.keeping.RecordedRound", "telemetry.spans.RoundSpans"],
 }
 # Bases and state that add nothing for a reader.
 INTERNAL = {
     "entcent_agents.middleware.entropy_centroid.TurnsState",
     "entcent_agents.nodes.state.Node",
-    "entcent_agents.selection.chain.Chainable",
     "entcent_agents.telemetry.calls.CallSpans",
     "entcent_agents.chat.downloads.Progress",
 }
