@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import re
 import shlex
+import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 from typer.main import get_command
 
 from entcent_agents.cli.app import app as entcent
@@ -21,16 +24,28 @@ from tests.pages import ROOT, blocks, inline_code
 EXTRAS = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"])
 TARGETS = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 PROGRAMS = {"entcent": get_command(entcent), "evals": get_command(evals)}
+SYSTEM = {"cd", "curl", "export", "git", "kill", "mkdir"}
+REFUSAL = typer.BadParameter.__base__ or Exception  # usage errors, of click or of the one that comes with typer
 
 
 def commands(text: str) -> Iterator[list[str]]:
-    """The words of each command of a script, without what is around it."""
+    """The words of each command of a script, without comments, redirections and variables set before it."""
     for line in text.replace("\\\n", " ").splitlines():
-        words = shlex.split(line, comments=True)
-        while words:
-            end = next((i for i, word in enumerate(words) if word in ("&&", "|", ">", ">>", ";")), len(words))
-            yield words[:end]
-            words = [] if words[end : end + 1] in (["&gt;"], [">"], [">>"]) else words[end + 1 :]
+        # Only where a word could begin: an address may have a # in it.
+        bare = re.sub(r"""('[^']*'|"[^"]*")|(?<!\S)#.*""", lambda found: found[1] or "", line)
+        lexer = shlex.shlex(re.sub(r"\b\d>", ">", bare), posix=True, punctuation_chars=True)
+        lexer.whitespace_split, lexer.commenters = True, ""
+        command: list[str] = []
+        words = iter([*lexer, ";"])
+        for word in words:
+            if word in {";", "&", "&&", "|", "||"}:
+                if command:
+                    yield command
+                command = []
+            elif set(word) <= set("<>&"):
+                next(words)
+            elif command or not re.match(r"\w+=", word):
+                command.append(word)
 
 
 def fault(words: list[str], *, whole: bool = True) -> str | None:
@@ -38,40 +53,73 @@ def fault(words: list[str], *, whole: bool = True) -> str | None:
 
     Args:
         words: The command.
-        whole: Whether its options have their values, as in a script; in a sentence they need not.
+        whole: Whether all that it needs is given, as in a script; in a sentence it need not be.
     """
     program, *rest = words
-    program = Path(program).name
-    if program == "python":
-        if rest[:1] != ["-m"]:
+    match Path(program).name, rest:
+        case "python" | "python3", ["-m", module, *given]:
+            return _unrunnable(module, given, whole)
+        case "python" | "python3", _:
             return "python is shown with -m alone"
-        program, rest = rest[1], rest[2:]
-        if program not in PROGRAMS:
-            return None if find_spec(program) else f"no module {program}"
-    if program in PROGRAMS:
-        return _misread(PROGRAMS[program], rest, whole)
-    if program == "make":
-        return next((f"no target {target}" for target in rest if target not in TARGETS), None)
-    if program == "pip":
-        asked = re.findall(r"(?:^|\s)(?:entcent-agents|\.)\[([^\]]*)\]", " ".join(rest))
-        return next((f"no extra {extra}" for each in asked for extra in each.split(",") if extra not in EXTRAS), None)
-    if program == "export" or Path(sys.executable).with_name(program).exists():
+        case "make", _:
+            return next((f"no target {target}" for target in rest if "=" not in target and target not in TARGETS), None)
+        case "pip", _:
+            asked = re.findall(r"(?:^|\s)(?:entcent-agents|\.)\[([^\]]*)\]", " ".join(rest))
+            return next((f"no extra {one}" for each in asked for one in each.split(",") if one not in EXTRAS), None)
+        case name, _ if name in PROGRAMS:
+            return _misread(PROGRAMS[name], rest, whole)
+        case name, _:
+            there = name in SYSTEM or Path(sys.executable).with_name(name).exists()
+            return None if there else f"no program {name}"
+
+
+def _unrunnable(module: str, given: list[str], whole: bool) -> str | None:
+    if module in PROGRAMS:
+        return _misread(PROGRAMS[module], given, whole)
+    try:
+        found = find_spec(module)
+    except ModuleNotFoundError:
+        found = None
+    if not found or not found.origin:
+        return f"no module {module}"
+    path = Path(found.origin)
+    if module == "pip":
+        return fault(["pip", *given], whole=whole)
+    if not path.is_relative_to(ROOT) or ".venv" in path.parts:
         return None
-    return f"no program {program}"
+    main = path.with_name("__main__.py") if found.submodule_search_locations else path
+    if not main.exists() or "__main__" not in main.name + main.read_text():
+        return f"{module} is not a program"
+    unknown = _options(given) and _options(given) - _said_by(module)
+    return f"no option {', '.join(unknown)}" if unknown else None
+
+
+@cache
+def _said_by(module: str) -> set[str]:
+    """The options that a module's own help tells of."""
+    command = [sys.executable, "-m", module, "--help"]
+    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    return set(re.findall(r"(?<![\w-])--?\w[\w-]*", said.stdout + said.stderr))
+
+
+def _options(words: list[str]) -> set[str]:
+    return {word.partition("=")[0] for word in words if word.startswith("-")}
 
 
 def _misread(command: Any, words: list[str], whole: bool) -> str | None:
-    """What the program's own parser says of the words."""
-    while getattr(command, "commands", None) and words and not words[0].startswith("-"):
-        if words[0] not in command.commands:
-            return f"no command {words[0]}"
+    """What the program itself says of the words."""
+    while getattr(command, "commands", None) and (words or whole):
+        if not words or words[0] not in command.commands:
+            return f"no command {' '.join(words[:1])}"
         command, words = command.commands[words[0]], words[1:]
+    if not whole:
+        unknown = _options(words) - {name for each in command.params for name in each.opts}
+        return f"no option {', '.join(unknown)}" if unknown else None
     try:
-        given, _, _ = command.make_parser(command.context_class(command)).parse_args([*words])
-    except Exception as error:  # of click, or of the one that comes with typer
-        return str(error) if whole or "requires" not in str(error) else None
-    missing = [each.name for each in command.params if each.required and given.get(each.name) in (None, ())]
-    return f"no {missing[0]}" if missing and whole else None
+        command.make_context(command.name, [*words])
+    except REFUSAL as error:
+        return str(error)
+    return None
 
 
 @pytest.mark.parametrize("block", blocks("bash"), ids=str)
@@ -83,9 +131,10 @@ def test_commands_of_a_script_could_be_run(block):
 
 def test_commands_in_sentences_are_there():
     shown = {
-        code: fault(shlex.split(code), whole=False)
+        code: fault(words, whole=False)
         for _, code in inline_code()
-        if re.match(r"(entcent|make|python -m) [a-z]", code)
+        if re.match(r"(entcent|make|pip|python -m) [a-z]", code)
+        for words in commands(code)
     }
     assert len(shown) > 30
     assert {code: said for code, said in shown.items() if said} == {}
@@ -94,15 +143,36 @@ def test_commands_in_sentences_are_there():
 @pytest.mark.parametrize(
     "command",
     [
+        "entcent",
         "entcent fly",
+        "entcent run",
         "entcent run x --wings 2",
+        "entcent run x --consensus always",
+        "entcent run x --model http://127.0.0.1/v1#m --wings 2",
         "entcent models pull",
+        "entcent models pull one two",
         "python -m evals run bfcl --nothing",
         "python -m benchmarks.nothing",
+        "python -m nothing.at.all",
+        "python -m entcent_agents.errors",
+        "python -m entcent_agents",
+        "python -m tools.penguins --wings 2 penguins.db",
+        "python -m pip install '.[wings]'",
         "make coffee",
+        "make test; make coffee",
+        "make test 2> log && make coffee",
         "pip install 'entcent-agents[wings]'",
         "no-such-program",
     ],
 )
 def test_a_command_that_is_not_there_is_found(command: str):
-    assert fault(shlex.split(command))
+    assert any(fault(words) for words in commands(command))
+
+
+def test_scripts_are_read_as_a_shell_reads_them():
+    script = "A=1 make demo  # minutes\nentcent run 'x # y' \\\n  --model http://m/v1#n > out 2>&1 && make test\n"
+    assert list(commands(script)) == [
+        ["make", "demo"],
+        ["entcent", "run", "x # y", "--model", "http://m/v1#n"],
+        ["make", "test"],
+    ]
