@@ -47,6 +47,7 @@ napoleon_custom_sections = ["Source", ("Attributes", "params_style")]
 autodoc_member_order = "alphabetical"
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
+autodoc_preserve_defaults = True
 autodoc_class_signature = "mixed"
 add_module_names = False
 python_use_unqualified_type_names = True

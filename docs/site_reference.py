@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import re
 import sys
 from collections.abc import Iterator
 from functools import cache
@@ -15,9 +16,10 @@ from typing import TypeVar
 from docutils import nodes
 from docutils.statemachine import StringList
 from pydantic.fields import FieldInfo
-from sphinx.addnodes import pending_xref
+from sphinx.addnodes import desc_signature, pending_xref
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
+from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
 from sphinx.util.inspect import stringify_signature
 
@@ -49,6 +51,7 @@ MET = {
     "entcent_agents.selection": ["selection.chain.Chainable"],
     "entcent_agents.telemetry": ["recordings.keeping.RecordedRound", "telemetry.spans.RoundSpans"],
 }
+RAW = re.compile(r"(?<!\w)~\w|<(module|function|factory|\w+ object|[\w.]+ at 0x)")
 # Bases and state that add nothing for a reader.
 INTERNAL = {
     "entcent_agents.middleware.entropy_centroid.TurnsState",
@@ -63,7 +66,9 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.add_directive("public-names", PublicNames)
     app.connect("autodoc-skip-member", _fields_are_told_already)
     app.connect("autodoc-process-signature", _own_fields_alone)
+    app.connect("autodoc-process-signature", _defaults_as_python)
     app.connect("missing-reference", _where_it_is_public)
+    app.connect("doctree-read", _nothing_is_left_raw)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
 
 
@@ -159,7 +164,7 @@ def _kind(value: object) -> str:
 
 def _fields_are_told_already(app: Sphinx, what: str, name: str, member: object, *_: object) -> bool | None:
     """Fields of named tuples are in the docstring of their class; what LangChain and pydantic ask for is in theirs."""
-    theirs = name.startswith(("model_", "lc_", "is_lc_"))
+    theirs = name.startswith(("model_", "lc_", "is_lc_")) or inspect.ismodule(member)
     return True if theirs or type(member).__name__ == "_tuplegetter" else None
 
 
@@ -174,6 +179,21 @@ def _own_fields_alone(
         Parameter(key, Parameter.KEYWORD_ONLY, **_told(fields[key])) for key in value.__annotations__ if key in fields
     ]
     return stringify_signature(Signature(own), unqualified_typehints=True), result
+
+
+def _defaults_as_python(
+    app: Sphinx, what: str, name: str, value: object, options: object, signature: str | None, result: str | None
+) -> tuple[str, str | None] | None:
+    """A default of a field that is made anew, `<factory>`, is no Python: types beside it would be left in raw text."""
+    return (re.sub(r"<[^<>]*>", "...", signature), result) if signature and "<" in signature else None
+
+
+def _nothing_is_left_raw(app: Sphinx, page: nodes.document) -> None:
+    """Warn of a signature that shows what Python prints of an object, or a type that could not be read."""
+    for signature in page.findall(desc_signature):
+        if RAW.search(signature.astext()):
+            name = (signature["ids"] or [signature.astext()])[0]
+            logging.getLogger(__name__).warning("%s is shown raw", name, location=app.env.docname)
 
 
 def _told(field: FieldInfo) -> dict[str, object]:
