@@ -11,7 +11,7 @@ SUITES = bfcl agentdojo textarena reasoning_gym
 
 TRACES = $(sort $(wildcard evals/traces/*/rollouts.parquet))
 
-.PHONY: demo test evidence standard kills soak overhead check bench mutants clean
+.PHONY: demo test evidence standard kills soak overhead check docs links bench mutants clean
 
 demo: $(VENV)/.local
 	$(BIN)/entcent models pull $(MODEL)
@@ -42,6 +42,13 @@ overhead: $(VENV)/.dev
 check: $(VENV)/.dev
 	VENV=$(VENV) scripts/check
 
+docs: $(VENV)/.dev
+	$(BIN)/python -m sphinx -q -W --keep-going -c docs -d build/doctrees . build/docs
+	@echo build/docs/index.html
+
+links: $(VENV)/.dev
+	$(BIN)/python -m sphinx -q -b linkcheck -c docs -d build/doctrees . build/links
+
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.demo_selection
 
@@ -62,6 +69,6 @@ $(VENV)/.local: pyproject.toml | $(VENV)/bin/python
 	touch $@
 
 $(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --editable '.[local,evals,serve,service,mcp,dev]'
+	$(BIN)/python -m pip install --quiet --editable '.[local,evals,serve,service,mcp,docs,dev]'
 	for suite in $(SUITES); do $(BIN)/python -m evals install $$suite || exit 2; done
 	touch $@ $(VENV)/.local

@@ -1,5 +1,7 @@
 """Every error this library raises on purpose.
 
+::
+
     EntcentError
     ├── ConfigurationError            a setting that cannot work; raised before any model call, if it can be known then
     │   ├── EffectError               what a tool does to the world cannot be as it is declared, or cannot be honoured

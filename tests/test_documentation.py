@@ -1,50 +1,114 @@
-"""What README and docs show is run, and what they link to is there."""
+"""What README and docs show is run. What they link to is looked at by the build of the site."""
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
-from pathlib import Path
+from importlib import import_module
+from pkgutil import iter_modules
+from textwrap import dedent, indent
 
 import pytest
 
+import entcent_agents
+from entcent_agents.chat.store import ModelStore
 from tests.forks import forked, run_text
+from tests.pages import ELSEWHERE, ROOT, Block, block_with, blocks
 
-ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-BLOCKS = [
-    pytest.param(block, id=f"{page.name}-{i}")
-    for page in PAGES
-    for i, block in enumerate(re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL))
-]
+HERE = [block for block in blocks("python") if not any(words in block.text for words in ELSEWHERE)]
+EMBEDDED = [block for block in HERE if "open_embedded(" in block.text]
+OFFLINE = [block for block in HERE if block not in EMBEDDED]
+README = next(block for block in OFFLINE if block.page == "README.md")
 
 
-@pytest.mark.parametrize("block", BLOCKS)
-def test_a_python_block_runs_on_its_own(block: str):
-    ran = forked(run_text, block, folder=ROOT)
+@pytest.mark.parametrize("block", OFFLINE, ids=str)
+def test_a_python_block_runs_on_its_own(block: Block):
+    ran = forked(run_text, block.text, folder=ROOT)
+    assert ran.returncode == 0, ran.stderr
+
+
+@pytest.mark.real
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("block", EMBEDDED, ids=str)
+def test_a_python_block_runs_on_the_embedded_model(block: Block):
+    ModelStore().pull("smollm2-135m")
+    ran = forked(run_text, block.text, folder=ROOT)
     assert ran.returncode == 0, ran.stderr
 
 
 def test_the_first_one_runs_with_nothing_loaded_before_it():
-    command = [sys.executable, "-W", "error", "-c", *BLOCKS[0].values]
+    command = [sys.executable, "-W", "error", "-c", README.text]
     ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("block", BLOCKS)
-def test_each_runs_with_nothing_loaded_before_it(block: str):
-    command = [sys.executable, "-W", "error", "-c", block]
+@pytest.mark.parametrize("block", HERE, ids=str)
+def test_each_runs_with_nothing_loaded_before_it(block: Block):
+    command = [sys.executable, "-W", "error", "-c", block.text]
     ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
 
 
 def test_there_are_blocks_to_run():
-    assert len(BLOCKS) >= 3
+    assert len(OFFLINE) > 40 and len(EMBEDDED) > 3
+    for words in ELSEWHERE:
+        assert block_with(words)
 
 
-@pytest.mark.parametrize("page", [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"], ids=lambda page: page.name)
-def test_local_links_lead_somewhere(page: Path):
-    links = re.findall(r"\]\((?!https?://|#)([^)#]+)", page.read_text())
-    assert [link for link in links if not (page.parent / link).exists()] == []
+def test_every_module_that_says_what_it_offers_has_a_page_in_the_reference():
+    """The page itself is made from `__all__`: nothing that is in it can be left out."""
+    modules = [import_module(f"entcent_agents.{module.name}") for module in iter_modules(entcent_agents.__path__)]
+    pages = {path.stem for path in (ROOT / "docs" / "reference").glob("entcent_agents*.md")}
+    assert {module.__name__ for module in (entcent_agents, *modules) if hasattr(module, "__all__")} <= pages
+
+
+def test_no_python_hides_from_being_run_in_another_kind_of_block():
+    others = [block for block in blocks() if block.language in ("", "text", "pycon", "py", "python3")]
+    assert [str(block) for block in others if _is_python(block.text)] == []
+    assert {block.language for block in blocks()} <= {
+        "",
+        "text",
+        "python",
+        "bash",
+        "json",
+        "toml",
+        "{toctree}",
+        "{eval-rst}",
+    }
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "from entcent_agents import First\n",
+        "result = graph.invoke({…})\n",
+        "answer = await graph.ainvoke(inputs)\nprint(answer)\n",
+        "async with mcp_tools(servers) as tools:\n    ...\n",
+        "rollouts = ParallelRollouts(\n    agent,\n    n=8,\n)\n",
+        "    builder.add_node('rollouts', rollouts)  # both\n",
+    ],
+)
+def test_python_is_known_when_it_hides(text: str):
+    assert _is_python(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["C = Σ m_n · s_n / L\n", "one ──► two\n", "entcent_agents/\n  errors.py\n", "blocking : errors\n"]
+)
+def test_drawings_and_formulas_are_not_taken_for_python(text: str):
+    assert not _is_python(text)
+
+
+def _is_python(text: str) -> bool:
+    """Whether it would be Python that does something: an import, a definition, an assignment or a call."""
+    code = re.sub(r"…|\.\.\.", "...", dedent(text))
+    code = re.sub(r"\{\.\.\.\}", "{}", code)
+    try:
+        tree = ast.parse("async def block():\n" + indent(code, "    "))
+    except SyntaxError:
+        return False
+    doing = (ast.Import, ast.ImportFrom, ast.Assign, ast.Call, ast.With, ast.AsyncWith, ast.ClassDef)
+    return any(isinstance(node, doing) for node in ast.walk(tree))

@@ -1,5 +1,7 @@
 """The middleware of LangChain's `create_agent`: at each step several candidate turns, of which one is committed.
 
+::
+
     from entcent_agents.middleware import EntropyCentroidMiddleware
     agent = create_agent(model, tools, middleware=[EntropyCentroidMiddleware(n=8)])
 

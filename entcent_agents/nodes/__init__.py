@@ -1,6 +1,6 @@
 """The LangGraph nodes: `ParallelRollouts` speculates, `EntropyCentroidSelector` selects and commits.
 
-In a graph of one's own:
+In a graph of one's own::
 
     rollouts = ParallelRollouts(agent, n=8, effects={"search": READ})
     builder.add_node("rollouts", rollouts)

@@ -1,6 +1,6 @@
 """Selectors: which of several rollouts to commit, and why.
 
-A selector is anything with a `name` and a `select(rollouts) -> Selection`. One of your own, in five lines:
+A selector is anything with a `name` and a `select(rollouts) -> Selection`. One of your own, in five lines::
 
     class FewestTurns:
         name = "fewest turns"

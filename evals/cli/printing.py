@@ -45,7 +45,7 @@ def write_page(page: Path, title: str, settings: Mapping[str, Any], tables: Iter
     Raises:
         EvaluationError: Where it cannot be written.
     """
-    lines = "\n".join(f"- {line}" for line in _lines(settings))
+    lines = "\n".join(f"- {line}" for line in _lines(settings)).replace("<", "\\<")  # what was asked for may have tags
     text = "\n".join(table.to_markdown() for table in tables)
     try:
         page.parent.mkdir(parents=True, exist_ok=True)

@@ -15,6 +15,7 @@ from entcent_agents.selection.catalogue import named_selectors
 from tests.chat_server import Reply, says
 from tests.graphs.langgraph_dev import langgraph_dev
 from tests.graphs.model import Model, calls, until
+from tests.pages import block_with
 from tools.documents import build as build_library
 from tools.penguins import build as build_penguins
 
@@ -86,6 +87,17 @@ async def test_studio_is_told_what_a_request_may_set(client: LangGraphClient, na
     assert {"n", "temperature", "selector", "max_tokens", "max_seconds", "seed"} <= set(schema["properties"])
     assert schema["properties"]["n"]["default"] == 4 and schema["properties"]["n"]["maximum"] == 32
     assert schema["properties"]["selector"]["enum"] == list(named_selectors())
+
+
+def test_the_client_of_the_documentation_streams_a_run(
+    address: str, model: Model, folder: Path, capsys: pytest.CaptureFixture[str]
+):
+    stored = calls("execute", sql=STORED.replace("mass AS", "documented AS"))
+    model.says(stored, calls("query", sql="SELECT * FROM documented"), says("It is stored."), own=1)
+    shown = block_with("http://127.0.0.1:2024")
+    exec(shown.replace("http://127.0.0.1:2024", address), {"__name__": "shown"})
+    assert "It is stored." in capsys.readouterr().out
+    assert "documented" in tables(folder)
 
 
 async def test_a_run_is_streamed_as_its_context_says_and_shows_the_selected_rollout_alone(

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-from entcent_agents.chat.capabilities import PROBES, measure_capabilities
-from entcent_agents.chat.embedded import open_embedded
-from entcent_agents.chat.model import ChatLogprobs
+from entcent_agents.chat.capabilities import PROBES
 from entcent_agents.chat.probes.measured import Constraint, Semantics
 from entcent_agents.chat.store import ModelStore
+from tests.pages import block_with
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
 
-SLOTS = 3
+SLOTS = 4
 
 
-async def test_the_embedded_server_does_what_the_documentation_says():
+def test_the_embedded_server_does_what_the_documentation_says():
     ModelStore().pull("smollm2-135m")
-    async with open_embedded("smollm2-135m", slots=SLOTS, context_tokens=1024) as server:
-        found = await measure_capabilities(ChatLogprobs(model=server.model, base_url=server.base_url))
+    shown: dict[str, Any] = {"__name__": "shown"}
+    exec(block_with("capabilities_of("), shown)
+    found = shown["capabilities"]
     assert found.owner == "llamacpp" and found.served_model == "smollm2-135m"
     assert found["top_logprobs"].value == 128 and found["top_logprobs"].details["at_least"]
     assert found["n"].value == SLOTS, "as many choices as slots"
