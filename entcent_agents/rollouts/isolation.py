@@ -252,7 +252,7 @@ def _tool_nodes_in(agent: Any) -> list[ToolNode]:
 def schemas_of(agent: Graph) -> frozenset[str]:
     """Names of calls that nodes of the agent only validate: what it extracts, and no tool is to answer."""
     schemas = [cast("Mapping[str, Any]", getattr(node, "schemas_by_name", {})) for node in _bound_in(agent)]
-    return frozenset().union(*schemas)
+    return frozenset(name for known in schemas for name in known)
 
 
 def _bound_in(agent: Any) -> list[Any]:
