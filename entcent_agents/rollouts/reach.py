@@ -7,7 +7,7 @@ is found and never called costs nothing; the tools of one that is not found coun
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Generator
 from functools import partial
 from types import CodeType, FunctionType, MethodType
 from typing import Any, Final, cast
@@ -65,8 +65,10 @@ def _reached(value: Any) -> Generator[Any]:
             yield from cast(Any, value).steps
         case RunnableLambda():
             yield from (getattr(cast(Any, value), name, None) for name in ("func", "afunc"))
-        case Mapping():
-            yield from cast("Mapping[Any, Any]", value).values()
+        case BaseTool():
+            yield from _code_of(value)
+        case dict():  # no other mapping: to read one may be to load it from a disk
+            yield from cast("dict[Any, Any]", value).values()
         case list() | tuple() | set() | frozenset():
             yield from cast("list[Any]", value)
         case _:

@@ -16,6 +16,7 @@ from langgraph.types import Command, interrupt
 from entcent_agents.effects import EXTERNAL, READ, WRITE
 from entcent_agents.environments import DirectoryEnvironment
 from entcent_agents.errors import EffectError
+from entcent_agents.nodes import guarded
 from entcent_agents.prebuilt import entropy_centroid_graph
 from entcent_agents.rollouts.isolation import tool_nodes_of, tools_of
 from entcent_agents.rollouts.reach import graphs_behind
@@ -84,6 +85,7 @@ def behind(agent: Any) -> dict[str, BaseTool]:
         ),
         "a method": StructuredTool.from_function(Team({"a": agent}).ask),
         "a class": Asking(agent=agent),
+        "a tool in a tool": guarded(closed_over),
         "a coroutine": StructuredTool.from_function(
             coroutine=functools.wraps(later)(lambda question: agent.ainvoke(ASK)), name="co", description="Ask."
         ),
