@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 from deepagents import create_deep_agent
 from deepagents.backends import FilesystemBackend
 from langchain.agents.middleware import TodoListMiddleware
-from langchain_core.messages import HumanMessage
+from langchain_core.messages import BaseMessage, HumanMessage
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 from langgraph.types import Command
@@ -19,9 +20,10 @@ from entcent_agents.ledger import SqliteLedger
 from entcent_agents.middleware import EntropyCentroidMiddleware
 from entcent_agents.prebuilt import entropy_centroid_graph
 from entcent_agents.rollouts.isolation import tools_of
+from entcent_agents.testing import ScriptedTurn
 from tests.third_party.deep_agent.scripted import model
 from tests.third_party.pairs import PAIRS
-from tests.third_party.saying import BEST, ROLLOUTS
+from tests.third_party.saying import BEST, ROLLOUTS, model_of, said_since_asked, says
 
 PAIR = PAIRS["deep_agent"]
 ASK = {"messages": [HumanMessage(PAIR.requests[0])]}
@@ -109,6 +111,27 @@ async def test_the_mail_is_sent_once(effects: dict[str, str]):
     agent, script = deep_agent()
     result = await entropy_centroid_graph(agent, n=ROLLOUTS, effects=effects).ainvoke(ASK)
     assert len(script["sent"]) == 1 and result["messages"][-2].text == f"Mailed to {script['sent'][0]}."
+
+
+async def test_two_errands_at_once_are_held_twice_each_and_every_mail_is_sent_once():
+    def turn(index: int, messages: Sequence[BaseMessage]) -> ScriptedTurn:
+        asked = next(message.text for message in reversed(messages) if message.type == "human")
+        errands = [("task", {"description": f"mail {who}", "subagent_type": "mailer"}) for who in ("ann", "bob")]
+        said = [says(index, "Two errands.", *errands, first=True), says(index, "done")]
+        if asked.startswith("mail"):
+            mails = [
+                ("send_mail", {"to": f"{asked} {which} {index}", "text": "hello"}) for which in ("first", "second")
+            ]
+            said = [*(says(index, "", mail) for mail in mails), says(index, f"did {asked}")]
+        return said[said_since_asked(messages)]
+
+    script = PAIR.run("plain")
+    agent = create_deep_agent(model_of(turn), [], subagents=[script["mailer"]])
+    result = await entropy_centroid_graph(agent, n=ROLLOUTS, effects={"task": "READ"}).ainvoke(ASK)
+    assert [message.text for message in result["messages"][2:4]] == ["did mail ann", "did mail bob"]
+    assert sorted(script["sent"]) == [
+        f"mail {who} {which} {BEST}" for who in ("ann", "bob") for which in ("first", "second")
+    ]
 
 
 async def test_files_on_a_real_disk_are_written_for_the_winner_where_they_are_not_declared(tmp_path: Path):
