@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from importlib import import_module
 from inspect import signature
 from typing import Any, Literal, cast, get_type_hints
@@ -70,12 +70,12 @@ def entropy_centroid_graph(
     rollouts = ParallelRollouts(with_every_channel_public(agent), n=n, **settings)
     select = _StandIn(rollouts, selector=selector, on_unscorable=on_unscorable, shadow=shadow, records=records)
     schema = cast(Any, agent.builder)
-    every_channel = _joined("RolloutsInput", *schema.schemas, RolloutsState)
+    every_channel = _joined("RolloutsInput", *schema.schemas, RolloutsState, without=schema.managed)
     builder: StateGraph[Any, Any, Any, Any] = StateGraph(
         schema.state_schema,
         context_schema=schema.context_schema,
         input_schema=schema.input_schema,
-        output_schema=_joined("Output", schema.output_schema, _Selected),
+        output_schema=_joined("Output", schema.output_schema, _Selected, without=schema.managed),
     )
     builder.add_node("rollouts", rollouts, input_schema=every_channel)
     builder.add_node("select", select, input_schema=RolloutsState)
@@ -148,9 +148,16 @@ def create_entropy_centroid_agent(
     )
 
 
-def _joined(name: str, *schemas: type[Any]) -> type[Any]:
-    """A state schema with the channels of all; where several have one, the first stands."""
+def _joined(name: str, *schemas: type[Any], without: Collection[str]) -> type[Any]:
+    """A state schema with the channels of all; where several have one, the first stands.
+
+    Args:
+        name: Of the schema.
+        *schemas: Those that are joined.
+        without: Values that LangGraph works out for each run, such as the steps that remain: no channels.
+    """
     channels: dict[str, Any] = {}
     for schema in reversed(schemas):
         channels |= get_type_hints(schema, include_extras=True)
+    channels = {key: value for key, value in channels.items() if key not in without}
     return cast(type[Any], TypedDict(name, channels, total=False))  # type: ignore[operator]

@@ -8,8 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import langgraph_supervisor
+import langgraph_swarm
 import pytest
+from langchain.agents.middleware import TodoListMiddleware
 from langchain_core.tools import BaseTool, tool
+from langgraph_supervisor.handoff import create_forward_message_tool
 
 from entcent_agents.effects import (
     EXTERNAL,
@@ -377,3 +381,31 @@ async def test_hints_of_a_real_server_through_langchain_mcp():
         require_believed_as_said(tools, ["shop"])
         assert effects_of(tools, {}, [], trust_hints=True)["sly"] == replace(of(), tool="sly")
         assert (await tools[0].ainvoke({}))[0]["text"] == "look was called"
+
+
+def test_a_handoff_is_known_by_its_code_and_one_by_the_same_name_is_not():
+    ours = langgraph_swarm.create_handoff_tool(agent_name="bob")
+
+    @tool
+    def transfer_to_bob() -> str:
+        """Transfer the money to Bob."""
+        return "done"
+
+    assert effects_of([ours], {}, [])["transfer_to_bob"].effect is READ
+    assert effects_of([ours], {}, [])["transfer_to_bob"].source == "known"
+    assert effects_of([transfer_to_bob], {}, [])["transfer_to_bob"].source == "unknown"
+    assert effects_of([ours], {"transfer_to_bob": EXTERNAL}, [])["transfer_to_bob"].effect is EXTERNAL
+    transfer_to_bob.metadata = {**ours.metadata}
+    assert effects_of([transfer_to_bob], {}, [])["transfer_to_bob"].effect is EXTERNAL
+
+
+def test_tools_that_keep_to_the_state_are_known_as_the_packages_are_now():
+    tools = [
+        langgraph_supervisor.create_handoff_tool(agent_name="adder"),
+        create_forward_message_tool(),
+        *TodoListMiddleware().tools,
+    ]
+    found = effects_of(tools, {}, [])
+    assert {name: effect.effect for name, effect in found.items()} == dict.fromkeys(
+        ["transfer_to_adder", "forward_message", "write_todos"], READ
+    )

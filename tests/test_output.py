@@ -153,6 +153,12 @@ def test_a_conversation_is_answered_when_every_call_has_its_result():
     assert is_answered([])
 
 
+def test_a_call_that_is_only_validated_is_an_answer_itself():
+    call = AIMessage("", tool_calls=[{"name": "Person", "args": {}, "id": "c1"}])
+    assert is_answered([call], {"Person"})
+    assert not is_answered([call, AIMessage("", tool_calls=[{"name": "look", "args": {}, "id": "c2"}])], {"Person"})
+
+
 def test_commands_and_messages_survive_packing():
     output = {"handoff": Command(goto=[Send("bob", {"x": 1})], update={"messages": [AIMessage("a", id="1")]}), "n": 1}
     assert unpack(pack(output)) == output

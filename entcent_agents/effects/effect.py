@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, Literal
 
-Source = Literal["declared", "metadata", "hint", "unknown"]
-"""Who said it: the user on the node, the tool's metadata, an MCP server that is trusted, or nobody."""
+Source = Literal["declared", "metadata", "known", "hint", "unknown"]
+"""Who said it: the user on the node, the tool's metadata, this library of code it knows, a server, or nobody."""
 
 
 class Effect(StrEnum):

@@ -1,4 +1,4 @@
-"""How an effect is known: the user's word, else the tool's metadata, else hints that are trusted, else EXTERNAL."""
+"""How an effect is known: the user's word, the tool's metadata, code that is known, trusted hints, else EXTERNAL."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 from entcent_agents.effects.declaring import effect_named
 from entcent_agents.effects.effect import EXTERNAL, EXTERNAL_IDEMPOTENT, READ, WRITE, Effect, Source, ToolEffect
+from entcent_agents.effects.known import known_effect
 from entcent_agents.effects.metadata import Tool, authors_word, forgeable_effect, read_only_hint, server_of
 from entcent_agents.errors import EffectError
 
@@ -88,6 +89,8 @@ def _said(tool: Tool, declared: Mapping[str, Effect | str], believed: bool) -> t
     if said is not None or idempotent:
         effect = effect_named(EXTERNAL if said is None else said, tool.name)
         return EXTERNAL_IDEMPOTENT if effect is EXTERNAL and idempotent else effect, "metadata"
+    if known := known_effect(tool):
+        return known, "known"
     hint = read_only_hint(tool) if believed else None
     return READ if hint else EXTERNAL, "unknown" if hint is None else "hint"
 

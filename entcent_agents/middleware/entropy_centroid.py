@@ -15,6 +15,7 @@ from langchain_core.messages import AnyMessage
 from langgraph.types import Command, Overwrite
 
 from entcent_agents.blocking import run_sync
+from entcent_agents.capture.settings import with_logprobs_unless_set
 from entcent_agents.chat.sampling import SamplingPool, current_pool, is_plain, own_calls, use_pool
 from entcent_agents.errors import ConfigurationError
 from entcent_agents.middleware.candidates import Call, Candidate, run_candidates
@@ -39,7 +40,8 @@ class EntropyCentroidMiddleware(AgentMiddleware[Any, Any, Any]):  # any state: c
 
     Each candidate is scored at the end of the trajectory so far. Candidates that call the same tools in the same way,
     or answer the same, are merged first; their votes count. Streams, messages and the state show the winner alone, and
-    its message comes whole. Where the chat model is `ChatLogprobs` the n calls are one request.
+    its message comes whole. Where the chat model is `ChatLogprobs` the n calls are one request. The model is asked for
+    log-probabilities, unless you set how.
 
     Args:
         n: How many candidates; 1 leaves the agent as it is.
@@ -51,7 +53,8 @@ class EntropyCentroidMiddleware(AgentMiddleware[Any, Any, Any]):  # any state: c
         seed: Makes sampling repeatable where the server is deterministic (with `ChatLogprobs`).
 
     Raises:
-        ConfigurationError: On settings that cannot work.
+        ConfigurationError: On settings that cannot work; at a step, before any call, if the model's provider gives no
+            log-probabilities.
         LogprobsMissingError: At a step, see `on_unscorable`.
         Exception: At a step, what the first candidate raised, where all of them failed.
     """
@@ -107,7 +110,7 @@ class EntropyCentroidMiddleware(AgentMiddleware[Any, Any, Any]):  # any state: c
         before = _turns_so_far(request.state, self.scope)
         pool = nullcontext() if current_pool() else use_pool(SamplingPool(self.seed))
         with pool, own_calls():
-            candidates = await run_candidates(_sampled_anew(request), handler, call, self.n)
+            candidates = await run_candidates(self._asking(_sampled_anew(request)), handler, call, self.n)
         selection, rollouts = self._selected(candidates, Trajectory(turns=tuple(before)))
         winner = candidates[selection.winner or 0]
         assert winner.response is not None
@@ -118,6 +121,15 @@ class EntropyCentroidMiddleware(AgentMiddleware[Any, Any, Any]):  # any state: c
         request.runtime.stream_writer(step_event(selection, rollouts, usages, turn=len(before)))
         update = {"entcent_turns": _turns_update(request.state, before, winner.turn)}
         return ExtendedModelResponse(model_response=winner.response, command=Command(update=update))
+
+    def _asking(self, request: ModelRequest[Any]) -> ModelRequest[Any]:
+        """The request to a model that asks for log-probabilities, unless somebody set how."""
+        try:
+            return request.override(model=with_logprobs_unless_set(request.model))
+        except ConfigurationError:
+            if self.on_unscorable == "fallback":
+                return request
+            raise
 
     def _selected(self, candidates: Sequence[Candidate], before: Trajectory) -> tuple[Selection, list[Rollout]]:
         """The selection, and what it was made from."""

@@ -14,7 +14,7 @@ from entcent_agents.environments import Change
 from entcent_agents.outcomes import outcome_key
 from entcent_agents.rollouts.calls import HeldCall
 from entcent_agents.rollouts.guard import HELD, Guard
-from entcent_agents.rollouts.isolation import Graph
+from entcent_agents.rollouts.isolation import Graph, schemas_of
 from entcent_agents.rollouts.output import is_answered, state_updates
 from entcent_agents.rollouts.packing import pack
 from entcent_agents.rollouts.request import Question, RolloutRequest
@@ -95,7 +95,7 @@ def read_ending(snapshot: StateSnapshot, request: RolloutRequest, guard: Guard, 
     elif held or questions:
         ending.status, ending.questions = "held", questions
         ending.held = tuple(sorted({**guard.asking, **guard.held}.values(), key=lambda each: each.call.key))
-    elif handoff or is_answered(ending.messages):
+    elif handoff or is_answered(ending.messages, schemas_of(request.agent)):
         ending.status = "finished"
     else:
         ending.status = "unfinished"

@@ -3,7 +3,8 @@
 This file alone leans on names that LangGraph and LangChain do not promise: the module prefix of LangGraph's stream
 handlers, the `tap_output_aiter` method of streaming handlers, the `__pregel_` and `checkpoint_` keys (of which
 `__pregel_read`, `__pregel_cache`, `__pregel_checkpointer`, `__pregel_durability` and `__pregel_runtime` are used), how
-a builder keeps its schemas, and `var_child_runnable_config`. `tests/test_isolation.py` fails where they change.
+a builder keeps its schemas, `schemas_by_name` of validation nodes, and `var_child_runnable_config`.
+`tests/test_isolation.py` and `tests/third_party` fail where they change.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from pydantic import BaseModel
 from entcent_agents.capture.handlers import single
 from entcent_agents.capture.recorder import TurnRecorder
 from entcent_agents.errors import ConfigurationError
+from entcent_agents.rollouts.reach import graphs_behind
 
 NO_STREAM: Final = "nostream"
 """The tag that hides a model's tokens from LangGraph's `messages` stream."""
@@ -225,15 +227,38 @@ def require_rollouts_possible(agent: Any) -> None:
 
 
 def tools_of(agent: Graph) -> list[BaseTool]:
-    """The tools that the agent's tool nodes run, those of its subgraphs included; a name may come twice."""
+    """The tools that the agent's tool nodes run, those of its subgraphs and sub-agents included.
+
+    A name may come twice.
+    """
     return [tool for node in tool_nodes_of(agent) for tool in node.tools_by_name.values()]
 
 
 def tool_nodes_of(agent: Graph) -> list[ToolNode]:
-    """The agent's tool nodes, those of its subgraphs included."""
+    """The agent's tool nodes, those of its subgraphs and of the graphs that its tools call included, each once."""
+    found: dict[int, ToolNode] = {}
+    waiting: list[Any] = [agent]
+    while waiting:
+        nodes = [node for node in _tool_nodes_in(waiting.pop()) if id(node) not in found]
+        found |= {id(node): node for node in nodes}
+        waiting += [graph for node in nodes for tool in node.tools_by_name.values() for graph in graphs_behind(tool)]
+    return [*found.values()]
+
+
+def _tool_nodes_in(agent: Any) -> list[ToolNode]:
+    return [node for node in _bound_in(agent) if isinstance(node, ToolNode)]
+
+
+def schemas_of(agent: Graph) -> frozenset[str]:
+    """Names of calls that nodes of the agent only validate: what it extracts, and no tool is to answer."""
+    schemas = [cast("Mapping[str, Any]", getattr(node, "schemas_by_name", {})) for node in _bound_in(agent)]
+    return frozenset(name for known in schemas for name in known)
+
+
+def _bound_in(agent: Any) -> list[Any]:
+    """What the nodes of an agent and its subgraphs run."""
     graphs = [agent, *dict(_subgraphs(agent)).values()]
-    nodes: list[Any] = [node.bound for graph in graphs for node in graph.nodes.values()]
-    return [node for node in nodes if isinstance(node, ToolNode)]
+    return [node.bound for graph in graphs for node in graph.nodes.values()]
 
 
 def parent_saver(config: RunnableConfig) -> BaseCheckpointSaver[Any] | None:

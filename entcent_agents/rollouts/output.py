@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Collection, Generator, Mapping, Sequence
 from contextlib import suppress
 from copy import copy
 from typing import Any, Final, cast
@@ -42,11 +42,16 @@ def state_updates(
     }
 
 
-def is_answered(messages: Messages) -> bool:
-    """Whether no tool call among them is without its result; whether that is an answer, only the graph can know."""
+def is_answered(messages: Messages, schemas: Collection[str] = ()) -> bool:
+    """Whether no tool call among them is without its result; whether that is an answer, only the graph can know.
+
+    Args:
+        messages: What was said.
+        schemas: Names of calls that are an answer themselves.
+    """
     answered = {message.tool_call_id for message in messages if isinstance(message, ToolMessage)}
-    calls = [call["id"] for message in messages if isinstance(message, AIMessage) for call in message.tool_calls]
-    return answered.issuperset(calls)
+    calls = [call for message in messages if isinstance(message, AIMessage) for call in message.tool_calls]
+    return answered.issuperset(call["id"] for call in calls if call["name"] not in schemas)
 
 
 def _update(channel: Channel, before: Any, after: Any) -> Any:

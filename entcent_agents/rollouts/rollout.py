@@ -14,7 +14,7 @@ from typing import Any
 from langchain_core.messages import BaseMessage
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import BaseCheckpointSaver
-from langgraph.errors import GraphBubbleUp, ParentCommand
+from langgraph.errors import GraphBubbleUp, GraphRecursionError, ParentCommand
 from langgraph.types import Command, StateSnapshot
 
 from entcent_agents.capture.handlers import HandlerGroup
@@ -424,4 +424,7 @@ def _fork_into(forks: dict[str, Fork], environment: Environment) -> None:
 
 def one_line(error: Exception) -> str:
     """An error as records have it."""
-    return " ".join(f"{type(error).__name__}: {error}".split())[:500]
+    said = str(error)
+    if isinstance(error, GraphRecursionError):  # what LangGraph goes on to say is of the outer graph's configuration
+        said = f"{said.partition(' You can')[0]} Pass recursion_limit=… to ParallelRollouts or entropy_centroid_graph."
+    return " ".join(f"{type(error).__name__}: {said}".split())[:500]

@@ -14,6 +14,7 @@ from langchain_core.globals import set_llm_cache
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, HumanMessage, RemoveMessage
 from langchain_core.outputs import ChatGeneration, ChatResult
+from langchain_openai import ChatOpenAI
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.config import get_stream_writer
 from langgraph.errors import NodeCancelledError
@@ -189,6 +190,22 @@ async def test_a_model_without_log_probabilities_is_an_error_that_says_what_to_d
         await ask(create_agent(model, [], middleware=[EntropyCentroidMiddleware(N)]), way)
     fallback = EntropyCentroidMiddleware(N, on_unscorable="fallback")
     assert texts(await ask(create_agent(model, [], middleware=[fallback]), way)) == ["Go.", "answer0"]
+
+
+@WAYS
+async def test_a_model_of_another_integration_is_asked_for_log_probabilities(way: str, serve: Any):
+    server = serve(lambda request: [says("an answer", logprobs=bool(request.body.get("logprobs")))])
+    model = ChatOpenAI(model="scripted", base_url=server.base_url, api_key="none", max_retries=0)  # type: ignore[arg-type]
+    agent = create_agent(model, [], middleware=[EntropyCentroidMiddleware(2)])
+    assert texts(await ask(agent, way)) == ["Go.", "an answer"]
+    assert [request.body["top_logprobs"] for request in server.requests] == [10, 10]
+
+
+@WAYS
+async def test_a_model_that_gives_none_the_way_it_is_set_is_refused_before_it_is_asked(way: str):
+    model: Any = ChatOpenAI(model="m", base_url="http://127.0.0.1:9", api_key="none", use_responses_api=True)  # type: ignore[arg-type]
+    with pytest.raises(ConfigurationError, match="Responses API"):
+        await ask(create_agent(model, [], middleware=[EntropyCentroidMiddleware(2)]), way)
 
 
 @WAYS

@@ -14,6 +14,7 @@ from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.runnables import RunnableConfig
 from langchain_core.tools import tool
 from langgraph.graph import END, START, MessagesState, StateGraph
+from langgraph.managed import RemainingSteps
 from langgraph.prebuilt import ToolRuntime
 from langgraph.runtime import Runtime
 from pydantic import BaseModel
@@ -216,6 +217,26 @@ async def test_a_pydantic_state(n: int):
     builder.add_edge(START, "think")
     state = await assert_same_as_alone(builder.compile(), [{"messages": [HumanMessage("first")]}], n)
     assert state["level"] == 1 and state["messages"][-1].text == f"answer {winner_of(n)}"
+
+
+class Stepping(MessagesState):
+    remaining_steps: RemainingSteps
+    noted: Annotated[list[int], operator.add]
+
+
+@ROLLOUTS
+async def test_values_that_langgraph_works_out_for_a_run_are_not_taken_for_channels(n: int):
+    model = ScriptedChat(scripts=scripts(lambda i: lambda messages: says(f"{messages[-1].text} by {i}")))
+
+    async def think(state: Stepping) -> dict[str, Any]:
+        return {"messages": [await model.ainvoke(state["messages"])], "noted": [state["remaining_steps"]]}
+
+    builder = StateGraph(Stepping)
+    builder.add_node("think", think)
+    builder.add_edge(START, "think")
+    settings = {"config": {"recursion_limit": 50}, "recursion_limit": 50}
+    state = await assert_same_as_alone(builder.compile(), REQUESTS, n, **settings)
+    assert len(state["noted"]) == 2 and "remaining_steps" not in state
 
 
 def test_schemas_can_be_shown_and_are_those_of_the_agent():

@@ -1,0 +1,27 @@
+"""Tools of other packages whose code is known here: all they do is hand over, or keep a list in the agent's state.
+
+A tool is known by the function it runs, never by its name or its metadata: a server cannot send a function, and a tool
+that somebody writes themselves under the same name is another one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from entcent_agents.effects.effect import READ, Effect
+from entcent_agents.effects.metadata import Tool
+
+_KNOWN: Final[Mapping[tuple[str, str], Effect]] = {
+    ("langgraph_supervisor.handoff", "create_handoff_tool.<locals>.handoff_to_agent"): READ,
+    ("langgraph_supervisor.handoff", "create_forward_message_tool.<locals>.forward_message"): READ,
+    ("langgraph_swarm.handoff", "create_handoff_tool.<locals>.handoff_to_agent"): READ,
+    ("langchain.agents.middleware.todo", "_write_todos"): READ,
+}
+"""By module and qualified name. Each was read, and writes nothing but the state that it returns."""
+
+
+def known_effect(tool: Tool) -> Effect | None:
+    """What a tool does whose code is known; None for any other."""
+    function: Any = getattr(tool, "func", None) or getattr(tool, "coroutine", None)
+    return _KNOWN.get((getattr(function, "__module__", ""), getattr(function, "__qualname__", "")))
