@@ -25,7 +25,7 @@ from entcent_agents import (
 def test_public_names_are_sorted_and_there():
     modules = (capture, chat, environments, ledger, middleware, nodes, recordings, selection, telemetry, testing)
     for module in (entcent_agents, *modules):
-        assert module.__all__ == sorted(module.__all__)
+        assert module.__all__ == sorted(module.__all__, key=lambda name: (not name.isupper(), name))
         assert [name for name in module.__all__ if not hasattr(module, name)] == []
 
 
@@ -48,11 +48,27 @@ def test_environments_are_tested_without_langchain():
 
 
 def test_lazy_packages_have_no_name_that_they_do_not_say():
-    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
-        _ = capture.nothing
-    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
-        _ = middleware.nothing
-    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
-        _ = testing.nothing
-    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
-        _ = chat.nothing
+    for module in (entcent_agents, capture, chat, middleware, telemetry, testing):
+        with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+            _ = module.nothing
+
+
+def test_a_user_needs_at_most_forty_names_and_autocompletion_knows_them_before_they_are_loaded():
+    assert len(entcent_agents.__all__) <= 40
+    code = (
+        "import sys, entcent_agents as root; print({*root.__all__} - {*dir(root)}, 'EntropyCentroidMiddleware' in dir(root))\n"
+        "import entcent_agents.chat as chat; print({*chat.__all__} - {*dir(chat)}, 'langchain_core' in sys.modules)"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert said == "set() True\nset() False\n"
+
+
+def test_a_name_that_needs_an_extra_says_which():
+    code = (
+        "import sys; sys.modules['langchain'] = None\n"
+        "import entcent_agents\n"
+        "try: entcent_agents.EntropyCentroidMiddleware\n"
+        "except entcent_agents.EntcentError as error: print(error)"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert said == "langchain is not installed: run  pip install 'entcent-agents[langchain]'\n"
