@@ -66,6 +66,16 @@ def entropy_centroid_graph(
 
     Raises:
         ConfigurationError: On settings that cannot work, effects included; before any model call.
+
+    Example:
+        >>> from entcent_agents import ScriptedChat, ScriptedTurn, entropy_centroid_graph
+        >>> from langchain.agents import create_agent
+        >>> hesitant = [ScriptedTurn(text="Adelie?", entropy=[0.9] * 9)]
+        >>> sure = [ScriptedTurn(text="Gentoo.", entropy=[0.1] * 9)]
+        >>> graph = entropy_centroid_graph(create_agent(ScriptedChat(scripts=[hesitant, sure])), n=2)
+        >>> result = graph.invoke({"messages": [("user", "Which are the heaviest?")]})
+        >>> result["messages"][-1].text, result["selection"]["winner"]
+        ('Gentoo.', 1)
     """
     rollouts = ParallelRollouts(with_every_channel_public(agent), n=n, **settings)
     select = _StandIn(rollouts, selector=selector, on_unscorable=on_unscorable, shadow=shadow, records=records)
@@ -118,6 +128,17 @@ def create_entropy_centroid_agent(
     Raises:
         ConfigurationError: On settings that cannot work, a model that gives no log-probabilities included; before any
             model call.
+
+    Example:
+        >>> from entcent_agents import READ, ScriptedChat, ScriptedTurn, create_entropy_centroid_agent
+        >>> def search(query: str) -> str:
+        ...     "Search the documents."
+        ...     return "Gentoo penguins are the heaviest."
+        >>> call = ScriptedTurn(tool_calls=[("search", {"query": "heaviest"})], entropy=[0.2] * 9)
+        >>> model = ScriptedChat(scripts=[[call, ScriptedTurn(text="Gentoo.", entropy=[0.1] * 9)]])
+        >>> agent = create_entropy_centroid_agent(model, [search], effects={"search": READ}, n=2)
+        >>> agent.invoke({"messages": [("user", "Which are the heaviest?")]})["messages"][-1].text
+        'Gentoo.'
     """
     try:
         create_agent: Any = import_module("langchain.agents").create_agent

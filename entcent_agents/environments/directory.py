@@ -131,6 +131,16 @@ class DirectoryEnvironment(StagedEnvironment):
     Raises:
         EnvironmentUnusableError: No such directory, a mount point, or its parent cannot be written.
         EnvironmentConflictError: Somebody changed a target of an interrupted commit; a person has to decide.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from entcent_agents import DirectoryEnvironment
+        >>> Path("notes").mkdir()
+        >>> fork = DirectoryEnvironment("notes").fork()
+        >>> written = fork.resolve("penguins.md").write_text("Gentoo")
+        >>> [(change.subject, change.what) for change in fork.diff()], list(Path("notes").iterdir())
+        ([('penguins.md', 'created')], [])
+        >>> fork.discard()
     """
 
     mechanism = tree

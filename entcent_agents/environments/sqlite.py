@@ -152,6 +152,19 @@ class SqliteEnvironment(StagedEnvironment):
     Raises:
         EnvironmentUnusableError: No such file, not a SQLite database, or its directory cannot be written.
         EnvironmentConflictError: Somebody changed a target of an interrupted commit; a person has to decide.
+
+    Example:
+        >>> import sqlite3
+        >>> from contextlib import closing
+        >>> from entcent_agents import SqliteEnvironment
+        >>> with closing(sqlite3.connect("shop.db")) as real:
+        ...     made = real.execute("CREATE TABLE stock (item TEXT)")
+        >>> fork = SqliteEnvironment("shop.db").fork()
+        >>> with fork.connect() as copy:
+        ...     added = copy.execute("INSERT INTO stock VALUES ('bolts')")
+        >>> [(change.subject, change.what) for change in fork.diff()]
+        [('stock', 'changed')]
+        >>> fork.discard()
     """
 
     mechanism = pages

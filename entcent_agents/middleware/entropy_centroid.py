@@ -54,6 +54,16 @@ class EntropyCentroidMiddleware(AgentMiddleware[Any, Any, Any]):  # any state: c
         ConfigurationError: On settings that cannot work.
         LogprobsMissingError: At a step, see `on_unscorable`.
         Exception: At a step, what the first candidate raised, where all of them failed.
+
+    Example:
+        >>> from entcent_agents import EntropyCentroidMiddleware, ScriptedChat, ScriptedTurn
+        >>> from langchain.agents import create_agent
+        >>> hesitant = [ScriptedTurn(text="Adelie?", entropy=[0.9] * 9)]
+        >>> sure = [ScriptedTurn(text="Gentoo.", entropy=[0.1] * 9)]
+        >>> model = ScriptedChat(scripts=[hesitant, sure])
+        >>> agent = create_agent(model, middleware=[EntropyCentroidMiddleware(n=2)])
+        >>> agent.invoke({"messages": [("user", "Which are the heaviest?")]})["messages"][-1].text
+        'Gentoo.'
     """
 
     state_schema = TurnsState

@@ -118,6 +118,17 @@ class ParallelRollouts(Node):
         EffectError: On effects that cannot be honoured; before any model call.
         BudgetExceededError: At a call, where `max_rollouts` leaves too few for a quorum.
         RolloutsFailedError: At a call, where fewer rollouts than the quorum finish.
+
+    Example:
+        >>> from entcent_agents import EntropyCentroidSelector, ParallelRollouts, ScriptedChat, ScriptedTurn
+        >>> from langchain.agents import create_agent
+        >>> from langgraph.graph import START, MessagesState, StateGraph
+        >>> turns = [ScriptedTurn(text=text, entropy=[nats] * 9) for text, nats in [("Adelie?", 0.9), ("Gentoo.", 0.1)]]
+        >>> rollouts = ParallelRollouts(create_agent(ScriptedChat(scripts=[[turn] for turn in turns])), n=2)
+        >>> steps = [("rollouts", rollouts), ("select", EntropyCentroidSelector(rollouts))]
+        >>> graph = StateGraph(MessagesState).add_sequence(steps).add_edge(START, "rollouts").compile()
+        >>> graph.invoke({"messages": [("user", "Which are the heaviest?")]})["messages"][-1].text
+        'Gentoo.'
     """
 
     def __init__(

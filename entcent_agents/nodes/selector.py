@@ -57,6 +57,19 @@ class EntropyCentroidSelector(Node):
     Raises:
         LogprobsMissingError: At a call, see `on_unscorable`.
         EnvironmentConflictError: At a call, where the real world changed meanwhile; nothing is committed then.
+
+    Example:
+        >>> from entcent_agents import EntropyCentroidSelector, ParallelRollouts, ScriptedChat, ScriptedTurn
+        >>> from langchain.agents import create_agent
+        >>> from langgraph.graph import START, MessagesState, StateGraph
+        >>> class State(MessagesState):
+        ...     selection: dict
+        >>> turns = [ScriptedTurn(text=text, entropy=[nats] * 9) for text, nats in [("Adelie?", 0.9), ("Gentoo.", 0.1)]]
+        >>> rollouts = ParallelRollouts(create_agent(ScriptedChat(scripts=[[turn] for turn in turns])), n=2)
+        >>> steps = [("rollouts", rollouts), ("select", EntropyCentroidSelector(rollouts))]
+        >>> graph = StateGraph(State).add_sequence(steps).add_edge(START, "rollouts").compile()
+        >>> graph.invoke({"messages": [("user", "Which are the heaviest?")]})["selection"]["reason"]
+        'mean entropy 0.1 is the lowest of 2'
     """
 
     hands_over_in: str | None = None

@@ -10,15 +10,17 @@ from typing import TYPE_CHECKING
 from entcent_agents.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from entcent_agents.testing.chat import Script, ScriptedChat, ScriptedTurn, scripted_logprobs
+    from entcent_agents.testing.chat import Script, ScriptedChat, ScriptedTurn
     from entcent_agents.testing.conformance import EnvironmentConformance
+    from entcent_agents.testing.rollouts import scripted_logprobs, scripted_rollouts
 else:
     __getattr__, __dir__ = lazy_names(
         __name__,
         {
-            "chat": ("Script", "ScriptedChat", "ScriptedTurn", "scripted_logprobs"),
+            "chat": ("Script", "ScriptedChat", "ScriptedTurn"),
             "conformance": ("EnvironmentConformance",),
+            "rollouts": ("scripted_logprobs", "scripted_rollouts"),
         },
     )
 
-__all__ = ["EnvironmentConformance", "Script", "ScriptedChat", "ScriptedTurn", "scripted_logprobs"]
+__all__ = ["EnvironmentConformance", "Script", "ScriptedChat", "ScriptedTurn", "scripted_logprobs", "scripted_rollouts"]
