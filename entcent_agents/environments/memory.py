@@ -163,7 +163,7 @@ class MemoryEnvironment:
     def __init__(self, value: Any, name: str = "memory") -> None:
         self.name = name
         self.value = value
-        self.lock = threading.RLock()
+        self.lock: threading.RLock = threading.RLock()
         self.forks: dict[str, MemoryFork] = {}
         try:
             equal = not _differ(_copied(value, name), value)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from entcent_agents.environments import pages
 from entcent_agents.environments.durable import sync_path
 from entcent_agents.environments.forks import StagedEnvironment, StagedFork, new_folder, reopened_folder, write_base
-from entcent_agents.environments.protocol import Change, Sealed
+from entcent_agents.environments.protocol import Change, Mechanism, Sealed
 from entcent_agents.environments.rows import database_changes
 from entcent_agents.errors import EnvironmentConflictError, EnvironmentUnusableError
 
@@ -167,11 +167,11 @@ class SqliteEnvironment(StagedEnvironment):
         >>> fork.discard()
     """
 
-    mechanism = pages
+    mechanism: Mechanism = pages
 
     def __init__(self, path: Path | str, name: str = "database") -> None:
         self.name = name
-        self.path = Path(path).resolve()
+        self.path: Path = Path(path).resolve()
         if not self.path.is_file():
             raise EnvironmentUnusableError(_missing(self.path))
         if not (os.access(self.path, os.W_OK) and os.access(self.path.parent, os.W_OK)):

@@ -66,7 +66,7 @@ class EntropyCentroidMiddleware(AgentMiddleware[Any, Any, Any]):  # any state: c
         'Gentoo.'
     """
 
-    state_schema = TurnsState
+    state_schema: type[Any] = TurnsState
 
     def __init__(
         self,
@@ -85,7 +85,7 @@ class EntropyCentroidMiddleware(AgentMiddleware[Any, Any, Any]):  # any state: c
         if on_unscorable not in ("error", "fallback"):
             raise ConfigurationError(f"on_unscorable={on_unscorable!r} must be 'error' or 'fallback'")
         self.n = n
-        self.selector = selector_or_default(selector)
+        self.selector: Selector = selector_or_default(selector)
         self.scope: Scope = scope
         self.on_unscorable = on_unscorable
         self.seed = seed

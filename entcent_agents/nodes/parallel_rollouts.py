@@ -21,6 +21,7 @@ from entcent_agents.capture.alternatives import keep_alternatives
 from entcent_agents.chat.sampling import SamplingPool, one_attempt, plain_sampling, use_pool
 from entcent_agents.effects import (
     Effect,
+    ToolEffect,
     committing_selector_needed,
     durable_store_needed,
     effects_of,
@@ -191,26 +192,27 @@ class ParallelRollouts(Node):
         self.branching = branching
         self.stopping = stopping
         self.pool = pool
-        self.lent = range(n, 2 * n if branching else n)
-        self.environments = {environment.name: environment for environment in environments}
-        self.effects = effects_of(tools_of(agent), effects or {}, names, trust_hints=trust_hints)
-        self.max_concurrency = max_concurrency or n
+        self.lent: range = range(n, 2 * n if branching else n)
+        self.environments: dict[str, Environment] = {environment.name: environment for environment in environments}
+        self.effects: dict[str, ToolEffect] = effects_of(tools_of(agent), effects or {}, names, trust_hints=trust_hints)
+        self.max_concurrency: int = max_concurrency or n
         self.min_finished = min_finished
         self.on_unavailable = on_unavailable
-        self.retries = retries or Retries()
-        self.budget = budget or Budget()
+        self.retries: Retries = retries or Retries()
+        self.budget: Budget = budget or Budget()
         self.seed = seed
         self.recursion_limit = recursion_limit
-        self.store = RolloutStore(rollout_checkpointer or ThreadMemory())
-        self.ledger = ledger or MemoryLedger()
-        self.ledger_settings = ledger_settings or LedgerSettings()
+        self.store: RolloutStore = RolloutStore(rollout_checkpointer or ThreadMemory())
+        self.ledger: EffectLedger = ledger or MemoryLedger()
+        self.ledger_settings: LedgerSettings = ledger_settings or LedgerSettings()
         self.spans = spans
-        self.lingering = Lingering()
-        self.name = "ParallelRollouts"
+        self.lingering: Lingering = Lingering()
+        self.name: str | None = "ParallelRollouts"
         self.has_selector = False
         self.shadowed = False
         self.keeps_words = False
-        self.said = Waiting[list[Rollout]](_MOST_WAITING)  # with the words of tokens, which the state never has
+        # With the words of tokens, which the state never has.
+        self.said: Waiting[list[Rollout]] = Waiting(_MOST_WAITING)
         hook(tool_nodes_of(agent))
 
     def __call__(self, state: Mapping[str, Any], config: RunnableConfig) -> dict[str, Any]:

@@ -85,15 +85,15 @@ class EntropyCentroidSelector(Node):
         records: Records | None = None,
     ) -> None:
         self.rollouts = rollouts
-        self.selector = selector_or_default(selector)
+        self.selector: Selector = selector_or_default(selector)
         if shadow and rollouts is None:
             raise ConfigurationError("shadow=True needs the node of the rollouts: EntropyCentroidSelector(rollouts, …)")
         require_kind("records", records, "Records")
         self.on_unscorable = on_unscorable
         self.shadow = shadow
-        self.untold = Untold()
+        self.untold: Untold = Untold()
         self.records = records
-        self.name = "EntropyCentroidSelector"
+        self.name: str | None = "EntropyCentroidSelector"
         if rollouts is not None:
             rollouts.has_selector = True
             rollouts.shadowed = shadow

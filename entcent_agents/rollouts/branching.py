@@ -75,8 +75,8 @@ class Tree:
         recorded: Iterable[Origin] = (),
         stopping: Stopping | None = None,
     ) -> None:
-        self.loop = asyncio.get_running_loop()
-        self.methods = branching.methods
+        self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
+        self.methods: tuple[BranchMethod, ...] = branching.methods
         self.begin = begin
         self._watch = Watch(branching.policy)
         self._stopping = stopping

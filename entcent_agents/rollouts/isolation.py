@@ -12,7 +12,7 @@ from collections.abc import Collection, Generator, Iterable, Mapping
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import fields, is_dataclass
-from typing import Any, Final, Literal, TypedDict, cast
+from typing import Any, Final, Literal, TypeAlias, TypedDict, cast
 from uuid import NAMESPACE_OID, uuid5
 
 from langchain_core.callbacks import BaseCallbackHandler, BaseCallbackManager, UsageMetadataCallbackHandler
@@ -49,8 +49,8 @@ _RUNTIME_KEY: Final = "__pregel_runtime"
 _INTERNAL_KEYS: Final = ("__pregel_", "checkpoint_", "langgraph_")
 _THREAD_KEYS: Final = ("thread_id", "thread_ts")
 
-Graph = CompiledStateGraph[Any, Any, Any, Any]
-Channel = BaseChannel[Any, Any, Any]
+Graph: TypeAlias = CompiledStateGraph[Any, Any, Any, Any]
+Channel: TypeAlias = BaseChannel[Any, Any, Any]
 
 
 def isolated_graph(agent: Graph, saver: BaseCheckpointSaver[Any], store: BaseStore | None) -> Graph:

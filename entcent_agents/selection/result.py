@@ -49,7 +49,7 @@ class Selection:
         >>> selection.winner, [candidate.rank for candidate in selection.candidates]
         (1, [2, 1, None])
         >>> selection.candidates[2].reason
-        'coverage 0.00 below 0.9'
+        'no log-probabilities'
     """
 
     winner: int | None
