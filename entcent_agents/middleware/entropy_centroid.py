@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import nullcontext
 from operator import add
-from typing import Annotated, Any, Final, Literal, NotRequired
+from typing import Annotated, Any, Final, Literal, NoReturn, NotRequired
 
 from langchain.agents.middleware import AgentMiddleware, AgentState, ExtendedModelResponse, ModelRequest, ModelResponse
 from langchain.agents.middleware.types import PrivateStateAttr
@@ -19,9 +19,11 @@ from entcent_agents.chat.sampling import SamplingPool, current_pool, is_plain, o
 from entcent_agents.errors import ConfigurationError
 from entcent_agents.middleware.candidates import Call, Candidate, run_candidates
 from entcent_agents.middleware.commands import Handler, keep_commands
+from entcent_agents.rollouts.counts import require_count
 from entcent_agents.rollouts.events import step_event
 from entcent_agents.selection import Selection, Selector, require_scorable
 from entcent_agents.selection.asking import chosen, selector_or_default
+from entcent_agents.telemetry.lines import log_step
 from entcent_agents.trajectory import Rollout, Trajectory, Turn
 
 Scope = Literal["request", "thread"]
@@ -34,7 +36,19 @@ class TurnsState(AgentState[Any]):
     entcent_turns: NotRequired[Annotated[list[dict[str, Any]], PrivateStateAttr, add]]
 
 
-class EntropyCentroidMiddleware(AgentMiddleware[Any, Any, Any]):  # any state: checkers then let it stand with others
+class _NoInstance:
+    def __get__(self, instance: object, owner: object) -> NoReturn:
+        raise ConfigurationError("pass an instance of the middleware, not its class: EntropyCentroidMiddleware(n=4)")
+
+
+class _AskedForHooks(type):
+    """LangChain asks the class of what it is given for its hooks; where the class itself was given, this one."""
+
+    wrap_tool_call = _NoInstance()
+
+
+# Of any state: checkers then let it stand with others.
+class EntropyCentroidMiddleware(AgentMiddleware[Any, Any, Any], metaclass=_AskedForHooks):
     """At each step of an agent, samples n candidate turns at once and commits one; only its tools run.
 
     Each candidate is scored at the end of the trajectory so far. Candidates that call the same tools in the same way,
@@ -78,8 +92,7 @@ class EntropyCentroidMiddleware(AgentMiddleware[Any, Any, Any]):  # any state: c
         seed: int | None = None,
     ) -> None:
         super().__init__()
-        if n < 1:
-            raise ConfigurationError(f"n={n} candidates: at least one is needed")
+        require_count(n, "candidates")
         if scope not in _SCOPES:
             raise ConfigurationError(f"scope={scope!r} must be 'request' or 'thread'")
         if on_unscorable not in ("error", "fallback"):
@@ -125,7 +138,9 @@ class EntropyCentroidMiddleware(AgentMiddleware[Any, Any, Any]):  # any state: c
         for event in winner.events:
             request.runtime.stream_writer(event)
         usages = [candidate.usage for candidate in candidates]
-        request.runtime.stream_writer(step_event(selection, rollouts, usages, turn=len(before)))
+        event = step_event(selection, rollouts, usages, turn=len(before))
+        log_step(event)
+        request.runtime.stream_writer(event)
         update = {"entcent_turns": _turns_update(request.state, before, winner.turn)}
         return ExtendedModelResponse(model_response=winner.response, command=Command(update=update))
 

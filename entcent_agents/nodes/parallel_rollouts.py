@@ -49,6 +49,7 @@ from entcent_agents.nodes.stopping import require_reachable, stopping_of
 from entcent_agents.nodes.unclaimed import leave
 from entcent_agents.rollouts.branching import BeginBranch, Branching, Tree
 from entcent_agents.rollouts.cleanup import Lingering, discard, to_the_end
+from entcent_agents.rollouts.counts import require_count
 from entcent_agents.rollouts.guard import Rules, inside_a_rollout
 from entcent_agents.rollouts.heritage import Heritage
 from entcent_agents.rollouts.hooks import hook
@@ -155,8 +156,7 @@ class ParallelRollouts(Node):
         ledger_settings: LedgerSettings | None = None,
         spans: Spans | None = None,
     ) -> None:
-        if n < 1:
-            raise ConfigurationError(f"n={n} rollouts: at least one is needed")
+        require_count(n, "rollouts")
         if not 1 <= min_finished <= n:
             raise ConfigurationError(f"min_finished={min_finished} must be between 1 and n={n}")
         if max_concurrency is not None and max_concurrency < 1:

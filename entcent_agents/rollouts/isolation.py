@@ -28,6 +28,7 @@ from langgraph.graph import START, StateGraph
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.prebuilt import ToolNode
 from langgraph.pregel import Pregel
+from langgraph.pregel.protocol import PregelProtocol
 from langgraph.runtime import Runtime
 from langgraph.store.base import BaseStore
 from pydantic import BaseModel
@@ -206,6 +207,11 @@ def require_rollouts_possible(agent: Any) -> None:
     """
     if isinstance(agent, StateGraph):
         raise ConfigurationError("the agent is not compiled yet: pass agent.compile()")
+    if not isinstance(cast(object, agent), PregelProtocol):
+        raise ConfigurationError(
+            f"the agent is of the type {type(agent).__name__}, not a compiled graph: pass what "
+            "create_agent(model, tools) or builder.compile() gives"
+        )
     for name, graph in ((agent.name, agent), *(_subgraphs(agent) if isinstance(agent, Pregel) else ())):
         if not isinstance(graph, Pregel):
             raise ConfigurationError(
