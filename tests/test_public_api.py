@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -51,6 +53,17 @@ def test_lazy_packages_have_no_name_that_they_do_not_say():
     for module in (entcent_agents, capture, chat, middleware, telemetry, testing):
         with pytest.raises(AttributeError, match="no attribute 'nothing'"):
             _ = module.nothing
+
+
+def test_every_public_name_is_in_the_reference_and_no_other():
+    page = (Path(__file__).parent.parent / "docs" / "public-names.md").read_text()
+    names = [
+        name
+        for row in page.splitlines()
+        if row.startswith("| `")
+        for name in re.findall("`([^`]+)`", row.split("|")[1])
+    ]
+    assert sorted(names) == sorted(entcent_agents.__all__)
 
 
 def test_a_user_needs_at_most_forty_names_and_autocompletion_knows_them_before_they_are_loaded():
