@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from inspect import signature
 from pathlib import Path
 
 import pytest
+from langchain.agents import create_agent
 
 import entcent_agents
 from entcent_agents import (
@@ -17,11 +19,13 @@ from entcent_agents import (
     ledger,
     middleware,
     nodes,
+    prebuilt,
     recordings,
     selection,
     telemetry,
     testing,
 )
+from entcent_agents.nodes.settings import RolloutSettings
 
 
 def test_public_names_are_sorted_and_there():
@@ -85,3 +89,17 @@ def test_a_name_that_needs_an_extra_says_which():
     )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert said == "langchain is not installed: run  pip install 'entcent-agents[langchain]'\n"
+
+
+def test_what_is_handed_on_to_the_rollouts_has_the_types_of_their_own_settings():
+    own = nodes.ParallelRollouts.__init__.__annotations__
+    said = {name: kind.__forward_arg__ for name, kind in RolloutSettings.__annotations__.items()}
+    assert said == {name: own[name] for name in own if name not in ("agent", "n", "return")}
+
+
+def test_an_agent_in_one_call_takes_the_settings_of_both():
+    rollouts, agents = (signature(made).parameters for made in (prebuilt.entropy_centroid_graph, create_agent))
+    spelt_out = signature(prebuilt.create_entropy_centroid_agent).parameters
+    taken = {*spelt_out, *prebuilt.AgentSettings.__annotations__}
+    assert {*RolloutSettings.__annotations__, *rollouts} - taken == {"agent"}
+    assert taken - {*RolloutSettings.__annotations__, *rollouts, *agents} == set()
