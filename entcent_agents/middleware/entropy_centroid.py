@@ -44,7 +44,7 @@ class _NoInstance:
 class _AskedForHooks(type):
     """LangChain asks the class of what it is given for its hooks; where the class itself was given, this one."""
 
-    wrap_tool_call = _NoInstance()
+    wrap_tool_call: _NoInstance = _NoInstance()
 
 
 # Of any state: checkers then let it stand with others.
