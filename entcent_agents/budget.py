@@ -70,6 +70,14 @@ class Budget:
 
     Raises:
         ConfigurationError: On limits that leave nothing or are no numbers, or a `max_cost` without prices.
+
+    Example:
+        >>> from entcent_agents import Budget
+        >>> Budget(max_tokens=20_000, max_seconds=60).meters_calls
+        True
+        >>> Budget(max_tokens=0)
+        Traceback (most recent call last):
+        entcent_agents.errors.ConfigurationError: budget: max_tokens=0 must be a whole number, at least 1
     """
 
     max_tokens: int | None = None

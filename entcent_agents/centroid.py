@@ -25,6 +25,11 @@ def entropy_centroid(
         LogprobsMalformedError: On a negative entropy or another shape.
         ConfigurationError: On a high threshold below the low one, or one that is NaN.
 
+    Example:
+        >>> from entcent_agents import entropy_centroid
+        >>> entropy_centroid([0.1] * 4 + [2.0] * 2 + [0.1] * 94)  # one phase, around the fifth of 100 tokens
+        0.05
+
     Source: arXiv 2604.26173, figure 1; see docs/mathematics.md.
     """
     return _phase_moment(entropy, config, thresholds, midpoint=0.5, normalised=True)

@@ -50,6 +50,12 @@ def token_entropy(top_logprobs: ArrayLike) -> FloatArray:
     Raises:
         LogprobsMalformedError: On a positive value, or another shape.
 
+    Example:
+        >>> import numpy as np
+        >>> from entcent_agents import token_entropy
+        >>> token_entropy(np.log([[0.5, 0.5], [0.98, 0.02]])).round(3).tolist()
+        [0.693, 0.098]
+
     Source: arXiv 2604.26173; see docs/mathematics.md.
     """
     return _by_blocks(top_logprobs, _entropy)[0]

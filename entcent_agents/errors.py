@@ -41,7 +41,16 @@ _STATUS_NAMES: Final = ("status_code", "status", "code")
 
 
 class EntcentError(Exception):
-    """Root of the tree: catch it to catch everything this library raises on purpose."""
+    """Root of the tree: catch it to catch everything this library raises on purpose.
+
+    Example:
+        >>> from entcent_agents import EntcentError, PhaseConfig
+        >>> try:
+        ...     PhaseConfig(top_percent=101)
+        ... except EntcentError as error:
+        ...     print(error)
+        top_percent=101 is not a percentage between 0 and 100
+    """
 
 
 class ConfigurationError(EntcentError):

@@ -95,6 +95,16 @@ class TokenLogprobs:
         kind: The `SegmentKind` of each token, shape `(T,)`, uint8. Default: read from the text; UNKNOWN without text.
         ids: The tokens' numbers in the model's vocabulary, shape `(T,)`, int32; None where the server does not say.
         alternatives: What might have stood there; None where nobody asked for them. No record has them.
+
+    Example:
+        >>> import numpy as np
+        >>> from entcent_agents import TokenLogprobs
+        >>> from entcent_agents.logprobs import token_offsets
+        >>> tokens, nats = [b"Gen", b"too"], np.array([0.5, np.nan], np.float32)
+        >>> columns = {"logprob": -nats, "entropy": nats.copy(), "residual": nats.copy(), "confidence": nats.copy()}
+        >>> turn = TokenLogprobs(text=b"Gentoo", offsets=token_offsets(tokens), top_k=10, **columns)
+        >>> len(turn), turn.scored_tokens
+        (2, 1)
     """
 
     text: bytes

@@ -12,9 +12,9 @@ from typing import Any, Final, cast
 _FULL_STOPS: Final = ".\u3002"
 _DIGEST_BYTES: Final = 16
 _WIDTHS: Final = {
-    code: chr(int(form[-1], 16))
+    code: chr(int(_form[-1], 16))
     for code in (0x3000, *range(0xFF00, 0xFFF0))
-    if (form := unicodedata.decomposition(chr(code)).split())[:1] in (["<wide>"], ["<narrow>"])
+    if (_form := unicodedata.decomposition(chr(code)).split())[:1] in (["<wide>"], ["<narrow>"])
 }
 """Forms of a character that differ in width alone."""
 

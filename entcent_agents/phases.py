@@ -44,6 +44,11 @@ class PhaseConfig:
     Raises:
         ConfigurationError: When a share is no number from 0 to 100, both exceed 100 together, `consecutive_low` is no
             whole number from 1, or the thresholds are no finite numbers from 0, the high one first.
+
+    Example:
+        >>> from entcent_agents import PhaseConfig, high_entropy_phases
+        >>> high_entropy_phases([0.1, 2.0, 1.5, 0.1, 0.1, 0.1], PhaseConfig(thresholds=(1.0, 0.2)))
+        (Phase(start=1, length=2),)
     """
 
     top_percent: float = 1.0
@@ -99,6 +104,11 @@ def high_entropy_phases(
     Raises:
         LogprobsMalformedError: On a negative entropy or another shape.
         ConfigurationError: On a high threshold below the low one, or one that is NaN.
+
+    Example:
+        >>> from entcent_agents import high_entropy_phases
+        >>> high_entropy_phases([0.1] * 4 + [2.0] * 2 + [0.1] * 94)
+        (Phase(start=4, length=2),)
 
     Source: arXiv 2604.26173; see docs/mathematics.md.
     """

@@ -8,19 +8,22 @@ from inspect import signature
 from typing import Any, Literal, cast, get_type_hints
 
 from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import SystemMessage
 from langchain_core.tools import BaseTool
+from langgraph.cache.base import BaseCache
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import END, START, StateGraph
 from langgraph.store.base import BaseStore
 from langgraph.types import Command
-from typing_extensions import TypedDict  # of Python's own, pydantic makes no schemas before 3.12
+from typing_extensions import TypedDict, Unpack  # of Python's own, pydantic makes no schemas before 3.12
 
 from entcent_agents.capture.settings import with_logprobs_unless_set
 from entcent_agents.effects import Effect
 from entcent_agents.environments import Environment
 from entcent_agents.errors import ConfigurationError, MissingExtraError
 from entcent_agents.nodes import EntropyCentroidSelector, ParallelRollouts, RolloutsState, unfinished
+from entcent_agents.nodes.settings import HowRolloutsRun, RolloutSettings
 from entcent_agents.nodes.unclaimed import RequestGraph
 from entcent_agents.recordings import Records
 from entcent_agents.rollouts.isolation import Graph, with_every_channel_public
@@ -29,6 +32,25 @@ from entcent_agents.selection import Selector
 
 class _Selected(TypedDict):
     selection: dict[str, Any]
+
+
+class AgentSettings(HowRolloutsRun, total=False):
+    """Settings that an agent in one call hands on, to `entropy_centroid_graph` and to `create_agent`; see there."""
+
+    selector: Selector | None
+    on_unscorable: Literal["error", "fallback"]
+    shadow: bool
+    records: Records | None
+    system_prompt: str | SystemMessage | None
+    middleware: Sequence[Any]
+    response_format: Any
+    state_schema: type[Any] | None
+    context_schema: type[Any] | None
+    interrupt_before: list[str] | None
+    interrupt_after: list[str] | None
+    debug: bool
+    cache: BaseCache[Any] | None
+    transformers: Sequence[Any] | None
 
 
 class _StandIn(EntropyCentroidSelector):
@@ -46,7 +68,7 @@ def entropy_centroid_graph(
     checkpointer: BaseCheckpointSaver[Any] | bool | None = None,
     store: BaseStore | None = None,
     name: str = "entropy_centroid_graph",
-    **settings: Any,
+    **settings: Unpack[RolloutSettings],
 ) -> Graph:
     """An agent that runs as n rollouts of itself and commits the selected one.
 
@@ -66,6 +88,16 @@ def entropy_centroid_graph(
 
     Raises:
         ConfigurationError: On settings that cannot work, effects included; before any model call.
+
+    Example:
+        >>> from entcent_agents import ScriptedChat, ScriptedTurn, entropy_centroid_graph
+        >>> from langchain.agents import create_agent
+        >>> hesitant = [ScriptedTurn(text="Adelie?", entropy=[0.9] * 9)]
+        >>> sure = [ScriptedTurn(text="Gentoo.", entropy=[0.1] * 9)]
+        >>> graph = entropy_centroid_graph(create_agent(ScriptedChat(scripts=[hesitant, sure])), n=2)
+        >>> result = graph.invoke({"messages": [("user", "Which are the heaviest?")]})
+        >>> result["messages"][-1].text, result["selection"]["winner"]
+        ('Gentoo.', 1)
     """
     rollouts = ParallelRollouts(with_every_channel_public(agent), n=n, **settings)
     select = _StandIn(rollouts, selector=selector, on_unscorable=on_unscorable, shadow=shadow, records=records)
@@ -95,7 +127,7 @@ def create_entropy_centroid_agent(
     checkpointer: BaseCheckpointSaver[Any] | bool | None = None,
     store: BaseStore | None = None,
     name: str = "entropy_centroid_agent",
-    **settings: Any,
+    **settings: Unpack[AgentSettings],
 ) -> Graph:
     """An agent of LangChain's `create_agent` that runs as n rollouts of itself and commits the selected one.
 
@@ -118,6 +150,17 @@ def create_entropy_centroid_agent(
     Raises:
         ConfigurationError: On settings that cannot work, a model that gives no log-probabilities included; before any
             model call.
+
+    Example:
+        >>> from entcent_agents import READ, ScriptedChat, ScriptedTurn, create_entropy_centroid_agent
+        >>> def search(query: str) -> str:
+        ...     "Search the documents."
+        ...     return "Gentoo penguins are the heaviest."
+        >>> call = ScriptedTurn(tool_calls=[("search", {"query": "heaviest"})], entropy=[0.2] * 9)
+        >>> model = ScriptedChat(scripts=[[call, ScriptedTurn(text="Gentoo.", entropy=[0.1] * 9)]])
+        >>> agent = create_entropy_centroid_agent(model, [search], effects={"search": READ}, n=2)
+        >>> agent.invoke({"messages": [("user", "Which are the heaviest?")]})["messages"][-1].text
+        'Gentoo.'
     """
     try:
         create_agent: Any = import_module("langchain.agents").create_agent
@@ -132,9 +175,10 @@ def create_entropy_centroid_agent(
     except ConfigurationError:
         if settings.get("on_unscorable") != "fallback":
             raise
-    of_agent = {key: settings.pop(key) for key in signature(create_agent).parameters if key in settings}
+    given = dict[str, Any](settings)
+    of_agent = {key: given.pop(key) for key in signature(create_agent).parameters if key in given}
     if isinstance(checkpointer, BaseCheckpointSaver) and not isinstance(checkpointer, InMemorySaver):
-        settings.setdefault("rollout_checkpointer", checkpointer)
+        given.setdefault("rollout_checkpointer", checkpointer)
     agent = create_agent(chat, tools, **of_agent)
     return entropy_centroid_graph(
         agent,
@@ -144,7 +188,7 @@ def create_entropy_centroid_agent(
         checkpointer=checkpointer,
         store=store,
         name=name,
-        **settings,
+        **given,
     )
 
 

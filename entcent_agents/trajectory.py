@@ -141,6 +141,13 @@ class Turn:
         generated_tokens: Tokens the server generated for it.
         logprobs: Their log-probabilities, as far as the server gave them; None where it gave none.
         reused_tokens: Of these, the first ones, which were generated for the rollout that this one branched from.
+
+    Example:
+        >>> from entcent_agents import Turn
+        >>> from entcent_agents.testing import scripted_logprobs
+        >>> turn = Turn(message_id="a", generated_tokens=5, logprobs=scripted_logprobs([0.4, 0.1]))
+        >>> turn.scored_tokens, turn.unlisted_tokens
+        (2, 3)
     """
 
     message_id: str
@@ -222,7 +229,15 @@ class Branch:
 
 @dataclass(frozen=True, kw_only=True)
 class Trajectory:
-    """The ordered turns of a rollout, over the whole task."""
+    """The ordered turns of a rollout, over the whole task.
+
+    Example:
+        >>> from entcent_agents import Trajectory, Turn
+        >>> from entcent_agents.testing import scripted_logprobs
+        >>> turn = Turn(message_id="a", generated_tokens=4, logprobs=scripted_logprobs([0.4, 0.1]))
+        >>> Trajectory(turns=(turn, turn)).coverage
+        0.5
+    """
 
     turns: tuple[Turn, ...] = ()
 
@@ -347,6 +362,13 @@ class Rollout:
         branch: Where it left another rollout; None where it was sampled from the beginning.
         votes: How many votes it has: one, and one for each other that came to the same and was merged into it. Records
             do not have them, because rollouts are never merged there.
+
+    Example:
+        >>> from entcent_agents import Rollout
+        >>> from entcent_agents.testing import scripted_rollouts
+        >>> rollout = scripted_rollouts([0.4, 0.1])[0]
+        >>> rollout.status, Rollout.from_dict(rollout.to_dict()).trajectory.scored_tokens
+        ('finished', 2)
     """
 
     index: int

@@ -8,9 +8,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from entcent_agents import Segment, SegmentKind, TokenLogprobs
+from entcent_agents import TokenLogprobs
 from entcent_agents.errors import LogprobsMalformedError
 from entcent_agents.logprobs import token_offsets
+from entcent_agents.segments import Segment, SegmentKind
 
 UNKNOWN, MARKUP, REASONING, ANSWER, NAME, ARGUMENT = SegmentKind
 

@@ -11,9 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from entcent_agents import SegmentKind
 from entcent_agents.logprobs import token_offsets
-from entcent_agents.segments import token_kinds, token_segments
+from entcent_agents.segments import SegmentKind, token_kinds, token_segments
 
 UNKNOWN, MARKUP, REASONING, ANSWER, NAME, ARGUMENT = SegmentKind
 

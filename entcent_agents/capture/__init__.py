@@ -5,20 +5,18 @@ The public names are loaded at first use: the shapes below are read without Lang
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING
+
+from entcent_agents.lazy import lazy_names
 
 if TYPE_CHECKING:
     from entcent_agents.capture.messages import capture_logprobs
     from entcent_agents.capture.settings import with_logprobs
     from entcent_agents.capture.tokens import estimated_prompt_tokens
+else:
+    __getattr__, __dir__ = lazy_names(
+        __name__,
+        {"messages": ("capture_logprobs",), "settings": ("with_logprobs",), "tokens": ("estimated_prompt_tokens",)},
+    )
 
 __all__ = ["capture_logprobs", "estimated_prompt_tokens", "with_logprobs"]
-
-_HOMES: Final = {"capture_logprobs": "messages", "estimated_prompt_tokens": "tokens", "with_logprobs": "settings"}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

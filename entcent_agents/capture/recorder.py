@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 from uuid import UUID
 
 from langchain_core.callbacks import BaseRunManager
@@ -28,7 +28,7 @@ TurnListener = Callable[[Turn], None]
 class LogprobsGeneration(ChatGeneration):
     """A generation that carries its arrays beside the message, never in it, and what its request's prompt took."""
 
-    model_config = ConfigDict(arbitrary_types_allowed=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(arbitrary_types_allowed=True)
     token_logprobs: TokenLogprobs | None = Field(default=None, exclude=True, repr=False)
     whole_prompt_tokens: int | None = Field(default=None, exclude=True, repr=False)
 
@@ -36,7 +36,7 @@ class LogprobsGeneration(ChatGeneration):
 class LogprobsGenerationChunk(ChatGenerationChunk):
     """A chunk of a streamed generation; the last carries the arrays of the whole, and so does a sum of chunks."""
 
-    model_config = ConfigDict(arbitrary_types_allowed=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(arbitrary_types_allowed=True)
     token_logprobs: TokenLogprobs | None = Field(default=None, exclude=True, repr=False)
     whole_prompt_tokens: int | None = Field(default=None, exclude=True, repr=False)
 
@@ -77,7 +77,7 @@ class TurnRecorder(ModelAndToolHandler):
 
     def __init__(self, on_turn: TurnListener | None = None, prices: Mapping[str, Prices] | None = None) -> None:
         self.turns: dict[str, Turn] = {}
-        self.usage = Usage()
+        self.usage: Usage = Usage()
         self._ids_by_words: dict[str, str] = {}
         self._words: dict[str, str] = {}
         self._streamed: dict[UUID, TokenLogprobs] = {}
@@ -137,7 +137,7 @@ class TurnRecorder(ModelAndToolHandler):
     def count(self, usage: Usage) -> None:
         """Add to the usage, from whatever thread."""
         with self._counting:
-            self.usage += usage
+            self.usage = self.usage + usage
 
     def close(self) -> None:
         """Nothing will be heard of the calls that are under way: they count as cut off."""

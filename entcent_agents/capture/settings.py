@@ -44,6 +44,13 @@ def with_logprobs(model: ModelT, top: int = 10) -> ModelT:
     Raises:
         ConfigurationError: Where it cannot work: a class that is not known, a provider, an API or a model that gives
             none, or more alternatives than the provider gives. The message names the reason and what to do.
+
+    Example:
+        >>> from entcent_agents import with_logprobs
+        >>> from langchain_openai import ChatOpenAI
+        >>> model = with_logprobs(ChatOpenAI(model="my-model", base_url="http://127.0.0.1:8000/v1", api_key="none"))
+        >>> model.logprobs, model.top_logprobs
+        (True, 10)
     """
     if top < 1:
         raise ConfigurationError(f"top={top}: ask for at least 1 alternative; entropy needs several")

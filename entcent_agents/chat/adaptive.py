@@ -103,7 +103,7 @@ class AdaptiveLimit:
         self._doubles_to = before
         self._limit = max(1.0, factor * min(self._limit, left + 1))
         self._trip, self._pace = self._round_trip(), _Window(max(FEW_ANSWERS, left))
-        self.reason = reason
+        self.reason: str = reason
 
     def _round_trip(self) -> _Window:
         return _Window(self.limit if self._limit < self._doubles_to else max(FEW_ANSWERS, self.limit))

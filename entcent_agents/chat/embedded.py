@@ -72,10 +72,10 @@ class EmbeddedServer:
             raise ConfigurationError(
                 "slots, context_tokens, threads and start_seconds of an embedded server are positive"
             )
-        self.path = Path(path)
+        self.path: Path = Path(path)
         self.slots = slots
         self.context_tokens = context_tokens
-        self.model = alias or self.path.stem
+        self.model: str = alias or self.path.stem
         self._threads = threads
         self._chat_template = chat_template
         self._start_seconds = start_seconds

@@ -102,10 +102,14 @@ def main() -> None:
         time.sleep(3600.0)
 
 
-if __name__ == "__main__":
+def _end_with_the_reason() -> None:
     try:
         main()
     except Exception as error:
         sys.stderr.write(f"{type(error).__name__}: {error}\n")
         sys.stderr.flush()
         os._exit(1)
+
+
+if __name__ == "__main__":
+    _end_with_the_reason()

@@ -65,6 +65,12 @@ class ChatLogprobs(BaseChatModel):
     Raises:
         ConfigurationError: At a call, on settings that cannot work.
         ModelServerError: At a call, where the server cannot be reached or answers with an error.
+
+    Example:
+        >>> from entcent_agents import ChatLogprobs
+        >>> model = ChatLogprobs(model="my-model", base_url="http://127.0.0.1:8000/v1", tool_calling="text")
+        >>> model.top_logprobs  # nothing is asked of the server before the first call
+        10
     """
 
     model: str

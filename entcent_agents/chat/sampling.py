@@ -110,7 +110,7 @@ class SamplingPool:
         # By loop too: synchronous nodes call from the background loop, and futures do not cross loops.
         self._open: dict[_Slot, _Group] = {}
         self._occurrences: Counter[str] = Counter()
-        self.calls = Calls()
+        self.calls: Calls = Calls()
 
     async def sample(self, caller: str, prompt: str, send: Send, own_seed: int | None = None) -> Completion:
         """One completion; equal calls that arrive together share a request.

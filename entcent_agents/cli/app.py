@@ -7,14 +7,14 @@ from typing import Annotated, Literal
 
 import typer
 
-app = typer.Typer(
+app: typer.Typer = typer.Typer(
     name="entcent",
     help="Several rollouts of an agent at once; the one whose uncertainty comes early is committed.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-models = typer.Typer(help="The models that run on this computer.", no_args_is_help=True)
+models: typer.Typer = typer.Typer(help="The models that run on this computer.", no_args_is_help=True)
 app.add_typer(models, name="models")
 
 DEFAULT_MODEL = "qwen2.5-coder-1.5b"

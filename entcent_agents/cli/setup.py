@@ -87,10 +87,10 @@ class Prepared:
         self._factory: Factory = agent_factory(setup.agent)
         if setup.agent is None and not self.environments:
             raise ConfigurationError("the agent has no tools: pass --db FILE or --workspace DIR")
-        self.names = [environment.name for environment in self.environments]
+        self.names: list[str] = [environment.name for environment in self.environments]
         # A model of this computer has no address yet; an agent that is only looked at asks it nothing.
         self._address = address_of(setup.model)
-        self.agent = self._built(self._address or _NOT_STARTED)
+        self.agent: Any = self._built(self._address or _NOT_STARTED)
 
     def on(self, served: Served) -> Any:
         """The agent, asking the model where it answers."""

@@ -81,7 +81,7 @@ class RolloutView:
 
     def end_round(self, selection: dict[str, Any]) -> None:
         """The selected rollout is committed; where it is held, other rollouts go on from it."""
-        self.committing = False
+        self.committing: bool = False
         if selection["status"] == "held":
             self._log(f"rollout {selection['winner']} selected, held: rollouts go on from there")
             self._round += 1

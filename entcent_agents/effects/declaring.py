@@ -26,6 +26,16 @@ def declare(tool: ToolT, effect: Effect | str, *, environment: str | EllipsisTyp
 
     Raises:
         EffectError: On a value that is no effect.
+
+    Example:
+        >>> from entcent_agents import READ, declare
+        >>> from langchain_core.tools import tool
+        >>> @tool
+        ... def search(query: str) -> str:
+        ...     "Search the documents."
+        ...     return "Gentoo penguins are the heaviest."
+        >>> declare(search, READ).metadata["effect"]
+        <Effect.READ: 'READ'>
     """
     kept = {key: value for key, value in (tool.metadata or {}).items() if key not in _KEYS}
     bound = {} if environment is ... else {"environment": environment}

@@ -18,6 +18,12 @@ class Effect(StrEnum):
         WRITE: It changes a forkable environment: run on the rollout's own fork.
         EXTERNAL: It touches what cannot be forked: rollouts stop before it. Unknown means EXTERNAL.
         EXTERNAL_IDEMPOTENT: EXTERNAL that, called again with the same idempotency key, does nothing a second time.
+
+    Example:
+        >>> from entcent_agents import EXTERNAL, READ, WRITE
+        >>> effects = {"search": READ, "write_file": WRITE, "send_mail": EXTERNAL}
+        >>> effects == {"search": "READ", "write_file": "WRITE", "send_mail": "EXTERNAL"}  # plain text will do
+        True
     """
 
     READ = "READ"
@@ -27,9 +33,13 @@ class Effect(StrEnum):
 
 
 READ: Final = Effect.READ
+"""It changes nothing: run live, in every rollout."""
 WRITE: Final = Effect.WRITE
+"""It changes a forkable environment: run on the rollout's own fork."""
 EXTERNAL: Final = Effect.EXTERNAL
+"""It touches what cannot be forked: rollouts stop before it, and the selected one's call is made once."""
 EXTERNAL_IDEMPOTENT: Final = Effect.EXTERNAL_IDEMPOTENT
+"""EXTERNAL that, called again with the same idempotency key, does nothing a second time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

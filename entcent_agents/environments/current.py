@@ -25,6 +25,17 @@ def current_environment(name: str | None = None) -> Fork:
 
     Raises:
         ConfigurationError: Called outside a rollout, the rollout has no such environment, or several and no name.
+
+    Example:
+        >>> from entcent_agents import MemoryEnvironment, current_environment
+        >>> from entcent_agents.environments import use_environments
+        >>> def take(item: str) -> str:
+        ...     current_environment("stock").value[item] -= 1
+        ...     return "taken"
+        >>> fork = MemoryEnvironment({"bolts": 140}, name="stock").fork()
+        >>> with use_environments({"stock": fork}):  # as in a rollout
+        ...     take("bolts"), fork.value
+        ('taken', {'bolts': 139})
     """
     forks = _FORKS.get()
     if forks is None:

@@ -11,7 +11,7 @@ from entcent_agents.environments import tree
 from entcent_agents.environments.diff import Content, content_of, file_difference, printable
 from entcent_agents.environments.durable import sync_tree
 from entcent_agents.environments.forks import StagedEnvironment, StagedFork, new_folder, reopened_folder, write_base
-from entcent_agents.environments.protocol import Change, Sealed
+from entcent_agents.environments.protocol import Change, Mechanism, Sealed
 from entcent_agents.errors import EnvironmentConflictError, EnvironmentUnusableError, PathEscapeError
 
 if TYPE_CHECKING:
@@ -131,13 +131,23 @@ class DirectoryEnvironment(StagedEnvironment):
     Raises:
         EnvironmentUnusableError: No such directory, a mount point, or its parent cannot be written.
         EnvironmentConflictError: Somebody changed a target of an interrupted commit; a person has to decide.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from entcent_agents import DirectoryEnvironment
+        >>> Path("notes").mkdir()
+        >>> fork = DirectoryEnvironment("notes").fork()
+        >>> written = fork.resolve("penguins.md").write_text("Gentoo")
+        >>> [(change.subject, change.what) for change in fork.diff()], list(Path("notes").iterdir())
+        ([('penguins.md', 'created')], [])
+        >>> fork.discard()
     """
 
-    mechanism = tree
+    mechanism: Mechanism = tree
 
     def __init__(self, path: Path | str, name: str = "workspace") -> None:
         self.name = name
-        self.path = Path(path).resolve()
+        self.path: Path = Path(path).resolve()
         parent = self.path.parent
         if not parent.is_dir():
             raise EnvironmentUnusableError(f"{parent} does not exist: create it, and the workspace in it")

@@ -15,7 +15,7 @@ from entcent_agents.environments.diff import printable, value_difference
 from entcent_agents.environments.durable import sync_path
 from entcent_agents.environments.forks import StagedEnvironment, StagedFork, new_folder, reopened_folder, write_base
 from entcent_agents.environments.overlay import make_overlay, open_overlay
-from entcent_agents.environments.protocol import Change, Sealed
+from entcent_agents.environments.protocol import Change, Mechanism, Sealed
 from entcent_agents.environments.replay import Replay
 from entcent_agents.errors import EnvironmentUnusableError
 
@@ -152,9 +152,9 @@ class JournalEnvironment(StagedEnvironment):
 
     def __init__(self, target: JournalTarget, path: Path | str, name: str = "journal") -> None:
         self.name = name
-        self.path = Path(path).resolve()
+        self.path: Path = Path(path).resolve()
         self.target = target
-        self.mechanism = Replay(target)
+        self.mechanism: Mechanism = Replay(target)
         if not self.path.parent.is_dir():
             raise EnvironmentUnusableError(f"{self.path.parent} does not exist: create it, or give another path")
         self.recover()

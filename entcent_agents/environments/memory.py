@@ -146,12 +146,24 @@ class MemoryEnvironment:
 
     Raises:
         EnvironmentUnusableError: The value cannot be copied, or does not equal its copy.
+
+    Example:
+        >>> from entcent_agents import MemoryEnvironment
+        >>> from entcent_agents.environments import commit
+        >>> stock = MemoryEnvironment({"bolts": 140}, name="stock")
+        >>> fork = stock.fork()
+        >>> fork.value["bolts"] = 139
+        >>> stock.value
+        {'bolts': 140}
+        >>> commit([fork])
+        >>> stock.value
+        {'bolts': 139}
     """
 
     def __init__(self, value: Any, name: str = "memory") -> None:
         self.name = name
         self.value = value
-        self.lock = threading.RLock()
+        self.lock: threading.RLock = threading.RLock()
         self.forks: dict[str, MemoryFork] = {}
         try:
             equal = not _differ(_copied(value, name), value)

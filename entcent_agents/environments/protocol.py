@@ -140,7 +140,14 @@ class Fork(Protocol):
 
 
 class Environment(Protocol):
-    """A part of the world that can be forked. Making one finishes a commit that a crash interrupted."""
+    """A part of the world that can be forked. Making one finishes a commit that a crash interrupted.
+
+    Example:
+        >>> from entcent_agents import Environment, MemoryEnvironment
+        >>> worlds: list[Environment] = [MemoryEnvironment({"bolts": 140}, name="stock")]
+        >>> [(world.name, world.fork().diff()) for world in worlds]
+        [('stock', ())]
+    """
 
     @property
     def name(self) -> str:

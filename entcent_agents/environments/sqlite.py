@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from entcent_agents.environments import pages
 from entcent_agents.environments.durable import sync_path
 from entcent_agents.environments.forks import StagedEnvironment, StagedFork, new_folder, reopened_folder, write_base
-from entcent_agents.environments.protocol import Change, Sealed
+from entcent_agents.environments.protocol import Change, Mechanism, Sealed
 from entcent_agents.environments.rows import database_changes
 from entcent_agents.errors import EnvironmentConflictError, EnvironmentUnusableError
 
@@ -152,13 +152,26 @@ class SqliteEnvironment(StagedEnvironment):
     Raises:
         EnvironmentUnusableError: No such file, not a SQLite database, or its directory cannot be written.
         EnvironmentConflictError: Somebody changed a target of an interrupted commit; a person has to decide.
+
+    Example:
+        >>> import sqlite3
+        >>> from contextlib import closing
+        >>> from entcent_agents import SqliteEnvironment
+        >>> with closing(sqlite3.connect("shop.db")) as real:
+        ...     made = real.execute("CREATE TABLE stock (item TEXT)")
+        >>> fork = SqliteEnvironment("shop.db").fork()
+        >>> with fork.connect() as copy:
+        ...     added = copy.execute("INSERT INTO stock VALUES ('bolts')")
+        >>> [(change.subject, change.what) for change in fork.diff()]
+        [('stock', 'changed')]
+        >>> fork.discard()
     """
 
-    mechanism = pages
+    mechanism: Mechanism = pages
 
     def __init__(self, path: Path | str, name: str = "database") -> None:
         self.name = name
-        self.path = Path(path).resolve()
+        self.path: Path = Path(path).resolve()
         if not self.path.is_file():
             raise EnvironmentUnusableError(_missing(self.path))
         if not (os.access(self.path, os.W_OK) and os.access(self.path.parent, os.W_OK)):

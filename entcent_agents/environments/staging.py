@@ -42,10 +42,10 @@ class Staging:
 
     def __init__(self, target: Path) -> None:
         self.target = target
-        self.path = target.parent / f".entcent-{target.name}"
-        self.pointer = self.path / "pointer.json"
-        self.forks = self.path / "forks"
-        self.receipts = self.path / "committed"
+        self.path: Path = target.parent / f".entcent-{target.name}"
+        self.pointer: Path = self.path / "pointer.json"
+        self.forks: Path = self.path / "forks"
+        self.receipts: Path = self.path / "committed"
 
     def exists(self) -> bool:
         """Whether there is anything to recover or to sweep."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
 from entcent_agents.errors import LedgerError, MissingExtraError
 from entcent_agents.ledger.calls import Position
@@ -16,8 +16,8 @@ from entcent_agents.ledger.record import EffectRecord
 if TYPE_CHECKING:
     from psycopg import AsyncConnection, AsyncCursor
 
-    Connect = Callable[[], AbstractAsyncContextManager[AsyncConnection[Any]]]
-    Cursor = AsyncCursor[tuple[Any, ...]]
+    Connect: TypeAlias = Callable[[], AbstractAsyncContextManager[AsyncConnection[Any]]]
+    Cursor: TypeAlias = AsyncCursor[tuple[Any, ...]]
 
 T = TypeVar("T")
 

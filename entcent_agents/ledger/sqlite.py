@@ -47,6 +47,17 @@ class SqliteLedger:
 
     Raises:
         ConfigurationError: On a database in memory.
+
+    Example:
+        >>> import asyncio
+        >>> from entcent_agents import SqliteLedger
+        >>> async def open_calls() -> int:
+        ...     ledger = SqliteLedger("effects.db")
+        ...     found = await ledger.unsettled()  # calls of which nobody knows yet whether they happened
+        ...     await ledger.aclose()
+        ...     return len(found)
+        >>> asyncio.run(open_calls())
+        0
     """
 
     def __init__(self, path: Path | str, *, busy_seconds: float = 30.0) -> None:

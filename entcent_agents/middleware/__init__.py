@@ -2,7 +2,7 @@
 
 ::
 
-    from entcent_agents.middleware import EntropyCentroidMiddleware
+    from entcent_agents import EntropyCentroidMiddleware
     agent = create_agent(model, tools, middleware=[EntropyCentroidMiddleware(n=8)])
 
 Loaded at first use: LangChain's agents are an extra.
@@ -10,28 +10,13 @@ Loaded at first use: LangChain's agents are an extra.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from entcent_agents.errors import MissingExtraError
+from entcent_agents.lazy import lazy_names
 
 if TYPE_CHECKING:
     from entcent_agents.middleware.entropy_centroid import EntropyCentroidMiddleware
+else:
+    __getattr__, __dir__ = lazy_names(__name__, {"entropy_centroid": ("EntropyCentroidMiddleware",)})
 
 __all__ = ["EntropyCentroidMiddleware"]
-
-
-def __getattr__(name: str) -> Any:
-    """The middleware, where LangChain is installed.
-
-    Raises:
-        MissingExtraError: Without LangChain.
-    """
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    try:
-        from entcent_agents.middleware.entropy_centroid import EntropyCentroidMiddleware
-    except ModuleNotFoundError as error:
-        if error.name not in ("langchain", "langchain.agents"):
-            raise
-        raise MissingExtraError("langchain", "langchain") from None
-    return EntropyCentroidMiddleware

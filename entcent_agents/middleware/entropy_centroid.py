@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import nullcontext
 from operator import add
-from typing import Annotated, Any, Final, Literal, NotRequired
+from typing import Annotated, Any, Final, Literal, NoReturn, NotRequired
 
 from langchain.agents.middleware import AgentMiddleware, AgentState, ExtendedModelResponse, ModelRequest, ModelResponse
 from langchain.agents.middleware.types import PrivateStateAttr
@@ -20,9 +20,11 @@ from entcent_agents.chat.sampling import SamplingPool, current_pool, is_plain, o
 from entcent_agents.errors import ConfigurationError
 from entcent_agents.middleware.candidates import Call, Candidate, run_candidates
 from entcent_agents.middleware.commands import Handler, keep_commands
+from entcent_agents.rollouts.counts import require_count
 from entcent_agents.rollouts.events import step_event
 from entcent_agents.selection import Selection, Selector, require_scorable
 from entcent_agents.selection.asking import chosen, selector_or_default
+from entcent_agents.telemetry.lines import log_step
 from entcent_agents.trajectory import Rollout, Trajectory, Turn
 
 Scope = Literal["request", "thread"]
@@ -35,7 +37,19 @@ class TurnsState(AgentState[Any]):
     entcent_turns: NotRequired[Annotated[list[dict[str, Any]], PrivateStateAttr, add]]
 
 
-class EntropyCentroidMiddleware(AgentMiddleware[Any, Any, Any]):  # any state: checkers then let it stand with others
+class _NoInstance:
+    def __get__(self, instance: object, owner: object) -> NoReturn:
+        raise ConfigurationError("pass an instance of the middleware, not its class: EntropyCentroidMiddleware(n=4)")
+
+
+class _AskedForHooks(type):
+    """LangChain asks the class of what it is given for its hooks; where the class itself was given, this one."""
+
+    wrap_tool_call: _NoInstance = _NoInstance()
+
+
+# Of any state: checkers then let it stand with others.
+class EntropyCentroidMiddleware(AgentMiddleware[Any, Any, Any], metaclass=_AskedForHooks):
     """At each step of an agent, samples n candidate turns at once and commits one; only its tools run.
 
     Each candidate is scored at the end of the trajectory so far. Candidates that call the same tools in the same way,
@@ -57,9 +71,19 @@ class EntropyCentroidMiddleware(AgentMiddleware[Any, Any, Any]):  # any state: c
             log-probabilities.
         LogprobsMissingError: At a step, see `on_unscorable`.
         Exception: At a step, what the first candidate raised, where all of them failed.
+
+    Example:
+        >>> from entcent_agents import EntropyCentroidMiddleware, ScriptedChat, ScriptedTurn
+        >>> from langchain.agents import create_agent
+        >>> hesitant = [ScriptedTurn(text="Adelie?", entropy=[0.9] * 9)]
+        >>> sure = [ScriptedTurn(text="Gentoo.", entropy=[0.1] * 9)]
+        >>> model = ScriptedChat(scripts=[hesitant, sure])
+        >>> agent = create_agent(model, middleware=[EntropyCentroidMiddleware(n=2)])
+        >>> agent.invoke({"messages": [("user", "Which are the heaviest?")]})["messages"][-1].text
+        'Gentoo.'
     """
 
-    state_schema = TurnsState
+    state_schema: type[Any] = TurnsState
 
     def __init__(
         self,
@@ -71,14 +95,13 @@ class EntropyCentroidMiddleware(AgentMiddleware[Any, Any, Any]):  # any state: c
         seed: int | None = None,
     ) -> None:
         super().__init__()
-        if n < 1:
-            raise ConfigurationError(f"n={n} candidates: at least one is needed")
+        require_count(n, "candidates")
         if scope not in _SCOPES:
             raise ConfigurationError(f"scope={scope!r} must be 'request' or 'thread'")
         if on_unscorable not in ("error", "fallback"):
             raise ConfigurationError(f"on_unscorable={on_unscorable!r} must be 'error' or 'fallback'")
         self.n = n
-        self.selector = selector_or_default(selector)
+        self.selector: Selector = selector_or_default(selector)
         self.scope: Scope = scope
         self.on_unscorable = on_unscorable
         self.seed = seed
@@ -118,7 +141,9 @@ class EntropyCentroidMiddleware(AgentMiddleware[Any, Any, Any]):  # any state: c
         for event in winner.events:
             request.runtime.stream_writer(event)
         usages = [candidate.usage for candidate in candidates]
-        request.runtime.stream_writer(step_event(selection, rollouts, usages, turn=len(before)))
+        event = step_event(selection, rollouts, usages, turn=len(before))
+        log_step(event)
+        request.runtime.stream_writer(event)
         update = {"entcent_turns": _turns_update(request.state, before, winner.turn)}
         return ExtendedModelResponse(model_response=winner.response, command=Command(update=update))
 

@@ -76,9 +76,9 @@ class _Batch:
     """The requests of a batch, and what they leave."""
 
     def __init__(self, requests: int, most: int) -> None:
-        self.loop = asyncio.get_running_loop()
-        self.room = asyncio.Semaphore(most)
-        self.requests = [BatchRequest(self) for _ in range(requests)]
+        self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
+        self.room: asyncio.Semaphore = asyncio.Semaphore(most)
+        self.requests: list[BatchRequest] = [BatchRequest(self) for _ in range(requests)]
 
     def share_out(self) -> None:
         """Give their parts to those that wait, if no other may still leave something.

@@ -21,6 +21,7 @@ from entcent_agents.capture.alternatives import keep_alternatives
 from entcent_agents.chat.sampling import SamplingPool, one_attempt, plain_sampling, use_pool
 from entcent_agents.effects import (
     Effect,
+    ToolEffect,
     committing_selector_needed,
     durable_store_needed,
     effects_of,
@@ -48,6 +49,7 @@ from entcent_agents.nodes.stopping import require_reachable, stopping_of
 from entcent_agents.nodes.unclaimed import leave
 from entcent_agents.rollouts.branching import BeginBranch, Branching, Tree
 from entcent_agents.rollouts.cleanup import Lingering, discard, to_the_end
+from entcent_agents.rollouts.counts import require_count
 from entcent_agents.rollouts.guard import Rules, inside_a_rollout
 from entcent_agents.rollouts.heritage import Heritage
 from entcent_agents.rollouts.hooks import hook
@@ -118,6 +120,17 @@ class ParallelRollouts(Node):
         EffectError: On effects that cannot be honoured; before any model call.
         BudgetExceededError: At a call, where `max_rollouts` leaves too few for a quorum.
         RolloutsFailedError: At a call, where fewer rollouts than the quorum finish.
+
+    Example:
+        >>> from entcent_agents import EntropyCentroidSelector, ParallelRollouts, ScriptedChat, ScriptedTurn
+        >>> from langchain.agents import create_agent
+        >>> from langgraph.graph import START, MessagesState, StateGraph
+        >>> turns = [ScriptedTurn(text=text, entropy=[nats] * 9) for text, nats in [("Adelie?", 0.9), ("Gentoo.", 0.1)]]
+        >>> rollouts = ParallelRollouts(create_agent(ScriptedChat(scripts=[[turn] for turn in turns])), n=2)
+        >>> steps = [("rollouts", rollouts), ("select", EntropyCentroidSelector(rollouts))]
+        >>> graph = StateGraph(MessagesState).add_sequence(steps).add_edge(START, "rollouts").compile()
+        >>> graph.invoke({"messages": [("user", "Which are the heaviest?")]})["messages"][-1].text
+        'Gentoo.'
     """
 
     def __init__(
@@ -143,8 +156,7 @@ class ParallelRollouts(Node):
         ledger_settings: LedgerSettings | None = None,
         spans: Spans | None = None,
     ) -> None:
-        if n < 1:
-            raise ConfigurationError(f"n={n} rollouts: at least one is needed")
+        require_count(n, "rollouts")
         if not 1 <= min_finished <= n:
             raise ConfigurationError(f"min_finished={min_finished} must be between 1 and n={n}")
         if max_concurrency is not None and max_concurrency < 1:
@@ -180,26 +192,27 @@ class ParallelRollouts(Node):
         self.branching = branching
         self.stopping = stopping
         self.pool = pool
-        self.lent = range(n, 2 * n if branching else n)
-        self.environments = {environment.name: environment for environment in environments}
-        self.effects = effects_of(tools_of(agent), effects or {}, names, trust_hints=trust_hints)
-        self.max_concurrency = max_concurrency or n
+        self.lent: range = range(n, 2 * n if branching else n)
+        self.environments: dict[str, Environment] = {environment.name: environment for environment in environments}
+        self.effects: dict[str, ToolEffect] = effects_of(tools_of(agent), effects or {}, names, trust_hints=trust_hints)
+        self.max_concurrency: int = max_concurrency or n
         self.min_finished = min_finished
         self.on_unavailable = on_unavailable
-        self.retries = retries or Retries()
-        self.budget = budget or Budget()
+        self.retries: Retries = retries or Retries()
+        self.budget: Budget = budget or Budget()
         self.seed = seed
         self.recursion_limit = recursion_limit
-        self.store = RolloutStore(rollout_checkpointer or ThreadMemory())
-        self.ledger = ledger or MemoryLedger()
-        self.ledger_settings = ledger_settings or LedgerSettings()
+        self.store: RolloutStore = RolloutStore(rollout_checkpointer or ThreadMemory())
+        self.ledger: EffectLedger = ledger or MemoryLedger()
+        self.ledger_settings: LedgerSettings = ledger_settings or LedgerSettings()
         self.spans = spans
-        self.lingering = Lingering()
-        self.name = "ParallelRollouts"
+        self.lingering: Lingering = Lingering()
+        self.name: str | None = "ParallelRollouts"
         self.has_selector = False
         self.shadowed = False
         self.keeps_words = False
-        self.said = Waiting[list[Rollout]](_MOST_WAITING)  # with the words of tokens, which the state never has
+        # With the words of tokens, which the state never has.
+        self.said: Waiting[list[Rollout]] = Waiting(_MOST_WAITING)
         hook(tool_nodes_of(agent))
 
     def __call__(self, state: Mapping[str, Any], config: RunnableConfig) -> dict[str, Any]:

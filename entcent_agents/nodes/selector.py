@@ -57,6 +57,19 @@ class EntropyCentroidSelector(Node):
     Raises:
         LogprobsMissingError: At a call, see `on_unscorable`.
         EnvironmentConflictError: At a call, where the real world changed meanwhile; nothing is committed then.
+
+    Example:
+        >>> from entcent_agents import EntropyCentroidSelector, ParallelRollouts, ScriptedChat, ScriptedTurn
+        >>> from langchain.agents import create_agent
+        >>> from langgraph.graph import START, MessagesState, StateGraph
+        >>> class State(MessagesState):
+        ...     selection: dict
+        >>> turns = [ScriptedTurn(text=text, entropy=[nats] * 9) for text, nats in [("Adelie?", 0.9), ("Gentoo.", 0.1)]]
+        >>> rollouts = ParallelRollouts(create_agent(ScriptedChat(scripts=[[turn] for turn in turns])), n=2)
+        >>> steps = [("rollouts", rollouts), ("select", EntropyCentroidSelector(rollouts))]
+        >>> graph = StateGraph(State).add_sequence(steps).add_edge(START, "rollouts").compile()
+        >>> graph.invoke({"messages": [("user", "Which are the heaviest?")]})["selection"]["reason"]
+        'mean entropy 0.1 is the lowest of 2'
     """
 
     hands_over_in: str | None = None
@@ -72,15 +85,15 @@ class EntropyCentroidSelector(Node):
         records: Records | None = None,
     ) -> None:
         self.rollouts = rollouts
-        self.selector = selector_or_default(selector)
+        self.selector: Selector = selector_or_default(selector)
         if shadow and rollouts is None:
             raise ConfigurationError("shadow=True needs the node of the rollouts: EntropyCentroidSelector(rollouts, …)")
         require_kind("records", records, "Records")
         self.on_unscorable = on_unscorable
         self.shadow = shadow
-        self.untold = Untold()
+        self.untold: Untold = Untold()
         self.records = records
-        self.name = "EntropyCentroidSelector"
+        self.name: str | None = "EntropyCentroidSelector"
         if rollouts is not None:
             rollouts.has_selector = True
             rollouts.shadowed = shadow

@@ -21,7 +21,20 @@ class RolloutsState(TypedDict, total=False):
 
 
 def unfinished(state: Mapping[str, Any]) -> bool:
-    """Whether the selected rollout is held, so that the rollouts have to go on from it."""
+    """Whether the selected rollout is held, so that the rollouts have to go on from it.
+
+    Example:
+        >>> from entcent_agents import EntropyCentroidSelector, ParallelRollouts, ScriptedChat, ScriptedTurn, unfinished
+        >>> from langchain.agents import create_agent
+        >>> from langgraph.graph import END, START, MessagesState, StateGraph
+        >>> model = ScriptedChat(scripts=[[ScriptedTurn(text="Gentoo.", entropy=[0.1] * 9)]])
+        >>> rollouts = ParallelRollouts(create_agent(model), n=2)
+        >>> steps = [("rollouts", rollouts), ("select", EntropyCentroidSelector(rollouts))]
+        >>> builder = StateGraph(MessagesState).add_sequence(steps).add_edge(START, "rollouts")
+        >>> graph = builder.add_conditional_edges("select", unfinished, {True: "rollouts", False: END}).compile()
+        >>> graph.invoke({"messages": [("user", "Which are the heaviest?")]})["messages"][-1].text
+        'Gentoo.'
+    """
     return bool(state.get("rollouts"))
 
 

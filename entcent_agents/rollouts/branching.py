@@ -33,6 +33,14 @@ class Branching:
 
     Raises:
         ConfigurationError: On settings that cannot work.
+
+    Example:
+        >>> from entcent_agents import Branching, ParallelRollouts, ScriptedChat, ScriptedTurn
+        >>> from langchain.agents import create_agent
+        >>> agent = create_agent(ScriptedChat(scripts=[[ScriptedTurn(text="Gentoo.")]]))
+        >>> rollouts = ParallelRollouts(agent, n=8, branching=Branching(initial=2))
+        >>> rollouts.branching.initial, rollouts.n  # two are begun, and branch where they hesitate, up to eight
+        (2, 8)
     """
 
     policy: BranchPolicy = field(default_factory=BranchPolicy)
@@ -67,8 +75,8 @@ class Tree:
         recorded: Iterable[Origin] = (),
         stopping: Stopping | None = None,
     ) -> None:
-        self.loop = asyncio.get_running_loop()
-        self.methods = branching.methods
+        self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
+        self.methods: tuple[BranchMethod, ...] = branching.methods
         self.begin = begin
         self._watch = Watch(branching.policy)
         self._stopping = stopping

@@ -56,7 +56,7 @@ class Gate:
 
     def __init__(self, budget: Budget, charged: Usage) -> None:
         self.budget = budget
-        self.bounds = Bounds(budget)
+        self.bounds: Bounds = Bounds(budget)
         self._meter = Meter(budget, Amount(tokens=charged.charged_tokens, cost=charged.charged_cost))
         self._places: dict[UUID, _Place] = {}
 

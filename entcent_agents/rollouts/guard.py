@@ -132,8 +132,8 @@ class Guard:
     """
 
     def __init__(self, rules: Rules, journal: WriteJournal | None = None) -> None:
-        self.loop = asyncio.get_running_loop()
-        self.thread = threading.get_ident()
+        self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
+        self.thread: int = threading.get_ident()
         self.held: dict[Key, HeldCall] = {}
         self.asking: dict[Key, HeldCall] = {}
         self._kept: dict[Key, Mapping[str, Any]] = dict(rules.results)

@@ -13,7 +13,7 @@ from collections.abc import Collection, Generator, Iterable, Mapping
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import fields, is_dataclass
-from typing import Any, Final, Literal, TypedDict, cast
+from typing import Any, Final, Literal, TypeAlias, TypedDict, cast
 from uuid import NAMESPACE_OID, uuid5
 
 from langchain_core.callbacks import BaseCallbackHandler, BaseCallbackManager, UsageMetadataCallbackHandler
@@ -29,6 +29,7 @@ from langgraph.graph import START, StateGraph
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.prebuilt import ToolNode
 from langgraph.pregel import Pregel
+from langgraph.pregel.protocol import PregelProtocol
 from langgraph.runtime import Runtime
 from langgraph.store.base import BaseStore
 from pydantic import BaseModel
@@ -51,8 +52,8 @@ _RUNTIME_KEY: Final = "__pregel_runtime"
 _INTERNAL_KEYS: Final = ("__pregel_", "checkpoint_", "langgraph_")
 _THREAD_KEYS: Final = ("thread_id", "thread_ts")
 
-Graph = CompiledStateGraph[Any, Any, Any, Any]
-Channel = BaseChannel[Any, Any, Any]
+Graph: TypeAlias = CompiledStateGraph[Any, Any, Any, Any]
+Channel: TypeAlias = BaseChannel[Any, Any, Any]
 
 
 def isolated_graph(agent: Graph, saver: BaseCheckpointSaver[Any], store: BaseStore | None) -> Graph:
@@ -208,6 +209,11 @@ def require_rollouts_possible(agent: Any) -> None:
     """
     if isinstance(agent, StateGraph):
         raise ConfigurationError("the agent is not compiled yet: pass agent.compile()")
+    if not isinstance(cast(object, agent), PregelProtocol):
+        raise ConfigurationError(
+            f"the agent is of the type {type(agent).__name__}, not a compiled graph: pass what "
+            "create_agent(model, tools) or builder.compile() gives"
+        )
     for name, graph in ((agent.name, agent), *(_subgraphs(agent) if isinstance(agent, Pregel) else ())):
         if not isinstance(graph, Pregel):
             raise ConfigurationError(

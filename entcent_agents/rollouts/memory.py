@@ -17,8 +17,8 @@ class ThreadMemory(InMemorySaver):
 
     def __init__(self) -> None:
         super().__init__()
-        self.writes = _OfThreads(dict)
-        self.blobs = _OfThreads()
+        self.writes: Any = _OfThreads(dict)
+        self.blobs: Any = _OfThreads()
 
     def delete_thread(self, thread_id: str) -> None:
         """Delete all checkpoints and writes of a thread."""

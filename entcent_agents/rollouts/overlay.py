@@ -17,6 +17,7 @@ from langgraph.store.base import (
     Result,
     SearchItem,
     SearchOp,
+    TTLConfig,
 )
 from langgraph.store.memory import InMemoryStore
 
@@ -39,8 +40,8 @@ class OverlayStore(BaseStore):
 
     def __init__(self, base: BaseStore) -> None:
         self._base = base
-        self.supports_ttl = base.supports_ttl
-        self.ttl_config = base.ttl_config
+        self.supports_ttl: bool = base.supports_ttl
+        self.ttl_config: TTLConfig | None = base.ttl_config
         # The stores that search by meaning say how under this name; without it own writes would carry no score.
         self._own = InMemoryStore(index=getattr(base, "index_config", None))
         self._written: dict[tuple[tuple[str, ...], str], PutOp] = {}

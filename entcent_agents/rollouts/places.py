@@ -39,7 +39,7 @@ class Places:
         heapify(self._beyond)
         self._account = account
         self._further = further
-        self.begun = 0
+        self.begun: int = 0
 
     @property
     def room(self) -> int:

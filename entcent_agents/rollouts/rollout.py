@@ -158,11 +158,11 @@ class _Attempt:
         self.request = request
         self.index = index
         self.ending = Ending()
-        self.reporter = ProgressReporter(index, request.round, write)
-        self.recorder = TurnRecorder(on_turn=self.reporter.on_turn, prices=request.budget.prices)
+        self.reporter: ProgressReporter = ProgressReporter(index, request.round, write)
+        self.recorder: TurnRecorder = TurnRecorder(on_turn=self.reporter.on_turn, prices=request.budget.prices)
         self.reporter.arrived = self.recorder.arrived
-        self.overlay = OverlayStore(request.memory) if request.memory else None
-        self.writing = Writing(
+        self.overlay: OverlayStore | None = OverlayStore(request.memory) if request.memory else None
+        self.writing: Writing = Writing(
             store=request.store, thread_id=request.thread_id(index), recorder=self.recorder, overlay=self.overlay
         )
         self._ended: tuple[Graph, Guard, StateSnapshot] | None = None
@@ -172,7 +172,7 @@ class _Attempt:
             None if most is None else CallLimit(most, self.recorder, request.late, let_through=request.gate is not None)
         )
         begins = self._call_limit and self._call_limit.begin
-        self.passage = Passage(request.gate, self.recorder, begins) if request.gate else None
+        self.passage: Passage | None = Passage(request.gate, self.recorder, begins) if request.gate else None
         self._heritage = heritage
         self._new = False  # whether its thread is known to be empty
         self._handoff: Command[Any] | None = None
@@ -268,7 +268,7 @@ class _Attempt:
         """Read how it ended; what this takes no deadline cuts off, as the agent is done."""
         assert self._ended, "it has run"
         request, writing, (graph, guard, snapshot) = self.request, self.writing, self._ended
-        self.ending = read_ending(snapshot, request, guard, self._handoff)
+        self.ending: Ending = read_ending(snapshot, request, guard, self._handoff)
         self.ending.number(f"{writing.thread_id}#{writing.name}", self.turns)
         if self.ending.status in CANDIDATES:
             for fork in writing.forks.values():

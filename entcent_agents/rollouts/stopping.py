@@ -27,7 +27,7 @@ class Stopping:
     """
 
     def __init__(self, early: EarlyStopping, *, least: int, kept: Container[int] = ()) -> None:
-        self.prunes = early.keep_percent is not None
+        self.prunes: bool = early.keep_percent is not None
         self._early = early
         self._least = least
         self._kept = kept

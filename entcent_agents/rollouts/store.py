@@ -72,7 +72,7 @@ class RolloutStore:
     def __init__(self, saver: BaseCheckpointSaver[Any]) -> None:
         _require_awaitable(saver)
         self.saver = saver
-        self.durable = not isinstance(saver, InMemorySaver)
+        self.durable: bool = not isinstance(saver, InMemorySaver)
         self._writer = secrets.randbits(64)
         self._tails: dict[str, _Tail] = {}
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)

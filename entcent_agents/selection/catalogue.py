@@ -23,6 +23,13 @@ def default_selector(centroid: LowestCentroid | None = None) -> Chain:
 
     Args:
         centroid: With other floors or settings than the default ones; its `min_scored_tokens` is what is long.
+
+    Example:
+        >>> from entcent_agents import default_selector
+        >>> from entcent_agents.testing import scripted_rollouts
+        >>> selection = default_selector().select(scripted_rollouts([0.9, 0.7], [0.2, 0.4]))
+        >>> selection.winner, selection.selector  # too short for a centroid
+        (1, 'lowest mean entropy')
     """
     centroid = centroid or LowestCentroid()
     vote = WeightedVote(BySignal("centroid", settings=centroid.settings, min_coverage=centroid.min_coverage))

@@ -102,6 +102,13 @@ class LowestCentroid(BySignal):
 
     A centroid over a few dozen tokens is noise: floors and quorum are those of the default chain.
     `LowestCentroid(min_scored_tokens=0)` ranks whatever has a centroid and the coverage.
+
+    Example:
+        >>> from entcent_agents import LowestCentroid
+        >>> from entcent_agents.testing import scripted_rollouts
+        >>> late, early = [0.1] * 180 + [2.0] * 20, [2.0] * 20 + [0.1] * 180
+        >>> LowestCentroid(min_phases=1).select(scripted_rollouts(late, early)).reason
+        'centroid 0.05 is the lowest of 2'
     """
 
     signal: SignalName = field(default="centroid", kw_only=True)
@@ -112,7 +119,14 @@ class LowestCentroid(BySignal):
 
 @dataclass(frozen=True, slots=True)
 class LowestMeanEntropy(BySignal):
-    """The lowest mean token entropy, among rollouts with enough coverage."""
+    """The lowest mean token entropy, among rollouts with enough coverage.
+
+    Example:
+        >>> from entcent_agents import LowestMeanEntropy
+        >>> from entcent_agents.testing import scripted_rollouts
+        >>> LowestMeanEntropy().select(scripted_rollouts([0.9, 0.7], [0.2, 0.4])).reason
+        'mean entropy 0.3 is the lowest of 2'
+    """
 
     signal: SignalName = field(default="mean_entropy", kw_only=True)
 

@@ -30,6 +30,13 @@ def rank(
         value: A number to compare, or in words why the rollout has none; None is "no value".
         what: What the number is, for the reason.
         best: Which end of the values wins.
+
+    Example:
+        >>> from entcent_agents import rank
+        >>> from entcent_agents.testing import scripted_rollouts
+        >>> rollouts = scripted_rollouts([0.1] * 9, [0.1] * 4)
+        >>> rank("shortest", rollouts, lambda rollout: rollout.trajectory.generated_tokens, what="length").reason
+        'length 4 is the lowest of 2'
     """
     values = [_number(value(rollout)) for rollout in rollouts]
     sign = 1.0 if best == "lowest" else -1.0

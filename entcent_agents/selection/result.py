@@ -41,6 +41,15 @@ class Selection:
         candidates: Every rollout that was looked at, in their order.
         tied: Indices of rollouts that share the best value, best first, the winner included.
         steps: Of a chain: what each selector that was asked answered, in order.
+
+    Example:
+        >>> from entcent_agents import LowestMeanEntropy, Selection
+        >>> from entcent_agents.testing import scripted_rollouts
+        >>> selection: Selection = LowestMeanEntropy().select(scripted_rollouts([0.9], [0.2], []))
+        >>> selection.winner, [candidate.rank for candidate in selection.candidates]
+        (1, [2, 1, None])
+        >>> selection.candidates[2].reason
+        'no log-probabilities'
     """
 
     winner: int | None
@@ -68,7 +77,19 @@ class Selection:
 
 
 class Selector(Protocol):
-    """Chooses among rollouts, or abstains."""
+    """Chooses among rollouts, or abstains.
+
+    Example:
+        >>> from entcent_agents import Rollout, Selection, Selector, rank
+        >>> from entcent_agents.testing import scripted_rollouts
+        >>> class FewestTokens:
+        ...     name = "fewest tokens"
+        ...     def select(self, rollouts: list[Rollout]) -> Selection:
+        ...         return rank(self.name, rollouts, lambda rollout: rollout.trajectory.generated_tokens)
+        >>> selector: Selector = FewestTokens()  # pass it to EntropyCentroidSelector, or to the middleware
+        >>> selector.select(scripted_rollouts([0.1] * 9, [0.1] * 4)).winner
+        1
+    """
 
     @property
     def name(self) -> str:

@@ -29,7 +29,15 @@ _NO_OUTCOME = "no outcome to vote for"
 
 @dataclass(frozen=True, slots=True)
 class MajorityVote(Chainable):
-    """The most common outcome (self-consistency, arXiv 2203.11171); all rollouts that came to it are tied."""
+    """The most common outcome (self-consistency, arXiv 2203.11171); all rollouts that came to it are tied.
+
+    Example:
+        >>> from entcent_agents import MajorityVote
+        >>> from entcent_agents.testing import scripted_rollouts
+        >>> rollouts = scripted_rollouts([0.1], [0.2], [0.9], outcomes=["Adelie", "Gentoo", "Gentoo"])
+        >>> MajorityVote().select(rollouts).tied
+        (1, 2)
+    """
 
     @property
     def name(self) -> str:
@@ -53,6 +61,13 @@ class WeightedVote(Chainable):
 
     Raises:
         ConfigurationError: On a signal that no weight follows from (the centroid moment).
+
+    Example:
+        >>> from entcent_agents import WeightedVote
+        >>> from entcent_agents.testing import scripted_rollouts
+        >>> rollouts = scripted_rollouts([0.1], [2.0], [2.0], outcomes=["Adelie", "Gentoo", "Gentoo"])
+        >>> WeightedVote().select(rollouts).winner  # exp(-0.1) is more than twice exp(-2)
+        0
     """
 
     by: BySignal = field(default_factory=LowestMeanEntropy)

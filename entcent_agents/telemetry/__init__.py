@@ -2,28 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from entcent_agents.errors import MissingExtraError
+from entcent_agents.lazy import lazy_names
 
 if TYPE_CHECKING:
     from entcent_agents.telemetry.spans import Spans
+else:
+    __getattr__, __dir__ = lazy_names(__name__, {"spans": ("Spans",)})
 
 __all__ = ["Spans"]
-
-
-def __getattr__(name: str) -> Any:
-    """Spans are loaded at first use: OpenTelemetry is an extra.
-
-    Raises:
-        MissingExtraError: Without OpenTelemetry.
-    """
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    try:
-        from entcent_agents.telemetry.spans import Spans
-    except ModuleNotFoundError as error:
-        if not str(error.name).startswith("opentelemetry"):
-            raise
-        raise MissingExtraError("opentelemetry-api", "otel") from None
-    return Spans

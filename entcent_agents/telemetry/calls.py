@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import Any, Final, cast
+from typing import Any, Final, TypeAlias, cast
 from urllib.parse import urlsplit
 from uuid import UUID
 
@@ -29,7 +29,7 @@ _PROVIDERS: Final = {
 }
 """LangChain's names of providers, where the conventions have others."""
 
-Attributes = dict[str, AttributeValue]
+Attributes: TypeAlias = dict[str, AttributeValue]
 
 
 class CallSpans(BaseCallbackHandler):

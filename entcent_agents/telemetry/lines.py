@@ -16,6 +16,9 @@ ROUND: Final = logging.getLogger("entcent_agents.round")
 ROLLOUT: Final = logging.getLogger("entcent_agents.rollout")
 """One line for each rollout, at DEBUG."""
 
+STEP: Final = logging.getLogger("entcent_agents.step")
+"""One line for each step of an agent with the middleware, at INFO."""
+
 
 def log_line(logger: logging.Logger, level: int, line: Mapping[str, Any]) -> None:
     """Log a line of JSON, and the same as an attribute of the record, which has the last name of the logger."""
@@ -40,6 +43,15 @@ def log_rollout(rollout: Rollout, *, request: str, round: int) -> None:
         "error": error_name(rollout.error),
     }
     log_line(ROLLOUT, logging.DEBUG, line)
+
+
+def log_step(event: Mapping[str, Any]) -> None:
+    """Say which candidate turn was committed.
+
+    Args:
+        event: The step's event in the `custom` stream; its name for itself is left out.
+    """
+    log_line(STEP, logging.INFO, {key: value for key, value in event.items() if key != "type"})
 
 
 def log_commit(rollouts: Sequence[Rollout], selection: Mapping[str, Any], *, request: str, round: int) -> None:

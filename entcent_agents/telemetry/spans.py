@@ -42,7 +42,7 @@ class Spans:
     def __init__(self, *, tracer_provider: TracerProvider | None = None, losers: bool = True) -> None:
         self.losers = losers
         self._tracer = trace.get_tracer("entcent_agents", tracer_provider=tracer_provider)
-        self.waiting = Waiting[RoundSpans](_MOST_WAITING, lambda spans: spans.settle(()))
+        self.waiting: Waiting[RoundSpans] = Waiting[RoundSpans](_MOST_WAITING, lambda spans: spans.settle(()))
 
     def begin(self, *, request: str, round: int, agent: str, thread: str | None) -> RoundSpans:
         """The spans of a round that begins.

@@ -5,19 +5,22 @@ The public names are loaded at first use: environments are tested without LangCh
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING
+
+from entcent_agents.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from entcent_agents.testing.chat import Script, ScriptedChat, ScriptedTurn, scripted_logprobs
+    from entcent_agents.testing.chat import Script, ScriptedChat, ScriptedTurn
     from entcent_agents.testing.conformance import EnvironmentConformance
+    from entcent_agents.testing.rollouts import scripted_logprobs, scripted_rollouts
+else:
+    __getattr__, __dir__ = lazy_names(
+        __name__,
+        {
+            "chat": ("Script", "ScriptedChat", "ScriptedTurn"),
+            "conformance": ("EnvironmentConformance",),
+            "rollouts": ("scripted_logprobs", "scripted_rollouts"),
+        },
+    )
 
-__all__ = ["EnvironmentConformance", "Script", "ScriptedChat", "ScriptedTurn", "scripted_logprobs"]
-
-_HOMES: Final = {name: "chat" for name in __all__} | {"EnvironmentConformance": "conformance"}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+__all__ = ["EnvironmentConformance", "Script", "ScriptedChat", "ScriptedTurn", "scripted_logprobs", "scripted_rollouts"]

@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
-import numpy as np
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
@@ -20,7 +19,8 @@ from pydantic import ConfigDict, Field
 from entcent_agents.blocking import run_sync
 from entcent_agents.capture.recorder import LogprobsGeneration, LogprobsGenerationChunk, hand_over
 from entcent_agents.chat.sampling import rollout_index
-from entcent_agents.logprobs import TokenLogprobs, token_offsets
+from entcent_agents.logprobs import TokenLogprobs
+from entcent_agents.testing.rollouts import scripted_logprobs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +34,13 @@ class ScriptedTurn:
         generated_tokens: What the server reports; default: as many as there are entropies.
         error: Raised instead of answering.
         delay_seconds: Waited before answering.
+
+    Example:
+        >>> from entcent_agents import ScriptedTurn
+        >>> call = ScriptedTurn(tool_calls=[("search", {"query": "penguins"})], entropy=[1.2] * 30)
+        >>> answer = ScriptedTurn(text="Gentoo.", entropy=[0.1] * 5)
+        >>> len(call.entropy) + len(answer.entropy)  # one token for each
+        35
     """
 
     text: str = ""
@@ -55,9 +62,15 @@ class ScriptedChat(BaseChatModel):
         scripts: One for each rollout; the first of them outside rollouts. A list of turns counts the AI messages that
             the model is shown; where they are not the model's own (a summarised history, several agents), pass
             functions of the conversation.
+
+    Example:
+        >>> from entcent_agents import ScriptedChat, ScriptedTurn
+        >>> model = ScriptedChat(scripts=[[ScriptedTurn(text="Gentoo.", entropy=[0.1] * 5)]])
+        >>> model.invoke("Which are the heaviest?").text
+        'Gentoo.'
     """
 
-    model_config = ConfigDict(arbitrary_types_allowed=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(arbitrary_types_allowed=True)
     scripts: Sequence[Script] = Field(repr=False)
     model: str = "scripted"
     """What it says it is called."""
@@ -134,20 +147,3 @@ def _turn(script: Script, index: int, messages: Sequence[BaseMessage], said: int
     if said >= len(script):
         raise IndexError(f"script {index} has {len(script)} turns, and the agent asks for turn {said + 1}")
     return script[said]
-
-
-def scripted_logprobs(entropy: Sequence[float], top_k: int = 10) -> TokenLogprobs | None:
-    """Log-probabilities of as many one-byte tokens as there are entropies (nats); None for none."""
-    if not len(entropy):
-        return None
-    tokens = [b"."] * len(entropy)
-    column = np.asarray(entropy, np.float32)
-    return TokenLogprobs(
-        text=b"".join(tokens),
-        offsets=token_offsets(tokens),
-        logprob=-column,
-        entropy=column,
-        residual=np.zeros_like(column),
-        confidence=column.copy(),
-        top_k=top_k,
-    )

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from entcent_agents.signals import signal_table
-from entcent_agents.testing.chat import scripted_logprobs
+from entcent_agents.testing import scripted_logprobs
 from entcent_agents.trajectory import Rollout, Trajectory, Turn, Usage
 from evals.errors import RunSettingsError, StoreError, StoreVersionError
 from evals.store import DATABASE, TABLE, RolloutStore, StoredRollout, compact, read_run

@@ -18,7 +18,7 @@ from entcent_agents.segments import SegmentKind
 from entcent_agents.selection import named_selectors
 from entcent_agents.signals import SignalSettings
 from entcent_agents.statistics import auroc, pass_all_k, pass_at_k
-from entcent_agents.testing.chat import scripted_logprobs
+from entcent_agents.testing import scripted_logprobs
 from entcent_agents.trajectory import Rollout, Trajectory, Turn, Usage
 from evals.__main__ import app
 from evals.errors import SplitError

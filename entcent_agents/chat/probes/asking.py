@@ -22,7 +22,7 @@ from entcent_agents.errors import ModelServerError
 
 REFUSALS: Final = frozenset({400, 413, 422, 500, 501})
 """Statuses of a server that will not have a field: 500 too, which llama.cpp and others answer where they fail on it."""
-NEUTRAL: Final = {"top_p": None, "stop": None, "seed": None, "n": 1, "callbacks": None}
+NEUTRAL: Final[dict[str, int | None]] = {"top_p": None, "stop": None, "seed": None, "n": 1, "callbacks": None}
 """Settings of the user's that a measurement must not depend on."""
 
 
@@ -109,7 +109,7 @@ class Asking:
     """
 
     def __init__(self, model: ChatLogprobs) -> None:
-        self.wanted_alternatives = model.top_logprobs
+        self.wanted_alternatives: int = model.top_logprobs
         self._model = model.model_copy(update=NEUTRAL)
         self._requests = self._prompt_tokens = self._generated_tokens = 0
         self._started = time.perf_counter()
