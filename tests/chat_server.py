@@ -235,7 +235,8 @@ class ChatServer:
                     logprobs = {"content": [token.entry()]} if listed else None
                     yield self._event(i, {"content": decoders[i].add(token.says)}, logprobs, None)
         for i, reply in enumerate(replies):
-            yield self._event(i, {}, None, reply.finish_reason)
+            calls = [{"index": place, **call} for place, call in enumerate(_calls(reply))]
+            yield self._event(i, {"tool_calls": calls} if calls else {}, None, reply.finish_reason)
         end = {"model": replies[0].model, "choices": [], "usage": self._usage(replies)}
         yield b"data: " + self._json(end) + b"\n\n"
         yield b"data: [DONE]\n\n"
@@ -272,11 +273,15 @@ class _Pieces:
         return whole
 
 
-def _message(reply: Reply) -> dict[str, Any]:
-    calls = [
+def _calls(reply: Reply) -> list[dict[str, Any]]:
+    return [
         {"id": f"{reply.call_id}_{i}", "type": "function", "function": {"name": name, "arguments": arguments}}
         for i, (name, arguments) in enumerate(reply.tool_calls)
     ]
+
+
+def _message(reply: Reply) -> dict[str, Any]:
+    calls = _calls(reply)
     return {"role": "assistant", "content": reply.text, **({"tool_calls": calls} if calls else {})}
 
 

@@ -21,6 +21,7 @@ from entcent_agents.chat.probes.sampling import Ratio, ratio_of_differences, sem
 from entcent_agents.errors import ConfigurationError, LogprobsMissingError, ModelServerError
 from tests.behaving import Habits
 from tests.chat_server import ChatServer, Reply, Request, says
+from tests.continuing_server import ContinuingServer
 
 KEY = "sk-very-secret-4711"
 
@@ -221,7 +222,22 @@ async def test_tools_as_text_are_called_and_covered(serve):
     "habits, value", [({"streams_calls": False}, False), ({"scores_calls": False}, False), ({}, True)]
 )
 async def test_native_tools_in_a_stream(serve, habits, value):
-    assert (await measured(serve, "streamed_tools", **habits)).value is value
+    found = await measured(serve, "streamed_tools", **habits)
+    assert found.value is value and "without a call" not in found.means
+
+
+async def test_a_stream_in_which_nothing_was_called_does_not_pass_for_one_with_a_call(serve):
+    found = await measured(serve, "streamed_tools", calls=False)
+    assert found.value is True and found.means == "they go together in a turn without a call"
+
+
+# Continuation
+
+
+async def test_a_server_that_tells_tokens_only_where_it_is_asked_for_them_is_told_with_what_to_ask(serve):
+    found = await PROBES["continuation"](Asking(chat(serve(ContinuingServer(("vllm",))))))
+    assert found.value == "vllm-tokens" and found.details["vllm-tokens"] == "unchecked"
+    assert found.means.endswith("does not tell its tokens; with extra_body={'return_token_ids': True} it may")
 
 
 # Temperature

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -75,6 +76,11 @@ def test_no_server_no_name_and_no_such_model_are_one_line_and_exit_code_2(serve)
     refused(entcent("doctor", "--model", "http://127.0.0.1:9/v1"), "#NAME")
     refused(entcent("doctor", "--model", "gpt-17"), "gpt-17", "qwen2.5-coder-1.5b")
     refused(doctor(serve([Reply(status=404, error="no model 'scripted'")])), "answered 404: no model 'scripted'")
+
+
+def test_a_silent_server_is_given_the_time_that_the_option_says_which_the_error_names(serve):
+    ran = doctor(serve([Reply(delay_seconds=math.inf)]), "--timeout-seconds", "0.1")
+    refused(ran, "did not answer in time: raise timeout_seconds")
 
 
 def test_the_key_is_sent_and_never_shown(serve):

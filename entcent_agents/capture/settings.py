@@ -28,7 +28,7 @@ _NO_LOGPROBS: Final[Mapping[tuple[str, str], str]] = {
     ("langchain_groq", "ChatGroq"): "Groq",
 }
 _NAMES: Final = ("model_name", "model", "model_id", "deployment_name")
-_ELSEWHERE: Final = "choose a model or a server that gives them (llama.cpp, vLLM and SGLang do; see docs/capture.md)"
+_ELSEWHERE: Final = "choose a model or a server that gives them (llama.cpp, vLLM and SGLang do; see docs/providers.md)"
 
 
 def with_logprobs(model: ModelT, top: int = 10) -> ModelT:

@@ -237,6 +237,9 @@ def calibrate(
 def doctor(
     model: Model = DEFAULT_MODEL,
     as_json: Annotated[bool, typer.Option("--json", help="Print the record as one JSON object.")] = False,
+    timeout_seconds: Annotated[
+        float, typer.Option(min=0.001, help="Longest silence of the server; more for one that still loads or compiles.")
+    ] = 120.0,
 ) -> None:
     """Measure what a model's server can do: log-probabilities, tools, choices, temperature.
 
@@ -246,7 +249,7 @@ def doctor(
     """
     from entcent_agents.cli.doctor import diagnose
 
-    diagnose(model, as_json=as_json)
+    diagnose(model, as_json=as_json, timeout_seconds=timeout_seconds)
 
 
 @models.command("list")

@@ -21,19 +21,22 @@ from entcent_agents.errors import LogprobsError
 SLOTS: Final = 4
 """Of an embedded server: as many as `entcent run` has rollouts by default."""
 
-SILENCE_SECONDS: Final = 120.0
-"""Questions are short: a server that says nothing for so long will not."""
 
-
-def diagnose(model: str, *, as_json: bool) -> None:
+def diagnose(model: str, *, as_json: bool, timeout_seconds: float) -> None:
     """Measure the model's server and print what was found.
+
+    Args:
+        model: As `--model` has it.
+        as_json: Whether to print the record instead of the table.
+        timeout_seconds: Longest silence of the server. Questions are short, but the first one may find a server that
+            still loads its model, or compiles it.
 
     Raises:
         typer.Exit: With code 1 where the server gives no log-probabilities, or such as cannot be.
     """
     address_of(model)
     try:
-        capabilities = asyncio.run(_measured(model))
+        capabilities = asyncio.run(_measured(model, timeout_seconds))
     except KeyboardInterrupt:
         Console(stderr=True).print("[bold]interrupted[/]")
         raise typer.Exit(130) from None
@@ -48,7 +51,7 @@ def diagnose(model: str, *, as_json: bool) -> None:
         _print(capabilities, embedded=address_of(model) is None)
 
 
-async def _measured(model: str) -> Any:
+async def _measured(model: str, timeout_seconds: float) -> Any:
     with _Stages() as stages:
         stages.say(f"starting {model}" if address_of(model) is None else f"asking {model}")
         async with serve(model, SLOTS) as served:
@@ -59,7 +62,7 @@ async def _measured(model: str) -> Any:
 
             key = SecretStr(served.api_key) if served.api_key else None
             chat = ChatLogprobs(
-                model=served.name, base_url=served.base_url, api_key=key, timeout_seconds=SILENCE_SECONDS
+                model=served.name, base_url=served.base_url, api_key=key, timeout_seconds=timeout_seconds
             )
             try:
                 return await measure_capabilities(chat, lambda name: stages.say(f"measuring {_words(name)}"))

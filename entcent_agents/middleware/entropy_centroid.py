@@ -21,7 +21,7 @@ from entcent_agents.errors import ConfigurationError
 from entcent_agents.middleware.candidates import Call, Candidate, run_candidates
 from entcent_agents.middleware.commands import Handler, keep_commands
 from entcent_agents.rollouts.counts import require_count
-from entcent_agents.rollouts.events import step_event
+from entcent_agents.rollouts.events import sampling_event, step_event
 from entcent_agents.selection import Selection, Selector, require_scorable
 from entcent_agents.selection.asking import chosen, selector_or_default
 from entcent_agents.telemetry.lines import log_step
@@ -131,6 +131,7 @@ class EntropyCentroidMiddleware(AgentMiddleware[Any, Any, Any], metaclass=_Asked
 
     async def _step(self, request: ModelRequest[Any], handler: Handler, call: Call) -> ExtendedModelResponse[Any]:
         before = _turns_so_far(request.state, self.scope)
+        request.runtime.stream_writer(sampling_event(turn=len(before), n=self.n))  # the first sign of a long wait
         pool = nullcontext() if current_pool() else use_pool(SamplingPool(self.seed))
         with pool, own_calls():
             candidates = await run_candidates(self._asking(_sampled_anew(request)), handler, call, self.n)

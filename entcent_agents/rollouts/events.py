@@ -21,6 +21,8 @@ COMMIT_EVENT: Final = "entcent.commit"
 SELECTION_EVENT: Final = "entcent.selection"
 """The `type` of the event that comes just after: the last one of a round."""
 
+SAMPLING_EVENT: Final = "entcent.sampling"
+"""The `type` of the event that comes when the middleware begins a step."""
 STEP_EVENT: Final = "entcent.step"
 """The `type` of the event that comes when the middleware has chosen a turn."""
 
@@ -122,6 +124,30 @@ def selection_event(selection: Mapping[str, Any], *, request: str, round: int) -
         "held": [held["tool"] for held in selection["held"]],
         "usage": selection["usage"],
     }
+
+
+class SamplingEvent(TypedDict):
+    """Candidate turns are under way.
+
+    Attributes:
+        type: `SAMPLING_EVENT`.
+        turn: How many turns of the trajectory come before, as in the `StepEvent` at the end.
+        n: How many candidates.
+    """
+
+    type: str
+    turn: int
+    n: int
+
+
+def sampling_event(*, turn: int, n: int) -> SamplingEvent:
+    """The event that says what a step waits for.
+
+    Args:
+        turn: How many turns of the trajectory come before.
+        n: How many candidates.
+    """
+    return {"type": SAMPLING_EVENT, "turn": turn, "n": n}
 
 
 class StepEvent(TypedDict):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from typing import Any
 
 import pytest
@@ -32,6 +33,10 @@ from tests.middleware.stepping import GO, WAYS, Chosen, ask, chat, looking, said
 
 N = 4
 BEST = 2
+
+
+def steps(events: list[Any]) -> list[Any]:
+    return [event for event in events if event["type"] == "entcent.step"]
 
 
 def look_then_answer(index: int) -> Any:
@@ -121,7 +126,7 @@ async def test_candidates_that_call_the_same_are_one_with_the_votes_of_all(way: 
     seen: list[str] = []
     middleware = EntropyCentroidMiddleware(N, selector=MajorityVote().then(LowestMeanEntropy()))
     agent = create_agent(chat(script), [looking(seen)], middleware=[middleware])
-    events = await stream(agent, way, stream_mode="custom")
+    events = steps(await stream(agent, way, stream_mode="custom"))
     assert seen == ["there"]
     assert events[0]["winner"] == 2  # of the two that called the same, the one that the selector prefers
     assert {each["rollout"]: each["votes"] for each in events[0]["candidates"]} == {0: 1, 2: 2, 3: 1}
@@ -135,7 +140,7 @@ async def test_a_candidate_that_fails_is_data(way: str):
         return turns(ScriptedTurn(error=OSError("gone")) if index != BEST else said("answer"))
 
     agent = create_agent(chat(script), [], middleware=[EntropyCentroidMiddleware(N)])
-    [event] = await stream(agent, way, stream_mode="custom")
+    [event] = steps(await stream(agent, way, stream_mode="custom"))
     assert (event["winner"], event["failed"]) == (BEST, 3)
     assert texts(await ask(agent, way)) == ["Go.", "answer"]
 
@@ -296,6 +301,41 @@ class Hearing(BaseCallbackHandler):
 
     def on_llm_end(self, response: Any, **kwargs: Any) -> None:
         self.heard += [response.generations[0][0].text]
+
+
+class Held(AgentMiddleware[Any, Any, Any]):
+    """Candidates go no further before they are let go."""
+
+    def __init__(self) -> None:
+        self.let_go = threading.Event()
+
+    def wrap_model_call(self, request: Any, handler: Any) -> Any:
+        self.let_go.wait()
+        return handler(request)
+
+    async def awrap_model_call(self, request: Any, handler: Any) -> Any:
+        await asyncio.to_thread(self.let_go.wait)
+        return await handler(request)
+
+
+@WAYS
+async def test_the_stream_says_that_candidates_are_under_way_while_they_are(way: str):
+    held = Held()
+    agent = create_agent(ANSWERING, [], middleware=[EntropyCentroidMiddleware(N), held])
+    told: list[Any] = []
+
+    def hear(event: Any) -> None:
+        told.append((held.let_go.is_set(), event))
+        held.let_go.set()
+
+    if way == "sync":
+        for event in agent.stream(GO, stream_mode="custom"):
+            hear(event)
+    else:
+        async for event in agent.astream(GO, stream_mode="custom"):
+            hear(event)
+    assert told[0] == (False, {"type": "entcent.sampling", "turn": 0, "n": N})
+    assert [event["type"] for _, event in told[1:]] == ["entcent.step"]
 
 
 @WAYS

@@ -126,7 +126,8 @@ def deterministic(request: Request) -> list[Reply]:
     replies = []
     for choice in range(request.n):
         drawn = crc32(f"{asked} {request.body.get('seed', 0) + choice}".encode())
-        calls = [("search", json.dumps({"query": f"q{drawn % 7}"}))] if asked.count('"role": "tool"') < 2 else []
+        calling = "tools" in request.body and asked.count('"role": "tool"') < 2
+        calls = [("search", json.dumps({"query": f"q{drawn % 7}"}))] if calling else []
         replies.append(says(f"thought {drawn}", tool_calls=calls, call_id=f"call{drawn}"))
     return replies
 

@@ -20,6 +20,8 @@ _MEANS = {
     Joint.RETOKENISED: "an answer is continued from its text, read as other tokens",
     Joint.UNCHECKED: "an answer is continued from its text; the server does not tell its tokens",
 }
+_TELLS_IF_ASKED = "; with extra_body={'return_token_ids': True} it may"
+"""What is added of a server that tells a prompt's tokens, and those of answers only where it is asked for them."""
 
 
 async def continuation(asking: Asking) -> Measured:
@@ -51,4 +53,7 @@ async def continuation(asking: Asking) -> Measured:
             value="none", shown="no", means="answers cannot be continued, only sampled anew", details=details
         )
     best = next(iter(found))
-    return Measured(value=best.value, shown=best.value, means=_MEANS[found[best].joint], details=details)
+    means = _MEANS[found[best].joint]
+    if best is ContinuationMethod.VLLM_TOKENS and found[best].joint is Joint.UNCHECKED:
+        means += _TELLS_IF_ASKED
+    return Measured(value=best.value, shown=best.value, means=means, details=details)

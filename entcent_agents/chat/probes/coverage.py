@@ -128,9 +128,9 @@ async def streamed_tools(asking: Asking) -> Measured:
             means="ChatLogprobs asks in one piece where tools are native",
             details={"said": str(error)},
         )
-    covered = _is_covered(answer.choices[0])
-    details = {"called": _has_call(answer), **_figures(answer)}
-    return Measured(value=covered, shown=_shown(answer), means=_STREAMED[covered], details=details)
+    covered, called = _is_covered(answer.choices[0]), _has_call(answer)
+    means = _STREAMED[covered] if called or not covered else f"{_STREAMED[covered]} in a turn without a call"
+    return Measured(value=covered, shown=_shown(answer), means=means, details={"called": called, **_figures(answer)})
 
 
 _STREAMED: Final = {True: "they go together", False: "log-probabilities are lost; ChatLogprobs asks in one piece"}
