@@ -47,6 +47,7 @@ MET = {
     "entcent_agents.effects": ["effects.metadata.Tool"],
     "entcent_agents.environments": ["environments.protocol.Sealed"],
     "entcent_agents.ledger": ["ledger.decision.Change", "ledger.values.StoredValue"],
+    "entcent_agents.nodes": ["nodes.settings.RolloutSettings"],
     "entcent_agents.recordings": ["recordings.records.ReadingOptions"],
     "entcent_agents.selection": ["selection.chain.Chainable"],
     "entcent_agents.telemetry": ["recordings.keeping.RecordedRound", "telemetry.spans.RoundSpans"],
