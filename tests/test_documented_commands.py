@@ -57,7 +57,9 @@ def fault(words: list[str], *, whole: bool = True) -> str | None:
     """
     program, *rest = words
     match Path(program).name, rest:
-        case "python" | "python3", ["-m", module, *given]:
+        case "", _:  # the shell's `.`
+            return None
+        case "python" | "python3", ["-m", module, *given] | ["-W", "ignore", "-m", module, *given]:
             return _unrunnable(module, given, whole)
         case "python" | "python3", _:
             return "python is shown with -m alone"
