@@ -57,7 +57,7 @@ async def _lifespan(app: FastAPI) -> AsyncGenerator[None]:
         log = RequestLog(pool, f"{socket.gethostname()}:{os.getpid()}", settings.lease_seconds)
         await log.setup()
         agents = await Agents.of(settings, model, await open_shop(pool), pool)
-        desk = Desk(agents, log, metrics, max_requests=settings.max_requests, lease_seconds=settings.lease_seconds)
+        desk = Desk(agents, log, metrics, settings)
         stack.push_async_callback(desk.close, settings.drain_seconds)
         for loop in (desk.watch(), _sweeping(agents)):
             stack.callback(asyncio.create_task(loop).cancel)

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Generator
+from contextlib import contextmanager
 from typing import Any, Final
 
 import psycopg
-from langchain_core.messages import HumanMessage
 from langgraph.types import Command
 
-from entcent_agents.errors import EntcentError
-from graphs.service.agent import Agents, config_of
-from graphs.service.log import Request, RequestLog, State
+from graphs.service.agent import Agents
+from graphs.service.log import Request, RequestLog
 from graphs.service.metrics import Metrics
 from graphs.service.running import Event, Running
-from graphs.serving import Agent
+from graphs.service.settings import ServiceSettings
+from graphs.service.work import work
 
 _LOGGER: Final = logging.getLogger(__name__)
-_MOST_ATTEMPTS: Final = 5
 _LOOK_SECONDS: Final = 1.0
 """Between looks at a request that another process works on."""
 
@@ -35,16 +34,15 @@ class Desk:
         agents: Who answers.
         log: Where requests are kept.
         metrics: Who counts.
-        max_requests: Most under way.
-        lease_seconds: As of the log.
+        settings: How many requests there may be, and how long a lease is.
     """
 
-    def __init__(
-        self, agents: Agents, log: RequestLog, metrics: Metrics, *, max_requests: int, lease_seconds: float
-    ) -> None:
+    def __init__(self, agents: Agents, log: RequestLog, metrics: Metrics, settings: ServiceSettings) -> None:
         self._agents, self._log, self._metrics = agents, log, metrics
-        self._max_requests, self._lease = max_requests, lease_seconds
+        self._max_requests, self._lease = settings.max_requests, settings.lease_seconds
+        self._places = asyncio.Semaphore(settings.max_working)
         self._running: dict[str, Running] = {}
+        self._entering = 0
         metrics.under_way.set_function(lambda: len(self._running))
 
     async def ask(self, id: str, thread: str, question: str) -> None:
@@ -55,9 +53,10 @@ class Desk:
             ThreadBusyError: The conversation has another request.
         """
         if id not in self._running and await self._log.find(id) is None:
-            self._make_room()
-            if await self._log.begin(id, thread, question):
-                self._start(Request(id=id, thread=thread, question=question, state="running", result=None, attempts=1))
+            request = Request(id=id, thread=thread, question=question, state="running", result=None, attempts=1)
+            with self._room():
+                if await self._log.begin(id, thread, question):
+                    self._start(request)
 
     async def answer(self, id: str, answer: Any) -> bool:
         """Go on with a request that waits for a person; False where it does not (any more).
@@ -65,10 +64,10 @@ class Desk:
         Raises:
             OverloadedError: There is no room.
         """
-        self._make_room()
-        request = await self._log.answer(id)
-        if request is not None:
-            self._start(request, Command(resume=answer))
+        with self._room():
+            request = await self._log.answer(id)
+            if request is not None:
+                self._start(request, Command(resume=answer))
         return request is not None
 
     async def withdraw(self, id: str) -> None:
@@ -104,6 +103,8 @@ class Desk:
                     self._start(request)
             except psycopg.Error as error:
                 _LOGGER.warning("the database cannot be reached, requests under way go on: %s", error)
+            except Exception:
+                _LOGGER.exception("requests of others are not looked for this time")
             await asyncio.sleep(self._lease / 3)
 
     async def close(self, drain_seconds: float) -> None:
@@ -117,20 +118,31 @@ class Desk:
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._log.release(left)
 
-    def _make_room(self) -> None:
-        if len(self._running) >= self._max_requests:
+    @contextmanager
+    def _room(self) -> Generator[None]:
+        """Room for one more, kept while it is entered."""
+        if len(self._running) + self._entering >= self._max_requests:
             self._metrics.refused.inc()
             raise OverloadedError
+        self._entering += 1
+        try:
+            yield
+        finally:
+            self._entering -= 1
 
     def _start(self, request: Request, given: Command[Any] | None = None) -> None:
+        if request["id"] in self._running:  # it was taken from this process and left again, and is still worked on here
+            return
         running = self._running[request["id"]] = Running(request)
+        running.tell({"type": "accepted", "id": request["id"], "thread": request["thread"]})
         running.task = asyncio.create_task(self._work(running, given), name=request["id"])
 
     async def _work(self, running: Running, given: Command[Any] | None) -> None:
         request = running.request
         try:
             with self._metrics.timed() as timed:
-                timed.state, result = await self._run(running, given)
+                async with self._places:  # first come, first served: all at once would all end last
+                    timed.state, result = await work(self._agents.one(), request, given, running.tell)
             await self._log.settle(request["id"], timed.state, result)
         except asyncio.CancelledError:
             if running.withdrawn:
@@ -141,51 +153,6 @@ class Desk:
         finally:
             del self._running[request["id"]]
             running.end()
-
-    async def _run(self, running: Running, given: Command[Any] | None) -> tuple[State, dict[str, Any]]:
-        request, graph = running.request, self._agents.one()
-        if request["attempts"] > _MOST_ATTEMPTS:
-            return "failed", {"error": f"given up: {_MOST_ATTEMPTS} processes ended while they worked on it"}
-        try:
-            begun, values = await self._begun(graph, request) if given is None else (given, {})
-            config = config_of(request["thread"])
-            if begun is not _DONE:
-                stream: Any = graph.astream(begun, config, stream_mode=["custom", "values"], durability="sync")
-                async for mode, part in stream:
-                    if mode == "custom":
-                        running.tell(part)
-                    else:
-                        values = part
-        except EntcentError as error:
-            _LOGGER.warning("request %s failed: %s", request["id"], error)
-            return "failed", {"error": f"{type(error).__name__}: {error}"}
-        except psycopg.Error:
-            raise
-        except Exception as error:
-            _LOGGER.exception("request %s failed", request["id"])
-            return "failed", {"error": type(error).__name__}
-        return _came_to(values)
-
-    @staticmethod
-    async def _begun(graph: Agent, request: Request) -> tuple[Any, dict[str, Any]]:
-        """What the graph is given, and what it has come to: a request taken over may be anywhere."""
-        question = HumanMessage(request["question"], id=request["id"])
-        if request["attempts"] > 1:
-            state = await graph.aget_state(config_of(request["thread"]))
-            if any(message.id == question.id for message in state.values.get("messages", ())):
-                return (None if state.next else _DONE), state.values
-        return {"messages": [question]}, {}
-
-
-_DONE: Final = object()
-
-
-def _came_to(values: dict[str, Any]) -> tuple[State, dict[str, Any]]:
-    if "__interrupt__" in values:
-        return "asking", {"questions": [asked.value for asked in values["__interrupt__"]]}
-    told = ("winner", "selector", "reason", "usage", "shadow")
-    selection = {key: values["selection"][key] for key in told if key in values["selection"]}
-    return "finished", {"answer": values["messages"][-1].text, "selection": selection}
 
 
 def outcome(request: Request) -> dict[str, Any]:

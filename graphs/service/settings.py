@@ -30,7 +30,8 @@ class ServiceSettings(BaseSettings):
 
     max_tokens: int | None = Field(default=100_000, ge=1, description="Of one request, read and sampled.")
     max_seconds: float | None = Field(default=120.0, gt=0, description="After so long, the best there is is taken.")
-    max_requests: int = Field(default=200, ge=1, description="Under way at once; more are told to come again.")
+    max_requests: int = Field(default=200, ge=1, description="Accepted and not answered; more are told to come again.")
+    max_working: int = Field(default=32, ge=1, description="Worked on at once; the others wait in line.")
     max_connections: int = Field(default=64, ge=1, description="To the model, of all requests together.")
     database_connections: int = Field(default=16, ge=4)
 

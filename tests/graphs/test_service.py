@@ -46,7 +46,7 @@ def shop(postgres_server: str) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def settings(model: Shopkeeper, shop: str) -> dict[str, Any]:
     address = f"{model.server.base_url}#scripted"
-    return {"model": address, "database": shop, "n": 2, "lease_seconds": 1, "max_requests": ROOM}
+    return {"model": address, "database": shop, "n": 2, "lease_seconds": 1, "max_requests": ROOM, "max_working": 40}
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +91,8 @@ async def test_progress_is_streamed_and_then_the_answer(client: httpx2.AsyncClie
     orders(shop, "B-1")
     told = await events(client, "POST", "/requests/stream", **asking("refund B-1"))
     kinds = [event["type"] for event in told]
-    assert {"entcent.rollout", "entcent.selection", "result"} == {*kinds} - {"entcent.commit"}
+    assert kinds[0] == "accepted"
+    assert {"entcent.rollout", "entcent.selection", "result"} == {*kinds} - {"accepted", "entcent.commit"}
     assert (told[-1]["state"], told[-1]["answer"]) == ("finished", "done: Q: refund B-1")
     assert told[-1]["selection"]["usage"]["rollouts"] >= 2
     assert refunds(shop, "B-1") == 1
