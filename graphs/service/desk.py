@@ -11,12 +11,12 @@ from typing import Any, Final
 import psycopg
 from langgraph.types import Command
 
-from graphs.service.agent import Agents
 from graphs.service.log import Request, RequestLog
 from graphs.service.metrics import Metrics
 from graphs.service.running import Event, Running
 from graphs.service.settings import ServiceSettings
 from graphs.service.work import work
+from graphs.serving import Agent
 
 _LOGGER: Final = logging.getLogger(__name__)
 _LOOK_SECONDS: Final = 1.0
@@ -31,14 +31,14 @@ class Desk:
     """Works on requests in tasks of their own: to hang up ends nothing, and whoever asks again hears what came of it.
 
     Args:
-        agents: Who answers.
+        agent: Answers.
         log: Where requests are kept.
         metrics: Who counts.
         settings: How many requests there may be, and how long a lease is.
     """
 
-    def __init__(self, agents: Agents, log: RequestLog, metrics: Metrics, settings: ServiceSettings) -> None:
-        self._agents, self._log, self._metrics = agents, log, metrics
+    def __init__(self, agent: Agent, log: RequestLog, metrics: Metrics, settings: ServiceSettings) -> None:
+        self._agent, self._log, self._metrics = agent, log, metrics
         self._max_requests, self._lease = settings.max_requests, settings.lease_seconds
         self._places = asyncio.Semaphore(settings.max_working)
         self._running: dict[str, Running] = {}
@@ -142,7 +142,7 @@ class Desk:
         try:
             with self._metrics.timed() as timed:
                 async with self._places:  # first come, first served: all at once would all end last
-                    timed.state, result = await work(self._agents.one(), request, given, running.tell)
+                    timed.state, result = await work(self._agent, request, given, running.tell)
             await self._log.settle(request["id"], timed.state, result)
         except asyncio.CancelledError:
             if running.withdrawn:

@@ -1,0 +1,72 @@
+"""PostgreSQL: the connections that all requests share, and what keeps checkpoints on them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
+from psycopg.rows import dict_row
+from psycopg_pool import AsyncConnectionPool, PoolTimeout
+
+from entcent_agents.errors import ConfigurationError
+
+_START_SECONDS: Final = 10.0
+_SETUP_LOCK: Final = 0x656E_7463_656E_7402  # any number that other applications are unlikely to lock
+Pool = AsyncConnectionPool[Any]
+
+
+class PooledSaver(AsyncPostgresSaver):
+    """Works on several connections at once: LangGraph's own takes turns, even where it is given a pool.
+
+    Rollouts that wait for each other's checkpoints do not ask the model together, and share no requests.
+    """
+
+    def __init__(self, pool: Pool) -> None:
+        super().__init__(pool)
+        self.lock: Any = asyncio.Semaphore(pool.max_size)
+
+
+@asynccontextmanager
+async def connections(database: str, most: int) -> AsyncGenerator[Pool]:
+    """A pool as the savers, the ledger and the tables need it.
+
+    Args:
+        database: Connection string.
+        most: Connections at most.
+
+    Raises:
+        ConfigurationError: There is no database.
+    """
+    settings = {"autocommit": True, "prepare_threshold": 0, "row_factory": dict_row}
+    pool = Pool(database, min_size=1, max_size=most, kwargs=settings, open=False)
+    try:
+        await pool.open(wait=True, timeout=_START_SECONDS)
+    except PoolTimeout:
+        await pool.close()
+        said = f"no database answers at ENTCENT_DATABASE within {_START_SECONDS:.0f} s: {database}"
+        raise ConfigurationError(said) from None
+    try:
+        yield pool
+    finally:
+        await pool.close()
+
+
+@asynccontextmanager
+async def setting_up(pool: Pool) -> AsyncGenerator[None]:
+    """One process at a time makes tables: two that start together would both find them missing."""
+    async with pool.connection() as connection:
+        # Nobody waits inside a statement: an index that another one makes would wait for it.
+        while not await _locked(connection):  # noqa: ASYNC110 - it is another process that is waited for
+            await asyncio.sleep(0.1)
+        try:
+            yield
+        finally:
+            await connection.execute("SELECT pg_advisory_unlock(%s)", (_SETUP_LOCK,))
+
+
+async def _locked(connection: Any) -> bool:
+    row: Any = await (await connection.execute("SELECT pg_try_advisory_lock(%s) AS got", (_SETUP_LOCK,))).fetchone()
+    return bool(row and row["got"])
