@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
 from dataclasses import replace
@@ -409,3 +410,18 @@ def test_tools_that_keep_to_the_state_are_known_as_the_packages_are_now():
     assert {name: effect.effect for name, effect in found.items()} == dict.fromkeys(
         ["transfer_to_adder", "forward_message", "write_todos"], READ
     )
+
+
+def test_what_wraps_a_known_function_or_runs_another_beside_it_is_not_known():
+    ours = langgraph_swarm.create_handoff_tool(agent_name="bob")
+
+    @functools.wraps(ours.func)
+    def audited(*args: Any, **kwargs: Any) -> Any:
+        return ours.func(*args, **kwargs)
+
+    async def another() -> str:
+        return "done"
+
+    wrapped = ours.model_copy(update={"func": audited})
+    beside = ours.model_copy(update={"coroutine": another})
+    assert [effects_of([each], {}, [])["transfer_to_bob"].effect for each in (wrapped, beside)] == [EXTERNAL] * 2

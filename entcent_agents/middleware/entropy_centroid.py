@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from abc import ABCMeta
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import nullcontext
 from operator import add
@@ -42,7 +43,7 @@ class _NoInstance:
         raise ConfigurationError("pass an instance of the middleware, not its class: EntropyCentroidMiddleware(n=4)")
 
 
-class _AskedForHooks(type):
+class _AskedForHooks(ABCMeta):
     """LangChain asks the class of what it is given for its hooks; where the class itself was given, this one."""
 
     wrap_tool_call: _NoInstance = _NoInstance()
@@ -150,6 +151,8 @@ class EntropyCentroidMiddleware(AgentMiddleware[Any, Any, Any], metaclass=_Asked
 
     def _asking(self, request: ModelRequest[Any]) -> ModelRequest[Any]:
         """The request to a model that asks for log-probabilities, unless somebody set how."""
+        if any(isinstance(tool, dict) and tool.get("type") != "function" for tool in request.tools):
+            return request  # a tool of the provider's own, which another of its APIs may not have
         try:
             return request.override(model=with_logprobs_unless_set(request.model))
         except ConfigurationError:

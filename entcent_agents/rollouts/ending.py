@@ -83,8 +83,8 @@ def read_ending(snapshot: StateSnapshot, request: RolloutRequest, guard: Guard, 
     if guard.held and not held:
         ending.status = "unfinished"
         ending.error = (
-            "a node or middleware caught the interrupt that held an external call: "
-            "let langgraph.errors.GraphBubbleUp pass"
+            "the interrupt that held an external call did not arrive: let langgraph.errors.GraphBubbleUp pass where a "
+            "node or middleware catches it, and give a sub-agent behind a tool no thread_id of its own"
         )
     elif guard.lost:
         ending.status = "unfinished"

@@ -258,13 +258,13 @@ def _tool_nodes_in(agent: Any) -> list[ToolNode]:
 def schemas_of(agent: Graph) -> frozenset[str]:
     """Names of calls that nodes of the agent only validate: what it extracts, and no tool is to answer."""
     schemas = [cast("Mapping[str, Any]", getattr(node, "schemas_by_name", {})) for node in _bound_in(agent)]
-    return frozenset(name for known in schemas for name in known)
+    return frozenset(name for known in schemas for name in known) - {tool.name for tool in tools_of(agent)}
 
 
 def _bound_in(agent: Any) -> list[Any]:
     """What the nodes of an agent and its subgraphs run."""
     graphs = [agent, *dict(_subgraphs(agent)).values()]
-    return [node.bound for graph in graphs for node in graph.nodes.values()]
+    return [node.bound for graph in graphs if isinstance(graph, Pregel) for node in graph.nodes.values()]
 
 
 def parent_saver(config: RunnableConfig) -> BaseCheckpointSaver[Any] | None:

@@ -1,40 +1,49 @@
 """Which graphs the code of a tool can reach: the sub-agents that it may call.
 
-LangGraph finds the graphs that a node's function closes over, but not those behind a tool. They are found here as it
-finds its own: by what a function captured and which globals it names, containers and wrappers included. A graph that
-is found and never called costs nothing; the tools of one that is not found count as parts of the tool around it.
+LangGraph finds the graphs that a node's function closes over, but not those behind a tool. They are found here by what
+a function captured, its defaults and the globals it names, in containers, wrappers and objects of the user's own
+classes too. The tools of a graph that is not found count as parts of the tool around it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator
+import logging
+import sys
+import sysconfig
+from collections import deque
+from collections.abc import Generator, Iterable
 from functools import partial
-from types import CodeType, FunctionType, MethodType
+from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any, Final, cast
 
-from langchain_core.runnables import RunnableLambda, RunnableSequence
-from langchain_core.runnables.base import RunnableBindingBase
+from langchain_core.runnables import RunnableLambda, RunnableSerializable
 from langchain_core.tools import BaseTool
 from langgraph.pregel import Pregel
 
-_MOST_VALUES: Final = 5_000
-"""Looked at for one tool: a function may have captured a whole data set."""
+_LOGGER: Final = logging.getLogger(__name__)
+_MOST_VALUES: Final = 100_000
+"""Looked into for one tool: a function may have captured a whole data set."""
+_LEAVES: Final = (str, bytes, bytearray, int, float, complex, type(None))
+_INSTALLED: Final = tuple(sysconfig.get_paths()[name] for name in ("stdlib", "purelib", "platlib"))
 
 
 def graphs_behind(tool: BaseTool) -> list[Pregel[Any, Any, Any, Any]]:
     """The graphs that a tool may call, each once; not those inside of them."""
     found: dict[int, Pregel[Any, Any, Any, Any]] = {}
     seen: dict[int, Any] = {}  # the values too: an id is one's own only as long as it lives
-    waiting: list[Any] = [*_code_of(tool)]
-    while waiting and len(seen) < _MOST_VALUES:
-        value = waiting.pop()
-        if id(value) in seen:
+    waiting = deque[Any](_code_of(tool))  # what is near comes first, whatever the function's other variables hold
+    while waiting:
+        value = waiting.popleft()
+        if isinstance(value, _LEAVES) or id(value) in seen:
             continue
         seen[id(value)] = value
         if _is_graph(value):
             found[id(value)] = value
-        else:
-            waiting.extend(_reached(value))
+            continue
+        if len(seen) > _MOST_VALUES:
+            _LOGGER.warning("tool %s holds more than can be looked into: sub-agents in it may be missed", tool.name)
+            break
+        waiting.extend(_reached(value))
     return [*found.values()]
 
 
@@ -55,38 +64,71 @@ def _reached(value: Any) -> Generator[Any]:
         case FunctionType():
             yield from _captured(value)
         case MethodType():
-            yield value.__func__
+            yield from (value.__func__, value.__self__)
             yield from vars(value.__self__).values() if hasattr(value.__self__, "__dict__") else ()
         case partial():
             yield from (value.func, *value.args, *value.keywords.values())
-        case RunnableBindingBase():
-            yield cast(Any, value).bound
-        case RunnableSequence():
-            yield from cast(Any, value).steps
         case RunnableLambda():
             yield from (getattr(cast(Any, value), name, None) for name in ("func", "afunc"))
         case BaseTool():
             yield from _code_of(value)
+        case RunnableSerializable():  # bindings, sequences, fallbacks, branches and their like
+            yield from vars(cast(Any, value)).values()
         case dict():  # no other mapping: to read one may be to load it from a disk
             yield from cast("dict[Any, Any]", value).values()
         case list() | tuple() | set() | frozenset():
             yield from cast("list[Any]", value)
+        case _ if _is_own(sys.modules.get(type(value).__module__)):
+            yield from getattr(value, "__dict__", {}).values()
         case _:
             return
 
 
 def _captured(function: FunctionType) -> Generator[Any]:
-    """What a function closed over, and the globals that it names; of functions among these only its own module's."""
+    """What a function closed over, its defaults, and what it names of globals, modules and objects."""
     yield getattr(function, "__wrapped__", None)
+    yield from function.__defaults__ or ()
+    yield from (function.__kwdefaults__ or {}).values()
+    names = [*_names(function.__code__)]
     for cell in function.__closure__ or ():
         try:
-            yield cell.cell_contents
+            yield from _named(cell.cell_contents, names, function)
         except ValueError:  # not filled yet
             continue
-    for name in _names(function.__code__):
-        value = function.__globals__.get(name)
-        if not isinstance(value, FunctionType) or value.__module__ == function.__module__:
-            yield value
+    for name in names:
+        module = sys.modules.get(name)  # where it is imported inside of the function
+        yield from _named(function.__globals__.get(name, module), names, function)
+
+
+def _named(value: Any, names: Iterable[str], function: FunctionType) -> Generator[Any]:
+    """A value that a function names, and what it names of that; of functions those of installed packages are not."""
+    if isinstance(value, ModuleType):
+        for name in names:
+            yield from _named_function_or_value(vars(value).get(name), function)
+        return
+    yield from _named_function_or_value(value, function)
+    if _is_own(sys.modules.get(type(value).__module__)):
+        methods = (getattr(cast(Any, type(value)), name, None) for name in names)
+        yield from (method for method in methods if isinstance(method, FunctionType))
+
+
+def _named_function_or_value(value: Any, function: FunctionType) -> Generator[Any]:
+    if not isinstance(value, FunctionType) or _is_of(value, function):
+        yield value
+
+
+def _is_of(named: FunctionType, function: FunctionType) -> bool:
+    """Whether a function is of the same package as another one, or installed nowhere."""
+    packages = {str(each.__module__).partition(".")[0] for each in (named, function)}
+    return len(packages) == 1 or _is_own(sys.modules.get(named.__module__))
+
+
+def _is_own(module: ModuleType | None) -> bool:
+    """Whether a module is the user's own: neither Python's nor of an installed package."""
+    file = getattr(module, "__file__", None)
+    return (module is not None and module.__name__ == "__main__") or (
+        file is not None and not file.startswith(_INSTALLED)
+    )
 
 
 def _names(code: CodeType) -> Generator[str]:

@@ -466,3 +466,17 @@ def test_the_turns_are_private():
 def test_settings_that_cannot_work_are_refused(settings: dict[str, Any]):
     with pytest.raises(ConfigurationError):
         EntropyCentroidMiddleware(**settings)
+
+
+@pytest.mark.parametrize(("tools", "api"), [([], False), ([{"type": "web_search"}], None)])
+def test_a_model_with_a_tool_of_its_providers_own_keeps_the_api_that_has_it(tools: list[Any], api: bool | None):
+    seen: list[bool | None] = []
+
+    class Answering(AgentMiddleware[Any, Any, Any]):
+        def wrap_model_call(self, request: Any, handler: Any) -> Any:
+            seen.append(request.model.use_responses_api)
+            return ModelResponse(result=[AIMessage("Hello.")])
+
+    middleware = [EntropyCentroidMiddleware(2, selector=First(), on_unscorable="fallback"), Answering()]
+    create_agent(ChatOpenAI(model="gpt-4.1", api_key="none"), tools, middleware=middleware).invoke(GO)
+    assert seen == [api, api]

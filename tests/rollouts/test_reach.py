@@ -11,6 +11,8 @@ from langchain_core.messages import HumanMessage
 from langchain_core.runnables import RunnableLambda
 from langchain_core.tools import BaseTool, StructuredTool, tool
 from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.graph import START, MessagesState, StateGraph
+from langgraph.pregel.remote import RemoteGraph
 from langgraph.types import Command, interrupt
 
 from entcent_agents.effects import EXTERNAL, READ, WRITE
@@ -21,6 +23,8 @@ from entcent_agents.prebuilt import entropy_centroid_graph
 from entcent_agents.rollouts.isolation import tool_nodes_of, tools_of
 from entcent_agents.rollouts.reach import graphs_behind
 from entcent_agents.testing import ScriptedChat
+from tests.rollouts import sub_agents
+from tests.rollouts.sub_agents import ask_it
 from tests.rollouts.worlds import ASK, World, turn
 
 GLOBAL = create_agent(ScriptedChat(scripts=[[turn("found")]]), [], name="global")
@@ -76,6 +80,15 @@ def behind(agent: Any) -> dict[str, BaseTool]:
         return str(agent.invoke(ASK))
 
     given_agent = functools.partial(given, agent)
+    bound, fallbacks, office = agent.invoke, agent.with_fallbacks([agent]), sub_agents.Office(agent)
+    before, zafter = [[str(i)] for i in range(6_000)], [str(i) for i in range(200_000)]
+
+    def by_default(question: str, each: Any = agent) -> str:
+        return str(each.invoke(ASK))
+
+    def made(call: Any) -> BaseTool:
+        return StructuredTool.from_function(lambda question: str(call(question)), name="made", description="Ask.")
+
     return {
         "closed over": closed_over,
         "through a function": through_a_function,
@@ -85,6 +98,11 @@ def behind(agent: Any) -> dict[str, BaseTool]:
         ),
         "a method": StructuredTool.from_function(Team({"a": agent}).ask),
         "a class": Asking(agent=agent),
+        "its method": made(lambda question: bound(ASK)),
+        "fallbacks": made(lambda question: fallbacks.invoke(ASK)),
+        "a default": made(lambda question: by_default(question)),
+        "an object": made(lambda question: office.ask()),
+        "beside much data": made(lambda question: [before, agent.invoke(ASK), zafter]),
         "a tool in a tool": guarded(closed_over),
         "a coroutine": StructuredTool.from_function(
             coroutine=functools.wraps(later)(lambda question: agent.ainvoke(ASK)), name="co", description="Ask."
@@ -105,6 +123,42 @@ def test_a_graph_that_a_tool_names_is_found_through_functions_of_its_module():
         return ask_global(question)
 
     assert graphs_behind(ask) == [GLOBAL]
+
+
+def elsewhere() -> dict[str, Any]:
+    """Ways in which code calls a graph of another module."""
+
+    def imported() -> Any:
+        from tests.rollouts.sub_agents import AGENT
+
+        return AGENT.invoke(ASK)
+
+    return {
+        "a module": lambda: sub_agents.AGENT.invoke(ASK),
+        "its function": lambda: ask_it(),
+        "its object": lambda: sub_agents.OFFICE.ask(),
+        "imported": imported,
+    }
+
+
+@pytest.mark.parametrize("way", elsewhere())
+def test_a_graph_of_another_module_is_found(way: str):
+    ask = StructuredTool.from_function(elsewhere()[way], name="ask", description="Ask.")
+    assert graphs_behind(ask) == [sub_agents.AGENT]
+
+
+def test_what_cannot_all_be_looked_into_is_said(caplog: pytest.LogCaptureFixture):
+    much = [[i] for i in range(100_001)]
+    ask = StructuredTool.from_function(lambda: str(much), name="ask", description="Ask.")
+    assert graphs_behind(ask) == []
+    assert "tool ask holds more than can be looked into" in caplog.text
+
+
+def test_a_graph_on_another_server_behind_a_tool_is_a_matter_of_the_tool():
+    builder = StateGraph(MessagesState).add_node("far", RemoteGraph("far", url="http://127.0.0.1:1"))
+    inner = builder.add_edge(START, "far").compile()
+    ask = StructuredTool.from_function(lambda: str(inner.invoke(ASK)), name="ask", description="Ask.")
+    assert [each.name for each in tools_of(create_agent(ScriptedChat(scripts=[]), [ask]))] == ["ask"]
 
 
 def test_a_tool_without_a_graph_has_none():
