@@ -62,9 +62,9 @@ async def _lifespan(app: FastAPI) -> AsyncGenerator[None]:
             tools = await open_shop(pool)
         ledger = PostgresLedger(pool.connection)
         desk = Desk(make_agent(settings, model, tools, saver, ledger), log, metrics, settings)
-        stack.push_async_callback(desk.close, settings.drain_seconds)
-        for loop in (desk.watch(), _sweeping(saver, ledger)):
+        for loop in (desk.watch(), _sweeping(saver, ledger)):  # to the end: requests that are drained have leases
             stack.callback(asyncio.create_task(loop).cancel)
+        stack.push_async_callback(desk.close, settings.drain_seconds)
         app.state.desk, app.state.log, app.state.metrics = desk, log, metrics
         app.state.pool, app.state.model = pool, model
         yield

@@ -72,13 +72,8 @@ class Desk:
 
     async def withdraw(self, id: str) -> None:
         """End a request for good: nothing more is sampled, called or committed."""
-        running = self._running.get(id)
-        if running is not None and running.task is not None:
-            running.withdrawn = True
-            running.task.cancel()
-            await asyncio.wait([running.task])
-        elif (await self._log.find(id) or {}).get("state") == "asking":
-            await self._log.settle(id, "cancelled", {})
+        await self._end(id)
+        await self._log.withdraw(id)
 
     async def follow(self, id: str) -> AsyncIterator[Event]:
         """What happens with a request, here or elsewhere; last a `result`."""
@@ -89,16 +84,19 @@ class Desk:
             request = await self._log.find(id)
             if request is None:
                 return
-            if request["state"] != "running":
+            if request["state"] not in ("running", "cancelling"):
                 yield {"type": "result", **outcome(request)}
                 return
             await asyncio.sleep(_LOOK_SECONDS)
 
     async def watch(self) -> None:
-        """For ever: say what is worked on here, and take over what nobody works on any more."""
+        """For ever: say what is worked on here, end what is not to be, and take over what nobody works on any more."""
         while True:
             try:
-                await self._log.keep(self._running)
+                mine = {*self._running}
+                for id in mine - await self._log.keep(mine):  # withdrawn, or taken over: elsewhere
+                    await self._end(id)
+                    await self._log.end(id)
                 for request in await self._log.take(max(self._max_requests - len(self._running), 0)):
                     self._start(request)
             except psycopg.Error as error:
@@ -108,7 +106,8 @@ class Desk:
             await asyncio.sleep(self._lease / 3)
 
     async def close(self, drain_seconds: float) -> None:
-        """Wait for what is under way, and leave the rest to another process."""
+        """Take nothing more, wait for what is under way, and leave the rest to another process."""
+        self._max_requests = 0
         tasks = [running.task for running in self._running.values() if running.task]
         if tasks:
             await asyncio.wait(tasks, timeout=drain_seconds)
@@ -137,6 +136,13 @@ class Desk:
         running.tell({"type": "accepted", "id": request["id"], "thread": request["thread"]})
         running.task = asyncio.create_task(self._work(running, given), name=request["id"])
 
+    async def _end(self, id: str) -> None:
+        """End work here; whoever follows the request hears what its row says."""
+        running = self._running.get(id)
+        if running is not None and running.task is not None:
+            running.task.cancel()
+            await asyncio.wait([running.task])
+
     async def _work(self, running: Running, given: Command[Any] | None) -> None:
         request = running.request
         try:
@@ -144,10 +150,6 @@ class Desk:
                 async with self._places:  # first come, first served: all at once would all end last
                     timed.state, result = await work(self._agent, request, given, running.tell)
             await self._log.settle(request["id"], timed.state, result)
-        except asyncio.CancelledError:
-            if running.withdrawn:
-                await self._log.settle(request["id"], "cancelled", {})
-            raise
         except psycopg.Error as error:  # nothing is lost: whoever reaches the database goes on with it
             _LOGGER.warning("request %s was cut off: %s", request["id"], error)
         finally:

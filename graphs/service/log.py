@@ -10,7 +10,7 @@ from psycopg.types.json import Jsonb
 from psycopg_pool import AsyncConnectionPool
 from typing_extensions import TypedDict
 
-State = Literal["running", "asking", "finished", "failed", "cancelled"]
+State = Literal["running", "cancelling", "asking", "finished", "failed", "cancelled"]
 _TABLES: Final = (
     """CREATE TABLE IF NOT EXISTS service_requests (
         id TEXT PRIMARY KEY, thread TEXT NOT NULL, question TEXT NOT NULL, state TEXT NOT NULL, result JSONB,
@@ -19,10 +19,10 @@ _TABLES: Final = (
     )""",
     # LangGraph locks no threads: this does.
     """CREATE UNIQUE INDEX IF NOT EXISTS service_one_request_a_thread ON service_requests (thread)
-       WHERE state IN ('running', 'asking')""",
+       WHERE state IN ('running', 'cancelling', 'asking')""",
     "CREATE INDEX IF NOT EXISTS service_requests_running ON service_requests (seen_at) WHERE state = 'running'",
 )
-_LEFT_ALONE: Final = "state = 'running' AND seen_at < now() - make_interval(secs => %(lease)s)"
+_LEFT_ALONE: Final = "seen_at < now() - make_interval(secs => %(lease)s)"
 
 
 class Request(TypedDict):
@@ -32,7 +32,7 @@ class Request(TypedDict):
         id: Whoever sends it again under this name gets what came of it, and nothing is done twice.
         thread: The conversation.
         question: What was asked.
-        state: `asking` waits for a person.
+        state: `asking` waits for a person; `cancelling`: the process that works on it has not heard of it yet.
         result: The answer and how it was selected, the questions, or the error; none while it is running.
         attempts: How many processes worked on it.
     """
@@ -88,8 +88,10 @@ class RequestLog:
         """Take over requests that nobody works on any more: of a process that died, or was stopped."""
         taken = f"""UPDATE service_requests SET owner = %(owner)s, seen_at = now(), attempts = attempts + 1
             WHERE id IN (
-            SELECT id FROM service_requests WHERE {_LEFT_ALONE} ORDER BY created_at LIMIT %(limit)s
-            FOR UPDATE SKIP LOCKED) RETURNING *"""
+            SELECT id FROM service_requests WHERE state = 'running' AND {_LEFT_ALONE}
+            ORDER BY created_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED) RETURNING *"""
+        ended = f"UPDATE service_requests SET state = 'cancelled' WHERE state = 'cancelling' AND {_LEFT_ALONE}"
+        await self._rows(ended)
         return await self._rows(taken, limit=limit)
 
     async def answer(self, id: str) -> Request | None:
@@ -100,15 +102,29 @@ class RequestLog:
         return found[0] if found else None
 
     async def settle(self, id: str, state: State, result: dict[str, Any]) -> None:
-        """Record what came of a request, unless somebody else has taken it over."""
+        """Record what came of a request, unless it was taken over or withdrawn."""
         settled = """UPDATE service_requests SET state = %(state)s, result = %(result)s, seen_at = now()
-            WHERE id = %(id)s AND (owner = %(owner)s OR state = 'asking')"""
+            WHERE id = %(id)s AND owner = %(owner)s AND state = 'running'"""
         await self._rows(settled, id=id, state=state, result=Jsonb(result))
 
-    async def keep(self, ids: Collection[str]) -> None:
-        """Say that this process still works on them."""
-        kept = "UPDATE service_requests SET seen_at = now() WHERE id = ANY(%(ids)s) AND owner = %(owner)s"
-        await self._rows(kept, ids=list(ids))
+    async def withdraw(self, id: str) -> None:
+        """Record that a request is not to be worked on any more; its thread is free once nobody does."""
+        withdrawn = """UPDATE service_requests SET result = NULL, seen_at = now(),
+                state = CASE WHEN state <> 'asking' AND owner <> %(owner)s THEN 'cancelling' ELSE 'cancelled' END
+            WHERE id = %(id)s AND state IN ('running', 'cancelling', 'asking')"""
+        await self._rows(withdrawn, id=id)
+
+    async def end(self, id: str) -> None:
+        """Record that this process has ended work on a request that was withdrawn elsewhere."""
+        ended = """UPDATE service_requests SET state = 'cancelled'
+            WHERE id = %(id)s AND owner = %(owner)s AND state = 'cancelling'"""
+        await self._rows(ended, id=id)
+
+    async def keep(self, ids: Collection[str]) -> set[str]:
+        """Say that this process works on them; gives those that are still its own, and not withdrawn."""
+        kept = """UPDATE service_requests SET seen_at = now()
+            WHERE id = ANY(%(ids)s) AND owner = %(owner)s AND state = 'running' RETURNING id"""
+        return {row["id"] for row in await self._rows(kept, ids=list(ids))}
 
     async def release(self, ids: Collection[str]) -> None:
         """Let others take them over at once."""

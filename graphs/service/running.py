@@ -24,7 +24,6 @@ class Running:
     def __init__(self, request: Request) -> None:
         self.request = request
         self.task: asyncio.Task[None] | None = None
-        self.withdrawn = False
         self._latest: dict[tuple[str, int | None], tuple[int, Event]] = {}
         self._versions = 0
         self._changed, self._ended = asyncio.Event(), asyncio.Event()

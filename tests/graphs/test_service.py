@@ -145,6 +145,22 @@ async def test_a_withdrawn_request_does_nothing_more(client: httpx2.AsyncClient,
     assert again["answer"] == "done: Q: look at A-1" and refunds(shop, "B-3") == 0
 
 
+async def test_a_request_is_withdrawn_through_another_process(
+    client: httpx2.AsyncClient, settings: dict[str, Any], model: Shopkeeper, shop: str, tmp_path: Path
+):
+    model.open.clear()
+    orders(shop, "B-4")
+    waiting = asyncio.create_task(client.post("/requests", **asking("wait and refund B-4", id="far", thread="far")))
+    await until(lambda: model.sampled("Q: wait and refund B-4") > 0)
+    with service(tmp_path / "log", **settings) as other:
+        async with httpx2.AsyncClient(base_url=other.address, timeout=120) as elsewhere:
+            assert (await elsewhere.delete("/requests/far")).json()["state"] == "cancelling"
+            assert (await waiting).json()["state"] == "cancelled"
+            assert await state_of(elsewhere, "far") == "cancelled"
+    model.open.set()
+    assert refunds(shop, "B-4") == 0
+
+
 async def test_many_at_once_are_each_answered_and_refunded_once_and_more_are_told_to_come_again(
     client: httpx2.AsyncClient, model: Shopkeeper, shop: str
 ):
