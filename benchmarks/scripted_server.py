@@ -13,6 +13,7 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 
+from benchmarks.http_connection import HttpConnection
 from benchmarks.serving import in_a_process
 
 SERIAL: Final = "00000000"
@@ -82,25 +83,13 @@ class _Answers:
         return prepared[serial % VARIANTS].replace(SERIAL.encode(), f"{serial:08}".encode())
 
 
-class _Connection(asyncio.Protocol):
-    """As much of HTTP/1.1 as the SDK's client speaks."""
-
+class _Connection(HttpConnection):
     def __init__(self, answers: _Answers) -> None:
+        super().__init__()
         self._answers = answers
-        self._received = b""
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport: Any = transport
-
-    def data_received(self, data: bytes) -> None:
-        self._received += data
-        head, end, rest = self._received.partition(b"\r\n\r\n")
-        length = int(head.lower().partition(b"content-length:")[2].partition(b"\r\n")[0] or 0)
-        if end and len(rest) >= length:
-            self._received = rest[length:]
-            body = self._answers.body(rest[:length])
-            head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
-            self._transport.write(head + body)
+    def asked(self, head: bytes, body: bytes) -> None:
+        self.write(self._answers.body(body))
 
 
 def _choice(tokens: int, k: int, variant: int, *, calls: bool) -> bytes:

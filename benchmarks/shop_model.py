@@ -19,6 +19,8 @@ import msgspec
 import numpy as np
 import typer
 
+from benchmarks.http_connection import HttpConnection
+
 _VARIANTS: Final = 16
 _TOKENS: Final = 60
 _ALTERNATIVES: Final = 5
@@ -81,38 +83,25 @@ class ShopModel:
         return b'%b"%b":%b,"logprobs":{"content":%b}}' % (head, part, message, logprobs)
 
 
-class _Protocol(asyncio.Protocol):
-    """As much of HTTP/1.1 as clients of models speak."""
-
+class _Connection(HttpConnection):
     def __init__(self, model: ShopModel) -> None:
-        self._model, self._received = model, b""
+        super().__init__()
+        self._model = model
         self._answering: asyncio.Task[None] | None = None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport: Any = transport
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._answering:
             self._answering.cancel()
 
-    def data_received(self, data: bytes) -> None:
-        self._received += data
-        head, end, rest = self._received.partition(b"\r\n\r\n")
-        length = int(head.lower().partition(b"content-length:")[2].partition(b"\r\n")[0] or 0)
-        if end and len(rest) >= length:
-            self._received = rest[length:]
-            if head.startswith(b"GET"):
-                self._write(self._model.count())
-            else:
-                self._answering = asyncio.create_task(self._answer(rest[:length]))
+    def asked(self, head: bytes, body: bytes) -> None:
+        if head.startswith(b"GET"):
+            self.write(self._model.count())
+        else:
+            self._answering = asyncio.create_task(self._answer(body))
 
     async def _answer(self, request: bytes) -> None:
         asked = msgspec.json.decode(request, type=Asked)
-        self._write(await self._model.body(asked), b"text/event-stream" if asked.stream else b"application/json")
-
-    def _write(self, body: bytes, kind: bytes = b"application/json") -> None:
-        head = b"HTTP/1.1 200 OK\r\nContent-Type: %b\r\nContent-Length: %d\r\n\r\n" % (kind, len(body))
-        self._transport.write(head + body)
+        self.write(await self._model.body(asked), b"text/event-stream" if asked.stream else b"application/json")
 
 
 def serve(delay_seconds: float, port: Connection) -> None:
@@ -152,7 +141,7 @@ def _logprobs(variant: int) -> bytes:
 async def _serve(delay_seconds: float, port: int, tell: Any) -> None:
     model = ShopModel(delay_seconds)
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: _Protocol(model), "127.0.0.1", port, backlog=1024)
+    server = await loop.create_server(lambda: _Connection(model), "127.0.0.1", port, backlog=1024)
     tell(server.sockets[0].getsockname()[1])
     await server.serve_forever()
 

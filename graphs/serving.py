@@ -7,12 +7,12 @@ import os
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
-from typing import Any, Final, Literal, TypeVar, cast
+from typing import Annotated, Any, Final, Literal, TypeVar, cast
 
 from langchain_core.language_models import BaseChatModel
 from langgraph.graph.state import CompiledStateGraph
 from langgraph_sdk.runtime import ServerRuntime
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
 
 from entcent_agents.budget import Budget
 from entcent_agents.chat.model import ChatLogprobs
@@ -26,6 +26,20 @@ Agent = CompiledStateGraph[Any, Any, Any, Any]
 _RECURSION_LIMIT: Final = 100
 
 
+def _known(name: str) -> str:
+    if name not in named_selectors():
+        raise ValueError(f"no selector is named {name!r}; there are {', '.join(named_selectors())}")
+    return name
+
+
+SelectorName = Annotated[
+    str,
+    AfterValidator(_known),
+    Field(description="Which rollout is chosen.", json_schema_extra={"enum": list(named_selectors())}),
+]
+"""A selector by its name; one that nobody knows is refused."""
+
+
 class Settings(BaseModel):
     """What a request may set: the context of its run, or of an assistant."""
 
@@ -33,22 +47,11 @@ class Settings(BaseModel):
 
     n: int = Field(default=4, ge=1, le=32, description="How many rollouts.")
     temperature: float = Field(default=0.7, ge=0, le=2, description="Sampling temperature.")
-    selector: str = Field(
-        default="default chain",
-        description="Which rollout is chosen.",
-        json_schema_extra={"enum": list(named_selectors())},
-    )
+    selector: SelectorName = "default chain"
     turn_tokens: int = Field(default=800, ge=1, description="Most tokens of one turn.")
     max_tokens: int | None = Field(default=None, ge=1, description="Most tokens of the request, read and sampled.")
     max_seconds: float | None = Field(default=None, gt=0, description="After so long, the best there is is taken.")
     seed: int | None = Field(default=None, description="Makes sampling repeatable on a deterministic server.")
-
-    @field_validator("selector")
-    @classmethod
-    def _known(cls, name: str) -> str:
-        if name not in named_selectors():
-            raise ValueError(f"no selector is named {name!r}; there are {', '.join(named_selectors())}")
-        return name
 
 
 SettingsT = TypeVar("SettingsT", bound=Settings)

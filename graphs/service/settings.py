@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from entcent_agents.selection.catalogue import named_selectors
+from graphs.serving import SelectorName
 
 
 class ServiceSettings(BaseSettings):
@@ -22,7 +22,7 @@ class ServiceSettings(BaseSettings):
     n: int = Field(default=4, ge=1, le=32, description="Rollouts of a request; with `initial`, at most.")
     initial: int | None = Field(default=None, ge=1, description="Begin with so many, and branch; None: all n at once.")
     lent_rollouts: int = Field(default=64, ge=1, description="Most that easy requests leave to hard ones.")
-    selector: str = Field(default="default chain", description="Which rollout is chosen.")
+    selector: SelectorName = "default chain"
     shadow: bool = Field(default=False, description="Answer with the first rollout, and record what would be chosen.")
     temperature: float = Field(default=0.7, ge=0, le=2)
     turn_tokens: int = Field(default=800, ge=1, description="Most tokens of one turn.")
@@ -37,13 +37,6 @@ class ServiceSettings(BaseSettings):
 
     lease_seconds: float = Field(default=30.0, gt=0, description="A request unheard of for so long is taken over.")
     drain_seconds: float = Field(default=30.0, ge=0, description="What is under way may take, when it ends.")
-
-    @field_validator("selector")
-    @classmethod
-    def _known(cls, name: str) -> str:
-        if name not in named_selectors():
-            raise ValueError(f"no selector is named {name!r}; there are {', '.join(named_selectors())}")
-        return name
 
     @model_validator(mode="after")
     def _begins_with_fewer(self) -> Self:

@@ -5,18 +5,17 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from tests.graphs.listening import free_port, wait_until_it_listens
+
 ROOT = Path(__file__).parents[2]
 OFFLINE = {"LANGGRAPH_CLI_NO_ANALYTICS": "1", "LANGGRAPH_NO_VERSION_CHECK": "true", "LANGSMITH_TRACING": "false"}
 """What keeps the server from calling out; without a key it needs no licence, and reports nothing."""
-_START_SECONDS = 300.0
 _END_SECONDS = 30.0
 
 
@@ -27,9 +26,7 @@ def langgraph_dev(folder: Path, environment: dict[str, str], *, persistent: bool
     graphs = {name: str(ROOT / path) for name, path in named["graphs"].items()}
     config = {"dependencies": [str(ROOT)], "graphs": graphs, "disable_persistence": not persistent}
     (folder / "langgraph.json").write_text(json.dumps(config))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     log = folder / "log"
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("LANGSMITH_", "LANGCHAIN_"))}
     with log.open("wb") as writing:
@@ -43,7 +40,7 @@ def langgraph_dev(folder: Path, environment: dict[str, str], *, persistent: bool
             start_new_session=True,
         )
     try:
-        _wait_until_it_listens(process, port, log)
+        wait_until_it_listens(process, port, log)
         yield f"http://127.0.0.1:{port}"
     finally:
         process.send_signal(signal.SIGINT)
@@ -52,13 +49,3 @@ def langgraph_dev(folder: Path, environment: dict[str, str], *, persistent: bool
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)  # with whatever it started
         process.wait(_END_SECONDS)
-
-
-def _wait_until_it_listens(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
-    deadline = time.monotonic() + _START_SECONDS
-    while process.poll() is None and time.monotonic() < deadline:
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.2)
-    raise AssertionError(f"langgraph dev did not start:\n{log.read_text()[-3000:]}")

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.chat_server import ChatServer, Reply, Request, says
+from tests.graphs.listening import free_port, wait_until_it_listens
 from tests.graphs.model import calls
 
 ROOT = Path(__file__).parents[2]
-_START_SECONDS = 300.0
 
 
 class Shopkeeper:
@@ -67,9 +65,7 @@ class Service:
 @contextmanager
 def service(log: Path, **settings: object) -> Iterator[Service]:
     """The service with these settings, ENTCENT_ left out; ended by then, or else killed."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     environment = {f"ENTCENT_{name.upper()}": str(value) for name, value in settings.items()}
     with log.open("wb") as writing:
         process = subprocess.Popen(
@@ -81,18 +77,8 @@ def service(log: Path, **settings: object) -> Iterator[Service]:
             stderr=subprocess.STDOUT,
         )
     try:
-        _wait_until_it_listens(process, port, log)
+        wait_until_it_listens(process, port, log)
         yield Service(f"http://127.0.0.1:{port}", process, log)
     finally:
         process.kill()
         process.wait(60)
-
-
-def _wait_until_it_listens(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
-    deadline = time.monotonic() + _START_SECONDS
-    while process.poll() is None and time.monotonic() < deadline:
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.1)
-    raise AssertionError(f"the service did not start:\n{log.read_text()[-3000:]}")
