@@ -33,7 +33,7 @@ Messages say what was seen and what to do about it, in one line: the command lin
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from typing import Final
 
 _STATUS_NAMES: Final = ("status_code", "status", "code")
@@ -152,7 +152,10 @@ class BudgetExceededError(RolloutError):
 
 
 class RolloutsFailedError(RolloutError):
-    """Fewer rollouts finished or are held than the quorum asks for; external calls that were made are named."""
+    """Fewer rollouts finished or are held than the quorum asks for; external calls that were made are named.
+
+    Its `__cause__` is what they failed with, a group of exceptions where that is not the same.
+    """
 
 
 class LedgerError(EntcentError):
@@ -191,6 +194,12 @@ def causes_of(error: BaseException) -> Generator[BaseException]:
         seen.add(id(link))
         yield link
         link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
+
+
+def one_of(errors: Iterable[Exception]) -> Exception | None:
+    """One exception for several: a group where they differ."""
+    different = [*{f"{type(error)} {error}": error for error in errors}.values()]
+    return ExceptionGroup("several errors", different) if len(different) > 1 else next(iter(different), None)
 
 
 def http_status(error: BaseException) -> int | None:

@@ -23,6 +23,8 @@ from entcent_agents.prebuilt import entropy_centroid_graph
 from entcent_agents.selection.catalogue import named_selectors
 
 Agent = CompiledStateGraph[Any, Any, Any, Any]
+ToolCalling = Literal["native", "text"]
+DEFAULT_MODEL: Final = "http://127.0.0.1:8080/v1#default"
 _RECURSION_LIMIT: Final = 100
 
 
@@ -118,12 +120,25 @@ def model_from_environment(**settings: Any) -> ChatLogprobs:
     Args:
         **settings: Further ones of `ChatLogprobs`.
     """
-    address, _, name = os.environ.get("ENTCENT_MODEL", "http://127.0.0.1:8080/v1#default").partition("#")
     key = os.environ.get("ENTCENT_API_KEY")
-    return ChatLogprobs(
-        model=name or "default",
-        base_url=address,
-        api_key=SecretStr(key) if key else None,
-        tool_calling=cast(Literal["native", "text"], os.environ.get("ENTCENT_TOOL_CALLING", "text")),
+    return make_model(
+        os.environ.get("ENTCENT_MODEL", DEFAULT_MODEL),
+        SecretStr(key) if key else None,
+        cast(ToolCalling, os.environ.get("ENTCENT_TOOL_CALLING", "text")),
         **settings,
+    )
+
+
+def make_model(address: str, api_key: SecretStr | None, tool_calling: ToolCalling, **settings: Any) -> ChatLogprobs:
+    """The model at an address.
+
+    Args:
+        address: `http://…/v1#name`.
+        api_key: Where the server asks for one.
+        tool_calling: As in `ChatLogprobs`.
+        **settings: Further ones of it.
+    """
+    base_url, _, name = address.partition("#")
+    return ChatLogprobs(
+        model=name or "default", base_url=base_url, api_key=api_key, tool_calling=tool_calling, **settings
     )

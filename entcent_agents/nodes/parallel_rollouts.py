@@ -35,6 +35,7 @@ from entcent_agents.errors import (
     EnvironmentUnusableError,
     RolloutError,
     RolloutsFailedError,
+    one_of,
 )
 from entcent_agents.ledger import EffectLedger, LedgerSettings, MemoryLedger
 from entcent_agents.nodes.budgeting import gate_of, rollouts_left
@@ -513,7 +514,7 @@ class ParallelRollouts(Node):
             changed = f"nothing else was changed since the last commit, but {called} was called, which stays on record"
         raise RolloutsFailedError(
             f"{len(found)} of {len(rollouts)} rollouts finished, {self._needed} needed, {changed}: {errors}"
-        )
+        ) from one_of(request.errors.values())
 
 
 def _candidates(rollouts: Sequence[Rollout]) -> list[Rollout]:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from typing import Any, Final, Literal, LiteralString
+from collections.abc import Collection, Mapping
+from typing import Any, Final, Literal, LiteralString, cast
 
 from psycopg.errors import UniqueViolation
 from psycopg.types.json import Jsonb
 from psycopg_pool import AsyncConnectionPool
+from pydantic_core import to_json
 from typing_extensions import TypedDict
 
 State = Literal["running", "cancelling", "asking", "finished", "failed", "cancelled"]
 _TABLES: Final = (
     """CREATE TABLE IF NOT EXISTS service_requests (
         id TEXT PRIMARY KEY, thread TEXT NOT NULL, question TEXT NOT NULL, state TEXT NOT NULL, result JSONB,
-        owner TEXT, attempts INTEGER NOT NULL DEFAULT 1,
+        owner TEXT, attempts INTEGER NOT NULL DEFAULT 0, in_order INTEGER NOT NULL DEFAULT 0,
         seen_at TIMESTAMPTZ NOT NULL DEFAULT now(), created_at TIMESTAMPTZ NOT NULL DEFAULT now()
     )""",
     # LangGraph locks no threads: this does.
@@ -34,7 +35,8 @@ class Request(TypedDict):
         question: What was asked.
         state: `asking` waits for a person; `cancelling`: the process that works on it has not heard of it yet.
         result: The answer and how it was selected, the questions, or the error; none while it is running.
-        attempts: How many processes worked on it.
+        attempts: How often work on it began.
+        in_order: How often it ended so that nothing is wrong: with a result, or left for another process.
     """
 
     id: str
@@ -43,6 +45,7 @@ class Request(TypedDict):
     state: State
     result: dict[str, Any] | None
     attempts: int
+    in_order: int
 
 
 class ThreadBusyError(Exception):
@@ -66,46 +69,54 @@ class RequestLog:
         for statement in _TABLES:
             await self._rows(statement)
 
-    async def begin(self, id: str, thread: str, question: str) -> bool:
-        """Enter a request as this process's; False where there is one of that name.
+    async def begin(self, id: str, thread: str, question: str) -> Request | None:
+        """Enter a request as this process's; None where there is one of that name.
 
         Raises:
             ThreadBusyError: The conversation has another one.
         """
         entered = """INSERT INTO service_requests (id, thread, question, state, owner)
-            VALUES (%(id)s, %(thread)s, %(question)s, 'running', %(owner)s) ON CONFLICT (id) DO NOTHING RETURNING id"""
+            VALUES (%(id)s, %(thread)s, %(question)s, 'running', %(owner)s)
+            ON CONFLICT (id) DO NOTHING RETURNING *"""
         try:
-            return bool(await self._rows(entered, id=id, thread=thread, question=question))
+            return next(iter(await self._rows(entered, id=id, thread=thread, question=question)), None)
         except UniqueViolation:
+            if await self.find(id) is not None:  # sent twice at the same moment
+                return None
             raise ThreadBusyError(thread) from None
 
     async def find(self, id: str) -> Request | None:
         """The request of that name."""
-        found = await self._rows("SELECT * FROM service_requests WHERE id = %(id)s", id=id)
-        return found[0] if found else None
+        return next(iter(await self._rows("SELECT * FROM service_requests WHERE id = %(id)s", id=id)), None)
 
     async def take(self, limit: int) -> list[Request]:
         """Take over requests that nobody works on any more: of a process that died, or was stopped."""
-        taken = f"""UPDATE service_requests SET owner = %(owner)s, seen_at = now(), attempts = attempts + 1
-            WHERE id IN (
+        taken = f"""UPDATE service_requests SET owner = %(owner)s, seen_at = now() WHERE id IN (
             SELECT id FROM service_requests WHERE state = 'running' AND {_LEFT_ALONE}
             ORDER BY created_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED) RETURNING *"""
         ended = f"UPDATE service_requests SET state = 'cancelled' WHERE state = 'cancelling' AND {_LEFT_ALONE}"
         await self._rows(ended)
         return await self._rows(taken, limit=limit)
 
-    async def answer(self, id: str) -> Request | None:
-        """Take a request that waits for a person; None where it does not (any more)."""
+    async def answer(self, id: str, questions: list[Any]) -> Request | None:
+        """Take a request that waits for a person; None where it does not, or asks something else (by now)."""
         taken = """UPDATE service_requests SET state = 'running', owner = %(owner)s, seen_at = now()
-            WHERE id = %(id)s AND state = 'asking' RETURNING *"""
-        found = await self._rows(taken, id=id)
-        return found[0] if found else None
+            WHERE id = %(id)s AND state = 'asking' AND result->'questions' = %(questions)s RETURNING *"""
+        return next(iter(await self._rows(taken, id=id, questions=Jsonb(questions))), None)
 
-    async def settle(self, id: str, state: State, result: dict[str, Any]) -> None:
-        """Record what came of a request, unless it was taken over or withdrawn."""
-        settled = """UPDATE service_requests SET state = %(state)s, result = %(result)s, seen_at = now()
-            WHERE id = %(id)s AND owner = %(owner)s AND state = 'running'"""
-        await self._rows(settled, id=id, state=state, result=Jsonb(result))
+    async def attempt(self, id: str) -> Request | None:
+        """Work on a request begins; None where it is not this process's (any more), or was withdrawn."""
+        begun = """UPDATE service_requests SET attempts = attempts + 1, seen_at = now()
+            WHERE id = %(id)s AND owner = %(owner)s AND state = 'running' RETURNING *"""
+        return next(iter(await self._rows(begun, id=id)), None)
+
+    async def settle(self, id: str, state: State, result: dict[str, Any]) -> bool:
+        """Record what came of a request; False where it was taken over or withdrawn."""
+        settled = """UPDATE service_requests
+            SET state = %(state)s, result = %(result)s, seen_at = now(), in_order = in_order + 1
+            WHERE id = %(id)s AND owner = %(owner)s AND state = 'running' RETURNING id"""
+        storable = Jsonb(without_nul(result), dumps=_dumps)
+        return bool(await self._rows(settled, id=id, state=state, result=storable))
 
     async def withdraw(self, id: str) -> None:
         """Record that a request is not to be worked on any more; its thread is free once nobody does."""
@@ -120,18 +131,46 @@ class RequestLog:
             WHERE id = %(id)s AND owner = %(owner)s AND state = 'cancelling'"""
         await self._rows(ended, id=id)
 
-    async def keep(self, ids: Collection[str]) -> set[str]:
-        """Say that this process works on them; gives those that are still its own, and not withdrawn."""
+    async def keep(self, ids: Collection[str]) -> dict[str, State]:
+        """Say that this process works on them; gives the states of those that are still its own."""
         kept = """UPDATE service_requests SET seen_at = now()
-            WHERE id = ANY(%(ids)s) AND owner = %(owner)s AND state = 'running' RETURNING id"""
-        return {row["id"] for row in await self._rows(kept, ids=list(ids))}
+            WHERE id = ANY(%(ids)s) AND owner = %(owner)s AND state IN ('running', 'cancelling') RETURNING id, state"""
+        return {row["id"]: row["state"] for row in await self._rows(kept, ids=list(ids))}
 
-    async def release(self, ids: Collection[str]) -> None:
-        """Let others take them over at once."""
-        released = "UPDATE service_requests SET seen_at = 'epoch' WHERE id = ANY(%(ids)s) AND owner = %(owner)s"
-        await self._rows(released, ids=list(ids))
+    async def release(self, begun: Mapping[str, bool]) -> None:
+        """Leave requests to whoever looks next: by their ids, whether work on them had begun."""
+        released = """UPDATE service_requests
+            SET seen_at = 'epoch', in_order = in_order + (id = ANY(%(begun)s))::int
+            WHERE id = ANY(%(ids)s) AND owner = %(owner)s AND state = 'running'"""
+        await self._rows(released, ids=list(begun), begun=[id for id, had_begun in begun.items() if had_begun])
+
+    async def tidy(self, unanswered_days: float, keep_days: float) -> None:
+        """Give up requests that a person left unanswered for so long, and forget what ended so long ago."""
+        given_up = """UPDATE service_requests SET state = 'failed', result = %(result)s, seen_at = now()
+            WHERE state = 'asking' AND seen_at < now() - make_interval(secs => 86400 * %(days)s)"""
+        unanswered = Jsonb({"error": f"nobody answered within {unanswered_days:g} days"})
+        await self._rows(given_up, result=unanswered, days=unanswered_days)
+        forgotten = """DELETE FROM service_requests WHERE state IN ('finished', 'failed', 'cancelled')
+            AND seen_at < now() - make_interval(secs => 86400 * %(days)s)"""
+        await self._rows(forgotten, days=keep_days)
 
     async def _rows(self, statement: LiteralString, **values: Any) -> list[Any]:
         async with self._pool.connection() as connection:
             cursor = await connection.execute(statement, {"owner": self._owner, "lease": self._lease, **values})
             return await cursor.fetchall() if cursor.description else []
+
+
+def without_nul(value: Any) -> Any:
+    """A JSON value with what PostgreSQL cannot store replaced: NUL, and halves of characters."""
+    if isinstance(value, str):
+        return value.replace("\0", "\N{REPLACEMENT CHARACTER}").encode(errors="replace").decode()
+    if isinstance(value, Mapping):
+        mapping = cast("Mapping[Any, Any]", value)
+        return {without_nul(key): without_nul(each) for key, each in mapping.items()}
+    if isinstance(value, (list, tuple)):
+        return [without_nul(each) for each in cast("list[Any]", value)]
+    return value
+
+
+def _dumps(value: Any) -> bytes:
+    return to_json(value, inf_nan_mode="null")

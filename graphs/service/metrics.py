@@ -6,23 +6,15 @@ import logging
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from entcent_agents.chat.concurrency import concurrency
-from graphs.service.log import State
+from graphs.service.running import Running
 
 _ROUNDS: Final = logging.getLogger("entcent_agents.round")
 _BUCKETS: Final = (0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300)
-
-
-@dataclass
-class Timed:
-    """A request that is timed; `cut off` is one that another process goes on with."""
-
-    state: State | str = "cut off"
 
 
 class Metrics(logging.Handler):
@@ -45,13 +37,13 @@ class Metrics(logging.Handler):
         model.labels("waiting").set_function(lambda: sum(endpoint.waiting for endpoint in concurrency()))
 
     @contextmanager
-    def timed(self) -> Generator[Timed]:
-        """Time a request."""
-        timed, since = Timed(), time.perf_counter()
+    def timed(self, running: Running) -> Generator[None]:
+        """Time a request, to what it came to."""
+        since = time.perf_counter()
         try:
-            yield timed
+            yield
         finally:
-            self._seconds.labels(timed.state).observe(time.perf_counter() - since)
+            self._seconds.labels(running.came_to).observe(time.perf_counter() - since)
 
     @contextmanager
     def listening(self) -> Generator[None]:

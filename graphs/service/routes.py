@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterable, Awaitable, Callable
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, cast
 from uuid import uuid4
 
 import httpx2
-import psycopg
 from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request, Response
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from psycopg_pool import PoolTimeout
-from pydantic import BaseModel, Field
+from pydantic import AfterValidator, BaseModel, Field
 
 from graphs.service.desk import Desk, OverloadedError, outcome
-from graphs.service.log import ThreadBusyError
+from graphs.service.log import ThreadBusyError, without_nul
+from graphs.service.questions import AnswerError, OtherQuestionsError
+from graphs.service.stores import OUTAGE
 
 _READY_SECONDS: Final = 2.0
 _AGAIN: Final = {"Retry-After": "5"}
@@ -24,18 +26,26 @@ Id = Annotated[str, Field(pattern=r"^[\w.-]{1,100}$")]
 router = APIRouter()
 
 
+def _storable(value: Any) -> Any:
+    if without_nul(value) != value:
+        raise ValueError("there is a NUL, or half of a character, in it")
+    return value
+
+
 class Question(BaseModel):
     """What a client asks."""
 
-    question: str = Field(min_length=1, max_length=20_000)
+    question: Annotated[str, AfterValidator(_storable)] = Field(min_length=1, max_length=20_000)
     thread: Id | None = Field(default=None, description="The conversation; none begins one.")
     id: Id = Field(default_factory=lambda: uuid4().hex, description="Send it again, and nothing is done twice.")
 
 
 class Reply(BaseModel):
-    """What a person answers to a question of the agent."""
+    """What a person answers to what the agent asks."""
 
-    answer: Any = Field(description='Say {"decisions": [{"type": "approve"}]}.')
+    answers: Annotated[dict[str, Any], AfterValidator(_storable)] = Field(
+        description='By the ids of the questions, say {"decisions": [{"type": "approve"}]} to a call.'
+    )
 
 
 def _desk(request: Request) -> Desk:
@@ -91,8 +101,7 @@ async def look(request: Request, id: Known) -> dict[str, Any]:
 @router.post("/requests/{id}/answer")
 async def answer(request: Request, id: Known, reply: Reply) -> dict[str, Any]:
     """Answer what the agent asks a person, and wait for what comes of it."""
-    if not await _desk(request).answer(id, reply.answer):
-        raise HTTPException(409, f"request {id} asks nothing (any more)")
+    await _desk(request).answer(id, reply.answers)
     return await _last(request, id)
 
 
@@ -111,7 +120,7 @@ async def health() -> dict[str, str]:
 
 @router.get("/ready")
 async def ready(request: Request, response: Response) -> dict[str, str]:
-    """Whether requests can be answered: the database and the model's server are there."""
+    """Whether requests can be taken: the database is there. Of the model it says how it is: nobody else has another."""
     state = request.app.state
 
     async def database() -> None:
@@ -123,7 +132,7 @@ async def ready(request: Request, response: Response) -> dict[str, str]:
             await client.get(f"{state.model.base_url}/models")
 
     found = {"database": await _said(database), "model": await _said(model)}
-    if set(found.values()) != {"ok"}:
+    if found["database"] != "ok":
         response.status_code = 503
     return found
 
@@ -140,10 +149,13 @@ def add_refusals(app: FastAPI) -> None:
         OverloadedError: (503, "as many requests are under way as there may be: come again"),
         ThreadBusyError: (409, "another request of this thread is under way, or waits for an answer"),
         PoolTimeout: (503, "the database is busy: come again"),
-        psycopg.OperationalError: (503, "the database cannot be reached: come again with the same id"),
+        **dict.fromkeys(OUTAGE, (503, "the database cannot be reached: come again with the same id")),
+        OtherQuestionsError: (409, "this is not what the request asks (any more): look at its questions"),
     }
     for kind, (status, said) in refused.items():
         app.add_exception_handler(kind, _telling(status, said))
+    app.add_exception_handler(AnswerError, _answer_refused)
+    app.add_exception_handler(RequestValidationError, _refused)
 
 
 def _telling(status: int, said: str) -> Callable[[Request, Exception], Awaitable[Response]]:
@@ -151,6 +163,16 @@ def _telling(status: int, said: str) -> Callable[[Request, Exception], Awaitable
         return JSONResponse({"detail": said}, status, _AGAIN)
 
     return tell
+
+
+async def _answer_refused(_: Request, error: Exception) -> Response:
+    return JSONResponse({"detail": str(error)}, 422)
+
+
+async def _refused(_: Request, error: Exception) -> Response:
+    """What is wrong, and not what was sent: it may be long, or a secret."""
+    wrong = cast(RequestValidationError, error).errors()
+    return JSONResponse({"detail": [{key: each[key] for key in ("loc", "msg", "type")} for each in wrong]}, 422)
 
 
 async def _said(check: Callable[[], Awaitable[None]]) -> str:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any, Final, Literal
 
-from graphs.service.log import Request
+from graphs.service.log import Request, State
 
 _PAUSE_SECONDS: Final = 0.1
 """Between what a listener is told: rollouts change with every token."""
@@ -19,11 +19,18 @@ class Running:
 
     Args:
         request: What is asked.
+
+    Attributes:
+        task: Works on it.
+        begun: Whether it does, or waits in line.
+        came_to: State in the end; `cut off` is one that another process goes on with.
     """
 
     def __init__(self, request: Request) -> None:
         self.request = request
         self.task: asyncio.Task[None] | None = None
+        self.begun = False
+        self.came_to: State | Literal["cut off"] = "cut off"
         self._latest: dict[tuple[str, int | None], tuple[int, Event]] = {}
         self._versions = 0
         self._changed, self._ended = asyncio.Event(), asyncio.Event()
@@ -44,12 +51,12 @@ class Running:
         """What happened so far, and then what happens, to the end."""
         seen = 0
         while True:
-            changed = self._changed
+            changed, ended = self._changed, self._ended.is_set()
             for version, event in sorted(self._latest.values(), key=lambda kept: kept[0]):
                 if version > seen:
                     seen = version
                     yield event
-            if self._ended.is_set():
+            if ended:
                 return
             await changed.wait()
             with suppress(TimeoutError):

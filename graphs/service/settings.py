@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Annotated, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, SecretStr, StringConstraints, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from graphs.serving import SelectorName
+from graphs.serving import DEFAULT_MODEL, SelectorName, ToolCalling
 
 
 class ServiceSettings(BaseSettings):
-    """Each field is a variable: `n` is `ENTCENT_N`. Where the model is says `graphs.serving`: `ENTCENT_MODEL`."""
+    """Each field is a variable: `n` is `ENTCENT_N`."""
 
     model_config = SettingsConfigDict(env_prefix="ENTCENT_", frozen=True, extra="ignore")
 
     database: str = Field(description="Connection string of PostgreSQL.")
+    model: Annotated[str, StringConstraints(pattern="^https?://")] = Field(
+        default=DEFAULT_MODEL, description="Where the model is: http://…/v1#name."
+    )
+    api_key: SecretStr | None = Field(default=None, description="Of the model's server.")
+    tool_calling: ToolCalling = "text"
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535, description="0 takes a free one.")
 
@@ -36,7 +41,8 @@ class ServiceSettings(BaseSettings):
     database_connections: int = Field(default=16, ge=4)
 
     lease_seconds: float = Field(default=30.0, gt=0, description="A request unheard of for so long is taken over.")
-    drain_seconds: float = Field(default=30.0, ge=0, description="What is under way may take, when it ends.")
+    drain_seconds: float = Field(default=20.0, ge=0, description="What is under way may take, when it ends.")
+    keep_days: float = Field(default=30.0, gt=0, description="What came of a request can be asked for so long.")
 
     @model_validator(mode="after")
     def _begins_with_fewer(self) -> Self:

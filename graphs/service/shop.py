@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import Any, Final
 
 from langchain_core.tools import BaseTool, tool
@@ -10,6 +11,7 @@ from psycopg_pool import AsyncConnectionPool
 from entcent_agents.effects import EXTERNAL_IDEMPOTENT, READ, declare
 from entcent_agents.ledger import current_idempotency_key
 
+_CENT: Final = Decimal("0.01")
 PROMPT: Final = """\
 You answer customers of a shop. Look an order up before you say anything of it. Refund only what was paid for the order,
 and only if the customer asks for it. Before every call write a sentence: what you know, and what you do next."""
@@ -24,10 +26,12 @@ _TABLES: Final = (
 _ORDER: Final = """
     SELECT item, paid, (SELECT coalesce(sum(amount), 0) FROM shop_refunds WHERE of_order = id) AS refunded
     FROM shop_orders WHERE id = %s"""
+_LOCK: Final = "SELECT FROM shop_orders WHERE id = %(order)s FOR UPDATE"
+# A statement of its own, after the lock: it has to see what whoever had the lock before has refunded.
 _LEFT: Final = """
     SELECT paid - (SELECT coalesce(sum(amount), 0) FROM shop_refunds WHERE of_order = id) AS amount,
            EXISTS (SELECT FROM shop_refunds WHERE key = %(key)s) AS made
-    FROM shop_orders WHERE id = %(order)s FOR UPDATE"""
+    FROM shop_orders WHERE id = %(order)s"""
 
 
 async def open_shop(pool: AsyncConnectionPool[Any]) -> list[BaseTool]:
@@ -62,14 +66,16 @@ async def open_shop(pool: AsyncConnectionPool[Any]) -> list[BaseTool]:
             amount: How much.
         """
         key = current_idempotency_key()  # the same whenever this very call is made again, after a crash say
+        money = Decimal(str(amount)).quantize(_CENT)
         async with pool.connection() as connection, connection.transaction():
+            await connection.execute(_LOCK, {"order": order})
             left: Any = await (await connection.execute(_LEFT, {"order": order, "key": key})).fetchone()
             if left is None:
                 return f"There is no order {order}."
             if not left["made"]:
-                if not 0 < amount <= left["amount"]:
+                if not 0 < money <= left["amount"]:
                     return f"Not refunded: {left['amount']} of what was paid for {order} is left."
-                await connection.execute("INSERT INTO shop_refunds VALUES (%s, %s, %s)", [key, order, amount])
-        return f"Refunded {amount:.2f} for {order}."
+                await connection.execute("INSERT INTO shop_refunds VALUES (%s, %s, %s)", [key, order, money])
+        return f"Refunded {money} for {order}."
 
     return [declare(look_up_order, READ, environment=None), declare(refund, EXTERNAL_IDEMPOTENT)]

@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
+import psycopg
 from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
 from psycopg.rows import dict_row
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
@@ -16,6 +17,8 @@ from entcent_agents.errors import ConfigurationError
 _START_SECONDS: Final = 10.0
 _SETUP_LOCK: Final = 0x656E_7463_656E_7402  # any number that other applications are unlikely to lock
 Pool = AsyncConnectionPool[Any]
+OUTAGE: Final = (psycopg.OperationalError, psycopg.InterfaceError)
+"""What calls end in while the database is away."""
 
 
 class PooledSaver(AsyncPostgresSaver):
@@ -30,24 +33,32 @@ class PooledSaver(AsyncPostgresSaver):
 
 
 @asynccontextmanager
-async def connections(database: str, most: int) -> AsyncGenerator[Pool]:
+async def connections(database: str, most: int, timeout_seconds: float = 30.0) -> AsyncGenerator[Pool]:
     """A pool as the savers, the ledger and the tables need it.
 
     Args:
         database: Connection string.
         most: Connections at most.
+        timeout_seconds: How long one is waited for.
 
     Raises:
         ConfigurationError: There is no database.
     """
     settings = {"autocommit": True, "prepare_threshold": 0, "row_factory": dict_row}
-    pool = Pool(database, min_size=1, max_size=most, kwargs=settings, open=False)
+    pool = Pool(
+        database,
+        min_size=1,
+        max_size=most,
+        timeout=timeout_seconds,
+        kwargs=settings,
+        check=Pool.check_connection,  # after a restart of the database all of them are dead
+        open=False,
+    )
     try:
         await pool.open(wait=True, timeout=_START_SECONDS)
     except PoolTimeout:
         await pool.close()
-        said = f"no database answers at ENTCENT_DATABASE within {_START_SECONDS:.0f} s: {database}"
-        raise ConfigurationError(said) from None
+        raise ConfigurationError(f"ENTCENT_DATABASE: nothing answers there within {_START_SECONDS:.0f} s") from None
     try:
         yield pool
     finally:

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, cast
 
-import psycopg
 from langchain_core.messages import HumanMessage
 from langgraph.types import Command
 
 from entcent_agents.errors import EntcentError, causes_of
 from graphs.service.agent import config_of
 from graphs.service.log import Request, State
+from graphs.service.questions import questions_of
 from graphs.service.running import Event
+from graphs.service.stores import OUTAGE
 from graphs.serving import Agent
 
 _LOGGER: Final = logging.getLogger(__name__)
 _MOST_ATTEMPTS: Final = 5
 _DONE: Final = object()
+
+
+class OutageError(Exception):
+    """The database is away."""
 
 
 async def work(
@@ -33,9 +38,9 @@ async def work(
         tell: Hears the events of the stream.
 
     Raises:
-        psycopg.Error: The database is gone; another attempt goes on with the request.
+        OutageError: The database is gone; another attempt goes on with the request.
     """
-    if request["attempts"] > _MOST_ATTEMPTS:
+    if request["attempts"] - request["in_order"] > _MOST_ATTEMPTS:
         return "failed", {"error": f"given up: {_MOST_ATTEMPTS} processes ended while they worked on it"}
     try:
         begun, values = await _begun(graph, request) if given is None else (given, {})
@@ -48,15 +53,23 @@ async def work(
                 else:
                     values = part
     except Exception as error:
-        for link in causes_of(error):
-            if isinstance(link, psycopg.Error):
-                raise link from error
+        if _is_outage(error):
+            raise OutageError from error
         if isinstance(error, EntcentError):
             _LOGGER.warning("request %s failed: %s", request["id"], error)
             return "failed", {"error": f"{type(error).__name__}: {error}"}
         _LOGGER.exception("request %s failed", request["id"])
         return "failed", {"error": type(error).__name__}
     return _came_to(values)
+
+
+def _is_outage(error: BaseException) -> bool:
+    """Whether the database was away, for one of the rollouts at least."""
+    for link in causes_of(error):
+        several = cast("BaseExceptionGroup[Any]", link).exceptions if isinstance(link, BaseExceptionGroup) else ()
+        if isinstance(link, OUTAGE) or any(map(_is_outage, several)):
+            return True
+    return False
 
 
 async def _begun(graph: Agent, request: Request) -> tuple[Any, dict[str, Any]]:
@@ -71,7 +84,7 @@ async def _begun(graph: Agent, request: Request) -> tuple[Any, dict[str, Any]]:
 
 def _came_to(values: dict[str, Any]) -> tuple[State, dict[str, Any]]:
     if "__interrupt__" in values:
-        return "asking", {"questions": [asked.value for asked in values["__interrupt__"]]}
+        return "asking", {"questions": questions_of(values["__interrupt__"])}
     told = ("winner", "selector", "reason", "usage", "shadow")
     selection = {key: values["selection"][key] for key in told if key in values["selection"]}
     return "finished", {"answer": values["messages"][-1].text, "selection": selection}

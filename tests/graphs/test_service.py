@@ -76,6 +76,11 @@ def asking(question: str, **more: str) -> dict[str, Any]:
     return {"json": {"question": f"Q: {question}", **more}}
 
 
+def answers(asked: dict[str, Any], *decisions: dict[str, Any]) -> dict[str, Any]:
+    """A person's decisions about the calls of what is asked."""
+    return {"json": {"answers": {question["id"]: {"decisions": decisions} for question in asked["questions"]}}}
+
+
 async def events(client: httpx2.AsyncClient, method: str, path: str, **asked: Any) -> list[dict[str, Any]]:
     """All that is streamed."""
     async with client.stream(method, path, **asked) as stream:
@@ -198,8 +203,8 @@ async def test_a_person_is_asked_and_shadow_mode_answers_with_the_first(
         async with httpx2.AsyncClient(base_url=running.address, timeout=120) as client:
             asked = (await client.post("/requests", **asking("refund D-1", id="approve"))).json()
             assert asked["state"] == "asking" and refunds(shop, "D-1") == 0
-            assert asked["questions"][0]["action_requests"][0]["name"] == "refund"
-            approved = {"json": {"answer": {"decisions": [{"type": "approve"}]}}}
+            assert asked["questions"][0]["value"]["action_requests"][0]["name"] == "refund"
+            approved = answers(asked, {"type": "approve"})
             done = (await client.post("/requests/approve/answer", **approved)).json()
             assert (done["state"], done["answer"]) == ("finished", "done: Q: refund D-1")
             assert done["selection"]["winner"] == 0 and done["selection"]["shadow"]["same_outcome"]

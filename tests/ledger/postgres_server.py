@@ -48,29 +48,58 @@ def why_none() -> str | None:
     return None
 
 
+class Postgres:
+    """One that can be stopped and started.
+
+    Args:
+        folder: Of its data and its socket.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.conninfo = f"host={folder} user=postgres dbname=postgres"
+        self._folder = folder
+        programs = binaries()
+        assert programs is not None
+        if UNPRIVILEGED:
+            shutil.chown(folder, UNPRIVILEGED["user"], UNPRIVILEGED["group"])
+        made = [programs / "initdb", "-D", folder / "data", "-U", "postgres", "-A", "trust", "-E", "UTF8"]
+        unsafe = [*made, "--no-locale", "--no-sync"]
+        subprocess.run(unsafe, check=True, capture_output=True, cwd=folder, **UNPRIVILEGED)
+        self._served = [programs / "postgres", "-D", folder / "data", "-k", folder, "-c", "listen_addresses="]
+        self.start()
+
+    def start(self) -> None:
+        """Start it, and wait until it answers."""
+        with (self._folder / "log").open("a") as log:
+            self._process = subprocess.Popen(self._served, stderr=log, cwd=self._folder, **UNPRIVILEGED)
+        _wait(self.conninfo, self._process, self._folder / "log")
+
+    def stop(self) -> None:
+        """Stop it: whoever is connected is cut off."""
+        self._process.send_signal(signal.SIGINT)  # a fast shutdown
+        try:
+            self._process.wait(START_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
+@contextmanager
+def restartable() -> Generator[Postgres]:
+    """A server on a socket in a folder of its own."""
+    with tempfile.TemporaryDirectory(prefix="entcent-pg-", ignore_cleanup_errors=True) as name:
+        server = Postgres(Path(name))
+        try:
+            yield server
+        finally:
+            server.stop()
+
+
 @contextmanager
 def postgres() -> Generator[str]:
-    """A server on a socket in a folder of its own; gives the connection string."""
-    folder = binaries()
-    assert folder is not None
-    with tempfile.TemporaryDirectory(prefix="entcent-pg-", ignore_cleanup_errors=True) as name:
-        data = Path(name)
-        if UNPRIVILEGED:
-            shutil.chown(data, UNPRIVILEGED["user"], UNPRIVILEGED["group"])
-        made = [folder / "initdb", "-D", data / "data", "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-locale"]
-        subprocess.run([*made, "--no-sync"], check=True, capture_output=True, cwd=data, **UNPRIVILEGED)
-        served = [folder / "postgres", "-D", data / "data", "-k", data, "-c", "listen_addresses="]
-        with (data / "log").open("w") as log, subprocess.Popen(served, stderr=log, cwd=data, **UNPRIVILEGED) as server:
-            try:
-                conninfo = f"host={data} user=postgres dbname=postgres"
-                _wait(conninfo, server, data / "log")
-                yield conninfo
-            finally:
-                server.send_signal(signal.SIGINT)  # a fast shutdown
-                try:
-                    server.wait(START_SECONDS)
-                except subprocess.TimeoutExpired:
-                    server.kill()
+    """The connection string of a server."""
+    with restartable() as server:
+        yield server.conninfo
 
 
 def _runs(folder: Path) -> bool:
