@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 
 
 class Shopkeeper:
-    """A model that looks an order up, refunds 1 of it if asked to, and says `done` and the question.
+    """A model that looks an order up, refunds 1 of it (and 2, `twice`) if asked to, and says `done` and the question.
 
     It does not answer questions with `wait` in them before `open` is set.
     """
@@ -37,6 +37,8 @@ class Shopkeeper:
         turns = [calls("look_up_order", order=order)]
         if "refund" in question:
             turns.append(calls("refund", order=order, amount=1.0))
+        if "twice" in question:
+            turns.append(calls("refund", order=order, amount=2.0))
         said = sum(message["role"] == "assistant" for message in messages[asked:])
         reply = turns[said] if said < len(turns) else says(f"done: {question}")
         after = self.open if "wait" in question else None
