@@ -49,12 +49,14 @@ class Load:
 
     Attributes:
         first: Seconds to the first event of each.
+        begun: Seconds to the first event of a rollout, after its place in line.
         answer: Seconds to the reply of each that had one.
         errors: What the others ended in.
         rss: MB of the service after each fifth of the requests.
     """
 
     first: list[float] = field(default_factory=list[float])
+    begun: list[float] = field(default_factory=list[float])
     answer: list[float] = field(default_factory=list[float])
     errors: list[str] = field(default_factory=list[str])
     rss: list[float] = field(default_factory=list[float])
@@ -76,7 +78,7 @@ class Load:
 
 async def ask(client: httpx2.AsyncClient, order: str, load: Load) -> None:
     """One request, followed to its end."""
-    began, told = time.perf_counter(), ""
+    began, told, works = time.perf_counter(), "", False
     try:
         async with client.stream("POST", "/requests/stream", json={"question": f"Refund 1 of {order}"}) as answer:
             async for line in answer.aiter_lines():
@@ -84,6 +86,9 @@ async def ask(client: httpx2.AsyncClient, order: str, load: Load) -> None:
                     if not told:
                         load.first.append(time.perf_counter() - began)
                     told = line[5:]
+                    if not works and json.loads(told)["type"].startswith("entcent."):
+                        works = True
+                        load.begun.append(time.perf_counter() - began)
         result = json.loads(told or "{}")
         if result.get("state") == "finished":
             load.answer.append(time.perf_counter() - began)
@@ -184,6 +189,7 @@ def table_of(loads: dict[int, Load], limit: int) -> Table:
 
     rows = {
         "seconds to the first event, p50 / p95 / most": lambda load: quantiles(load.first),
+        "seconds to the first rollout's, p50 / p95 / most": lambda load: quantiles(load.begun),
         "seconds to the answer, p50 / p95 / most": lambda load: quantiles(load.answer),
         "requests a second": lambda load: f"{load.asked / load.seconds:.1f}",
         "CPU of the service a request, ms": lambda load: f"{1e3 * load.cpu_seconds / load.asked:.0f}",

@@ -36,7 +36,7 @@ def main() -> None:
     try:
         settings = ServiceSettings()  # pyright: ignore[reportCallIssue] - from the environment
         model_of(settings)
-        asyncio.run(_reach(settings.database))
+        asyncio.run(_reach(settings))
     except ValidationError as error:
         for problem in error.errors():
             name = "_".join(["ENTCENT", *map(str, problem["loc"])]).upper()
@@ -59,9 +59,9 @@ def main() -> None:
         sys.exit(_NOT_STARTED)
 
 
-async def _reach(database: str) -> None:
+async def _reach(settings: ServiceSettings) -> None:
     """Find out now whether it is there, and not in the middle of the start."""
-    async with connections(database, 1):
+    async with connections(settings.database, 1, settings.database_seconds):
         pass
 
 

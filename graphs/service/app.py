@@ -32,7 +32,6 @@ _SWEEP_SECONDS: Final = 3600.0
 _UNANSWERED_DAYS: Final = 6.0
 """Less than the week after which rollouts that wait are swept."""
 _MAX_BODY_BYTES: Final = 256 * 1024
-_BUSY_SECONDS: Final = 5.0
 
 
 def make_app(settings: ServiceSettings) -> FastAPI:
@@ -50,9 +49,11 @@ async def _lifespan(app: FastAPI) -> AsyncGenerator[None]:
     """Opens what requests share; at the end waits for what is under way, and leaves the rest to another process."""
     settings: ServiceSettings = app.state.settings
     async with AsyncExitStack() as stack:
-        pool = await stack.enter_async_context(connections(settings.database, settings.database_connections))
+        pool = await stack.enter_async_context(
+            connections(settings.database, settings.database_connections, settings.database_seconds)
+        )
         # Who works on what has to be said in time, however busy rollouts keep the other connections.
-        own = await stack.enter_async_context(connections(settings.database, 2, _BUSY_SECONDS))
+        own = await stack.enter_async_context(connections(settings.database, 2, settings.database_seconds))
         model = model_of(settings)
         stack.push_async_callback(aclose_clients)
         metrics = Metrics()

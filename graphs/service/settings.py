@@ -39,6 +39,7 @@ class ServiceSettings(BaseSettings):
     max_working: int = Field(default=32, ge=1, description="Worked on at once; the others wait in line.")
     max_connections: int = Field(default=64, ge=1, description="To the model, of all requests together.")
     database_connections: int = Field(default=16, ge=4)
+    database_seconds: float = Field(default=10.0, gt=0, description="A free connection is waited for so long.")
 
     lease_seconds: float = Field(default=30.0, gt=0, description="A request unheard of for so long is taken over.")
     drain_seconds: float = Field(default=20.0, ge=0, description="What is under way may take, when it ends.")

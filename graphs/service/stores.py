@@ -14,7 +14,6 @@ from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from entcent_agents.errors import ConfigurationError
 
-_START_SECONDS: Final = 10.0
 _SETUP_LOCK: Final = 0x656E_7463_656E_7402  # any number that other applications are unlikely to lock
 Pool = AsyncConnectionPool[Any]
 OUTAGE: Final = (psycopg.OperationalError, psycopg.InterfaceError)
@@ -33,7 +32,7 @@ class PooledSaver(AsyncPostgresSaver):
 
 
 @asynccontextmanager
-async def connections(database: str, most: int, timeout_seconds: float = 30.0) -> AsyncGenerator[Pool]:
+async def connections(database: str, most: int, timeout_seconds: float) -> AsyncGenerator[Pool]:
     """A pool as the savers, the ledger and the tables need it.
 
     Args:
@@ -50,15 +49,16 @@ async def connections(database: str, most: int, timeout_seconds: float = 30.0) -
         min_size=1,
         max_size=most,
         timeout=timeout_seconds,
+        reconnect_timeout=timeout_seconds,  # then anew: its pauses double, to minutes
         kwargs=settings,
         check=Pool.check_connection,  # after a restart of the database all of them are dead
         open=False,
     )
     try:
-        await pool.open(wait=True, timeout=_START_SECONDS)
+        await pool.open(wait=True, timeout=timeout_seconds)
     except PoolTimeout:
         await pool.close()
-        raise ConfigurationError(f"ENTCENT_DATABASE: nothing answers there within {_START_SECONDS:.0f} s") from None
+        raise ConfigurationError(f"ENTCENT_DATABASE: nothing answers there within {timeout_seconds:g} s") from None
     try:
         yield pool
     finally:

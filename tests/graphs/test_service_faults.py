@@ -65,7 +65,7 @@ async def test_deploys_do_not_use_up_the_attempts_of_requests_that_wait_in_line(
 ):
     model.open.clear()
     at_once = {**settings, "max_working": 1, "drain_seconds": 0}
-    for deploy in range(7):
+    for deploy in range(6):
         with service(tmp_path / f"log-{deploy}", **at_once) as running:
             async with httpx2.AsyncClient(base_url=running.address, timeout=120) as client:
                 posts = [client.post("/requests", **asking("wait for A-2", id=f"line-{i}")) for i in range(2)]
@@ -87,7 +87,7 @@ async def test_a_restart_of_the_database_loses_no_request_and_makes_no_refund_tw
 ):
     names = [f"R-{i}" for i in range(12)]
     with restartable() as database:
-        own = {**settings, "database": database.conninfo, "n": 4, "ask_before_refunds": False}
+        own = {**settings, "database": database.conninfo, "n": 4, "ask_before_refunds": False, "database_seconds": 0.5}
         with service(tmp_path / "log", **own) as running:
             orders(database.conninfo, *names)
             model.open.clear()
@@ -101,7 +101,8 @@ async def test_a_restart_of_the_database_loses_no_request_and_makes_no_refund_tw
                 assert (await client.get("/ready")).status_code == 503
                 assert (await client.post("/requests", **asking("look at R-1"))).status_code == 503
                 database.start()
-                assert (await client.get("/ready")).status_code == 200
+                while (await client.get("/ready")).status_code != 200:  # noqa: ASYNC110 - another process
+                    await asyncio.sleep(0.1)
                 await asyncio.gather(*asked, return_exceptions=True)
                 for name in names:
                     done = (await client.post("/requests", **asking(f"wait and refund {name}", id=name))).json()
@@ -113,7 +114,7 @@ def test_settings_that_cannot_be_end_it_before_the_first_request(tmp_path: Path)
     ran = _ended(ENTCENT_N="0", ENTCENT_TOOL_CALLING="foo", ENTCENT_MODEL="localhost:8080")
     assert "ENTCENT_DATABASE: Field required" in ran and "ENTCENT_N: Input should be greater" in ran
     assert "ENTCENT_TOOL_CALLING: Input should be 'native' or 'text'" in ran and "ENTCENT_MODEL: " in ran
-    nobody = _ended(ENTCENT_DATABASE=f"host={tmp_path} user=me password=s3cret")
+    nobody = _ended(ENTCENT_DATABASE=f"host={tmp_path} user=me password=s3cret", ENTCENT_DATABASE_SECONDS="0.5")
     assert nobody.splitlines()[-1].startswith("error: ENTCENT_DATABASE: nothing answers") and "s3cret" not in nobody
 
 
