@@ -55,27 +55,32 @@ class Candidate:
 
     @property
     def status(self) -> Status:
-        """`unfinished` where the agent could not go on from it: arguments or structured output that do not parse."""
+        """`unfinished` where the agent could not go on from it: what does not parse, or says nothing."""
         if self.response is None or self.message is None:
             return "failed"
         refused = any(isinstance(message, ToolMessage) for message in self.response.result)
-        if self.message.invalid_tool_calls or (refused and self.response.structured_response is None):
+        silent = not (self.message.content or self.message.tool_calls)
+        if self.message.invalid_tool_calls or ((refused or silent) and self.response.structured_response is None):
             return "unfinished"
         return "finished"
 
     def after(self, before: Trajectory) -> Rollout:
         """As selectors look at it: the trajectory so far with this turn at its end.
 
+        A turn without log-probabilities stands for itself: it must not win by the turns before it.
+
         Args:
             before: The turns so far.
         """
         said = self.message
+        scored = self.turn is not None and self.turn.scored_tokens
+        trajectory = before if scored else Trajectory()
         calls = [(call["name"], call["args"]) for call in said.tool_calls] if said else []
         return Rollout(
             index=self.index,
             thread_id="",
             status=self.status,
-            trajectory=before.append(self.turn) if self.turn else before,
+            trajectory=trajectory.append(self.turn) if self.turn else trajectory,
             usage=self.usage,
             vote_key=outcome_key(calls, str(said.text)) if said else None,
         )

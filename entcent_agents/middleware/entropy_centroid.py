@@ -165,11 +165,13 @@ class EntropyCentroidMiddleware(AgentMiddleware[Any, Any, Any], metaclass=_Asked
         answered = [candidate for candidate in candidates if candidate.response is not None]
         if not answered:
             raise next(candidate.error for candidate in candidates if candidate.error)
-        sound = [candidate for candidate in answered if candidate.status == "finished"]
-        rollouts = [candidate.after(before) for candidate in sound or answered]
+        sound = [candidate for candidate in answered if candidate.status == "finished"] or answered
+        sound = [candidate for candidate in sound if candidate.turn] or sound  # others may say what went wrong
         if self.on_unscorable == "error":
-            require_scorable([candidate.after(Trajectory()) for candidate in sound or answered])
-        return chosen(self.selector, rollouts)
+            spoken = {candidate.index for candidate in sound if candidate.message and candidate.message.text}
+            alone = [candidate.after(Trajectory()) for candidate in sound]
+            require_scorable(alone, lambda rollout: rollout.index in spoken)
+        return chosen(self.selector, [candidate.after(before) for candidate in sound])
 
 
 def _turns_so_far(state: Mapping[str, Any], scope: Scope) -> list[Turn]:

@@ -27,7 +27,7 @@ async def record(records: Records, round: RecordedRound, asked: Sequence[Any]) -
     """
 
     def messages(rollout: Rollout) -> list[dict[str, Any]]:
-        return [_plain(message) for message in [*convert_to_messages(asked), *_added(rollout)]]
+        return [_plain(message) for message in [*convert_to_messages(asked), *added_messages(rollout)]]
 
     try:
         await asyncio.to_thread(records.add, round, messages)
@@ -36,7 +36,7 @@ async def record(records: Records, round: RecordedRound, asked: Sequence[Any]) -
         _LOGGER.warning("the rollouts of %s were not recorded in %s: %s", round.task, records.folder, reason)
 
 
-def _added(rollout: Rollout) -> Iterable[BaseMessage]:
+def added_messages(rollout: Rollout) -> Iterable[BaseMessage]:
     """What a rollout adds to the conversation; nothing is kept of one that cannot be committed."""
     update = unpack(rollout.output)["state"].get("messages", ()) if rollout.output else ()
     found = update.value if isinstance(update, Overwrite) else update

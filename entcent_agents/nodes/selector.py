@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, replace
 from typing import Any, Final, Literal
 
+from langchain_core.messages import AIMessage
 from langchain_core.runnables import RunnableConfig
 from langgraph.runtime import get_runtime
 from langgraph.types import Command
@@ -18,7 +19,7 @@ from entcent_agents.errors import ConfigurationError, EnvironmentUnusableError, 
 from entcent_agents.ledger import MemoryLedger
 from entcent_agents.nodes.parallel_rollouts import ParallelRollouts
 from entcent_agents.nodes.recorded import until_recorded
-from entcent_agents.nodes.records import record
+from entcent_agents.nodes.records import added_messages, record
 from entcent_agents.nodes.settings import require_kind
 from entcent_agents.nodes.shadow import alone, log_shadow, would_have_been
 from entcent_agents.nodes.state import Node, RolloutsState
@@ -228,7 +229,7 @@ class EntropyCentroidSelector(Node):
 
     def _asked(self, candidates: Sequence[Rollout]) -> Selection:
         if self.on_unscorable == "error" and not any(rollout.plain for rollout in candidates):
-            require_scorable(candidates)
+            require_scorable(candidates, _could_be_scored)
         selection = asked(self.selector, candidates)
         if any(rollout.plain for rollout in candidates):
             return replace(selection, reason=f"too many rollouts failed, and this is one plain run: {selection.reason}")
@@ -267,6 +268,14 @@ class EntropyCentroidSelector(Node):
             await doing
         except Exception:
             _LOGGER.exception("%s failed, after the commit", what)
+
+
+def _could_be_scored(rollout: Rollout) -> bool:
+    """Whether models said something in text. After a commit nothing is asked: an error would hide what was done."""
+    if rollout.output and unpack(rollout.output)["round"] > 1:
+        return False
+    said = [message for message in added_messages(rollout) if isinstance(message, AIMessage)]
+    return not said or any(message.text for message in said)
 
 
 def _spent(rollouts: Sequence[Rollout], seconds: float, *, rounds: int = 0) -> Spent:

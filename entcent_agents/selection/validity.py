@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -45,14 +45,19 @@ def of_one_k(selection: Selection, rollouts: Sequence[Rollout], column: Column =
     return selection
 
 
-def require_scorable(rollouts: Sequence[Rollout]) -> None:
+def require_scorable(rollouts: Sequence[Rollout], says: Callable[[Rollout], bool] = lambda _: True) -> None:
     """Refuse to go on where models were asked and no rollout carries a single log-probability.
+
+    Args:
+        rollouts: The candidates.
+        says: Whether a rollout has text that could carry them. Calls that a server writes itself carry none: where
+            all is calls, nothing needs to be set otherwise.
 
     Raises:
         LogprobsMissingError: With the settings to change.
     """
     asked = any(rollout.usage.model_calls or rollout.trajectory.turns for rollout in rollouts)
-    if asked and not any(rollout.trajectory.scored_tokens for rollout in rollouts):
+    if asked and not any(rollout.trajectory.scored_tokens for rollout in rollouts) and any(map(says, rollouts)):
         raise LogprobsMissingError(
             f"none of {len(rollouts)} rollouts carries log-probabilities: ask the model for them "
             "(ChatLogprobs always does; with_logprobs(model) sets the other models), use a server that gives "
