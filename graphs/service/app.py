@@ -53,7 +53,7 @@ async def _lifespan(app: FastAPI) -> AsyncGenerator[None]:
             connections(settings.database, settings.database_connections, settings.database_seconds)
         )
         # Who works on what has to be said in time, however busy rollouts keep the other connections.
-        own = await stack.enter_async_context(connections(settings.database, 2, settings.database_seconds))
+        own = await stack.enter_async_context(connections(settings.database, 4, settings.database_seconds))
         model = model_of(settings)
         stack.push_async_callback(aclose_clients)
         metrics = Metrics()

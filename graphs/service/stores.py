@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import select
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any, Final
@@ -51,7 +52,7 @@ async def connections(database: str, most: int, timeout_seconds: float) -> Async
         timeout=timeout_seconds,
         reconnect_timeout=timeout_seconds,  # then anew: its pauses double, to minutes
         kwargs=settings,
-        check=Pool.check_connection,  # after a restart of the database all of them are dead
+        check=_check,
         open=False,
     )
     try:
@@ -63,6 +64,14 @@ async def connections(database: str, most: int, timeout_seconds: float) -> Async
         yield pool
     finally:
         await pool.close()
+
+
+async def _check(connection: psycopg.AsyncConnection[Any]) -> None:
+    """After a restart of the database all connections are dead: nothing comes from an idle one but its end."""
+    idle = select.poll()
+    idle.register(connection.fileno(), select.POLLIN)
+    if idle.poll(0):  # a question to the system; one to the database at each use took more than a tenth of the CPU
+        await Pool.check_connection(connection)
 
 
 @asynccontextmanager
