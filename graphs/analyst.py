@@ -56,8 +56,8 @@ def make_agent(model: BaseChatModel, environments: Collection[str]) -> Agent:
     bound = model.bind_tools([tool for tool in tools if tool.name not in looks])
 
     def look(state: MessagesState) -> dict[str, Any]:
-        """Look around, as the first call of the conversation; the model is not asked."""
-        calls = [tool_call(name=name, args={}, id=f"{LOOK}{name}") for name in looks]
+        """Look around, as the first call after a question; the model is not asked."""
+        calls = [tool_call(name=name, args={}, id=f"{LOOK}{name}_{len(state['messages'])}") for name in looks]
         return {"messages": [AIMessage("First I look at what there is.", tool_calls=calls)]}
 
     def guide(state: MessagesState) -> dict[str, Any]:

@@ -29,6 +29,7 @@ def guidance(messages: Sequence[BaseMessage], writing: Collection[str]) -> str:
         messages: The conversation so far.
         writing: Names of the tools that store something.
     """
+    messages = asked(messages)
     said, last = guided(messages), messages[-1]
     if not said:
         return PLAN
@@ -48,11 +49,17 @@ def guidance(messages: Sequence[BaseMessage], writing: Collection[str]) -> str:
     return CHECK if own[-1] and CHECK not in said else ""
 
 
+def asked(messages: Sequence[BaseMessage]) -> Sequence[BaseMessage]:
+    """The messages since the last question of the user: a conversation may have several."""
+    questions = [i for i, message in enumerate(messages) if message.type == "human" and message.name != "guide"]
+    return messages[questions[-1] :] if questions else messages
+
+
 def guided(messages: Sequence[BaseMessage]) -> list[str]:
-    """The guidance given so far."""
-    return [str(message.text) for message in messages if message.name == "guide"]
+    """The guidance given since the last question."""
+    return [str(message.text) for message in asked(messages) if message.name == "guide"]
 
 
 def turns(messages: Sequence[BaseMessage]) -> int:
-    """Turns of the model; the first look is the agent's own."""
-    return sum(isinstance(message, AIMessage) for message in messages) - 1
+    """Turns of the model since the last question; the first look is the agent's own."""
+    return sum(isinstance(message, AIMessage) for message in asked(messages)) - 1

@@ -30,7 +30,7 @@ You do research in a library of documents with tools. Before every call write a 
 you look for next. Search with few words, and read the parts that fit before you trust them. Answer each step in a few
 sentences without a call, and name the document and the part behind every statement, as [document, part 1].
 What the documents do not say, say that they do not."""
-ANSWER: Final = "Now answer the first question of this conversation, from what was found, and name the sources."
+ANSWER: Final = "Now answer what was asked, from what was found, and name the sources. It was:"
 
 
 class ResearcherSettings(Settings):
@@ -69,6 +69,11 @@ def make_agent(model: BaseChatModel, environments: Collection[str] = (ENVIRONMEN
 
     def begin(state: Research) -> dict[str, Any]:
         step, *rest = state["steps"]
+        if step == ANSWER:
+            asked = [
+                message.text for message in state["messages"] if message.type == "human" and message.name != "plan"
+            ]
+            step = f"{ANSWER}\n\n{asked[-1]}"
         return {"messages": [HumanMessage(step, name="plan")], "steps": rest}
 
     builder = StateGraph(Research, context_schema=ResearcherSettings)

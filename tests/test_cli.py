@@ -21,9 +21,10 @@ from entcent_agents.environments import SqliteEnvironment
 from entcent_agents.errors import EffectError
 from entcent_agents.phases import PhaseConfig
 from entcent_agents.testing import ScriptedChat
-from tests.chat_server import Reply
+from tests.chat_server import Reply, says
 from tests.evals import hesitant
 from tests.forks import forked
+from tests.graphs.model import Model, calls
 
 ROOT = Path(__file__).parent.parent
 SCRIPTED_AGENT = '''
@@ -208,6 +209,17 @@ def test_a_run_prints_every_rollout_the_winner_and_what_was_committed(agent: Pat
     connection = sqlite3.connect(database)
     assert connection.execute("SELECT x FROM made").fetchall() == [(1,)]
     connection.close()
+
+
+def test_the_default_agent_answers_a_question_on_a_database(database: Path):
+    model = Model()
+    model.says(calls("query", sql="SELECT 1"), calls("execute", sql="CREATE TABLE made AS SELECT 1 AS x"),
+               calls("query", sql="SELECT * FROM made"), says("It is 1."), own=1)  # fmt: skip
+    with model.server:
+        address = f"{model.server.base_url}#m"
+        ran = entcent("run", "make it", "--db", str(database), "--model", address, "-n", "2")
+    assert ran.returncode == 0, ran.stderr
+    assert "It is 1." in ran.stdout and "committed: table made in database created" in ran.stdout
 
 
 def test_json_is_one_object_on_standard_output(agent: Path, database: Path, serve):

@@ -6,6 +6,7 @@ import ast
 import re
 import subprocess
 import sys
+import tomllib
 from importlib import import_module
 from pkgutil import iter_modules
 from textwrap import dedent, indent
@@ -14,6 +15,7 @@ import pytest
 
 import entcent_agents
 from entcent_agents.chat.store import ModelStore
+from entcent_agents.signals import SIGNALS
 from tests.forks import forked, run_text
 from tests.pages import ELSEWHERE, ROOT, Block, block_with, blocks
 
@@ -63,6 +65,24 @@ def test_every_module_that_says_what_it_offers_has_a_page_in_the_reference():
     modules = [import_module(f"entcent_agents.{module.name}") for module in iter_modules(entcent_agents.__path__)]
     pages = {path.stem for path in (ROOT / "docs" / "reference").glob("entcent_agents*.md")}
     assert {module.__name__ for module in (entcent_agents, *modules) if hasattr(module, "__all__")} <= pages
+
+
+def test_the_signals_that_a_selector_takes_are_all_listed_by_what_is_best():
+    page = (ROOT / "docs" / "selectors.md").read_text()
+    for best in ("lowest", "highest"):
+        (row,) = re.findall(rf"^\| the {best} \| (.+) \|$", page, re.MULTILINE)
+        assert sorted(re.findall("`([^`]+)`", row)) == sorted(
+            name for name, signal in SIGNALS.items() if signal.best == best
+        )
+
+
+def test_the_layers_shown_are_those_that_imports_are_held_to():
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    (layers,) = (each["layers"] for each in contracts if "containers" in each)
+    (shown,) = (
+        block.text for block in blocks("") if block.page == "docs/architecture.md" and "blocking : err" in block.text
+    )
+    assert [line.partition("  ")[0] for line in shown.strip().splitlines()] == layers
 
 
 def test_no_python_hides_from_being_run_in_another_kind_of_block():

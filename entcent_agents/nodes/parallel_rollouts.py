@@ -65,6 +65,7 @@ from entcent_agents.rollouts.isolation import (
     tool_nodes_of,
     tools_of,
     whole_input,
+    writer_from_anywhere,
     written_at_the_end,
 )
 from entcent_agents.rollouts.memory import ThreadMemory
@@ -228,7 +229,7 @@ class ParallelRollouts(Node):
         config = config or RunnableConfig()
         self._require_safety(config)
         request = await self._request(whole_input(input, config, also="rollouts"), config, get_runtime())
-        write = get_runtime().stream_writer
+        write = writer_from_anywhere(get_runtime().stream_writer, config)
         left = self._rollouts_left(request.spent)
         with self._observed(request) as observed:
             with (

@@ -19,7 +19,7 @@ from uuid import NAMESPACE_OID, uuid5
 from langchain_core.callbacks import BaseCallbackHandler, BaseCallbackManager, UsageMetadataCallbackHandler
 from langchain_core.messages import convert_to_messages
 from langchain_core.runnables import RunnableConfig
-from langchain_core.runnables.config import var_child_runnable_config
+from langchain_core.runnables.config import ensure_config, var_child_runnable_config
 from langchain_core.tools import BaseTool
 from langchain_core.tracers.base import AsyncBaseTracer, BaseTracer
 from langgraph.channels.base import BaseChannel
@@ -32,6 +32,7 @@ from langgraph.pregel import Pregel
 from langgraph.pregel.protocol import PregelProtocol
 from langgraph.runtime import Runtime
 from langgraph.store.base import BaseStore
+from langgraph.types import StreamWriter
 from pydantic import BaseModel
 
 from entcent_agents.capture.handlers import single
@@ -134,6 +135,25 @@ def ambient_config(config: RunnableConfig | None) -> Generator[None]:
         yield
     finally:
         var_child_runnable_config.reset(token)
+
+
+def writer_from_anywhere(write: StreamWriter, config: RunnableConfig) -> StreamWriter:
+    """The stream writer of a node, for whatever runs below it.
+
+    LangGraph's looks for its place in the ambient configuration: inside another graph it would find another place, and
+    in the later steps of a sequence none at all.
+
+    Args:
+        write: The node's.
+        config: Of the node.
+    """
+    here = ensure_config(config)
+
+    def written(event: Any) -> None:
+        with ambient_config(here):
+            write(event)
+
+    return written
 
 
 def outer_channels(config: RunnableConfig) -> Mapping[str, Channel] | None:

@@ -100,8 +100,9 @@ class BySignal(Chainable):
 class LowestCentroid(BySignal):
     """The lowest entropy centroid (arXiv 2604.26173).
 
-    A centroid over a few dozen tokens is noise: floors and quorum are those of the default chain.
-    `LowestCentroid(min_scored_tokens=0)` ranks whatever has a centroid and the coverage.
+    On short trajectories mean entropy ranked better (docs/validity.md), so below its floors and its quorum it abstains;
+    they are those of the default chain. `LowestCentroid(min_scored_tokens=0)` ranks whatever has a centroid and the
+    coverage.
 
     Example:
         >>> from entcent_agents import LowestCentroid

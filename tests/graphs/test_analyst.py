@@ -71,6 +71,28 @@ async def test_a_model_that_never_stops_is_stopped(tmp_path: Path):
     assert said[-2] == f"guide: {guidance.ANSWER}"
 
 
+async def test_a_second_question_of_a_conversation_is_looked_into_like_the_first(tmp_path: Path):
+    environment = SqliteEnvironment(build(tmp_path / "penguins.db"))
+    one = [LOOK, PLAN, call("execute", RIGHT), call("query", "SELECT * FROM female_mass"), says("Gentoo.")]
+    two = [LOOK, PLAN, call("execute", RIGHT.replace("female_mass", "more")), says("Done."), says("Adelie.")]
+    agent = make_agent(ScriptedChat(scripts=[[*one, *two]]), ["database"])
+    forks = fork_all([environment])
+    with use_environments(forks):
+        first = await agent.ainvoke({"messages": [("user", TASK)]})
+        state = await agent.ainvoke({"messages": [*first["messages"], ("user", "And of all?")]})
+    forks["database"].discard()
+    said = [
+        f"{message.name or message.type}: {message.text}" for message in state["messages"][len(first["messages"]) :]
+    ]
+    assert [line for line in said if line.startswith("guide")] == [
+        f"guide: {guidance.PLAN}",
+        f"guide: {guidance.CHECK}",
+    ]
+    assert said[-1] == "ai: Adelie."
+    ids = [call["id"] for message in state["messages"] for call in getattr(message, "tool_calls", ())]
+    assert len(ids) == len({*ids})
+
+
 def test_without_an_environment_there_is_no_agent():
     with pytest.raises(ConfigurationError, match="no tools"):
         make_agent(ScriptedChat(scripts=[]), [])

@@ -41,14 +41,32 @@ async def test_each_step_of_the_plan_is_worked_on_and_then_the_answer():
     )
     assert said[2:5] == ["First?", "a", "Second?"]
     assert said[6] == "[whales.md, part 1]\nWhales sing in winter."
-    assert said[7:] == ["b", ANSWER, "c"]  # no third step: two are the most
+    assert said[7:] == ["b", f"{ANSWER}\n\nWhen do whales sing?", "c"]  # no third step: two are the most
 
 
 async def test_a_plan_without_steps_leads_to_the_answer():
-    assert (await conversation(says("I know it."), says("In winter.")))[2:] == [ANSWER, "In winter."]
+    assert (await conversation(says("I know it."), says("In winter.")))[2:] == [
+        f"{ANSWER}\n\nWhen do whales sing?",
+        "In winter.",
+    ]
 
 
 def test_it_works_in_synchronous_code():
     agent = make_agent(ScriptedChat(scripts=[[says("1. When?"), says("In winter."), says("Winter.")]]))
     state = agent.invoke({"messages": [("user", "When do whales sing?")]})
     assert state["messages"][-1].text == "Winter."
+
+
+async def test_a_second_question_of_a_conversation_is_the_one_that_is_answered():
+    turns = [
+        says("1. When?"),
+        says("In winter."),
+        says("Winter."),
+        says("1. How?"),
+        says("With songs."),
+        says("Songs."),
+    ]
+    agent = make_agent(ScriptedChat(scripts=[turns]), steps=1)
+    first = await agent.ainvoke({"messages": [("user", "When do whales sing?")]})
+    state = await agent.ainvoke({"messages": [*first["messages"], ("user", "How do they sing?")]})
+    assert [message.text for message in state["messages"]][-2:] == [f"{ANSWER}\n\nHow do they sing?", "Songs."]
