@@ -11,16 +11,15 @@ from typing import Annotated, Any, Final, Literal, NoReturn, NotRequired
 
 from langchain.agents.middleware import AgentMiddleware, AgentState, ExtendedModelResponse, ModelRequest, ModelResponse
 from langchain.agents.middleware.types import PrivateStateAttr
-from langchain_core.globals import get_llm_cache
 from langchain_core.messages import AnyMessage
 from langgraph.types import Command, Overwrite
 
 from entcent_agents.blocking import run_sync
-from entcent_agents.capture.settings import with_logprobs_unless_set
 from entcent_agents.chat.sampling import SamplingPool, current_pool, is_plain, own_calls, use_pool
 from entcent_agents.errors import ConfigurationError
+from entcent_agents.middleware.asking import asking, asking_further_in, sampled_anew
 from entcent_agents.middleware.candidates import Call, Candidate, run_candidates
-from entcent_agents.middleware.commands import Handler, keep_commands
+from entcent_agents.middleware.commands import Handler, keep_commands, with_asked
 from entcent_agents.rollouts.counts import require_count
 from entcent_agents.rollouts.events import sampling_event, step_event
 from entcent_agents.selection import Selection, Selector, require_scorable
@@ -135,7 +134,8 @@ class EntropyCentroidMiddleware(AgentMiddleware[Any, Any, Any], metaclass=_Asked
         request.runtime.stream_writer(sampling_event(turn=len(before), n=self.n))  # the first sign of a long wait
         pool = nullcontext() if current_pool() else use_pool(SamplingPool(self.seed))
         with pool, own_calls():
-            candidates = await run_candidates(self._asking(_sampled_anew(request)), handler, call, self.n)
+            asked = asking(sampled_anew(request), required=self.on_unscorable == "error")
+            candidates = await run_candidates(asked, with_asked(handler, self._asked), call, self.n)
         selection, rollouts = self._selected(candidates, Trajectory(turns=tuple(before)))
         winner = candidates[selection.winner or 0]
         assert winner.response is not None
@@ -149,16 +149,9 @@ class EntropyCentroidMiddleware(AgentMiddleware[Any, Any, Any], metaclass=_Asked
         update = {"entcent_turns": _turns_update(request.state, before, winner.turn)}
         return ExtendedModelResponse(model_response=winner.response, command=Command(update=update))
 
-    def _asking(self, request: ModelRequest[Any]) -> ModelRequest[Any]:
-        """The request to a model that asks for log-probabilities, unless somebody set how."""
-        if any(isinstance(tool, dict) and tool.get("type") != "function" for tool in request.tools):
-            return request  # a tool of the provider's own, which another of its APIs may not have
-        try:
-            return request.override(model=with_logprobs_unless_set(request.model))
-        except ConfigurationError:
-            if self.on_unscorable == "fallback":
-                return request
-            raise
+    def _asked(self, request: ModelRequest[Any]) -> ModelRequest[Any]:
+        """What a candidate's model is asked, whichever the middleware further in chose for it."""
+        return sampled_anew(asking_further_in(request, required=self.on_unscorable == "error"))
 
     def _selected(self, candidates: Sequence[Candidate], before: Trajectory) -> tuple[Selection, list[Rollout]]:
         """The selection, and what it was made from."""
@@ -188,11 +181,3 @@ def _turns_update(state: Mapping[str, Any], before: Sequence[Turn], turn: Turn |
     if len(before) == len(state.get("entcent_turns") or ()):
         return new
     return Overwrite([*(turn.to_dict() for turn in before), *new])
-
-
-def _sampled_anew(request: ModelRequest[Any]) -> ModelRequest[Any]:
-    """The request to a model that asks no cache of LangChain's, which would answer all candidates alike."""
-    model = request.model
-    if model.cache or (model.cache is None and get_llm_cache() is not None):
-        return request.override(model=model.model_copy(update={"cache": False}))
-    return request
