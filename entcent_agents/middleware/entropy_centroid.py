@@ -22,6 +22,7 @@ from entcent_agents.middleware.candidates import Call, Candidate, run_candidates
 from entcent_agents.middleware.commands import Handler, keep_commands, with_asked
 from entcent_agents.rollouts.counts import require_count
 from entcent_agents.rollouts.events import sampling_event, step_event
+from entcent_agents.rollouts.overlay import StoreWrite, apply_writes, apply_writes_now
 from entcent_agents.selection import Selection, Selector, require_scorable
 from entcent_agents.selection.asking import chosen, selector_or_default
 from entcent_agents.telemetry.lines import log_step
@@ -114,7 +115,10 @@ class EntropyCentroidMiddleware(AgentMiddleware[Any, Any, Any], metaclass=_Asked
         """Sample the candidates of a step, and give on the selected one."""
         if self._is_alone:
             return await handler(request)
-        return await self._step(request, handler, lambda handler, request: handler(request))
+        response, writes = await self._step(request, handler, lambda handler, request: handler(request))
+        if request.runtime.store:
+            await apply_writes(request.runtime.store, writes)
+        return response
 
     def wrap_model_call(
         self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], ModelResponse[Any]]
@@ -122,14 +126,21 @@ class EntropyCentroidMiddleware(AgentMiddleware[Any, Any, Any], metaclass=_Asked
         """The same in synchronous code, each candidate in a thread."""
         if self._is_alone:
             return handler(request)
-        return run_sync(self._step(request, handler, lambda handler, request: asyncio.to_thread(handler, request)))
+        step = self._step(request, handler, lambda handler, request: asyncio.to_thread(handler, request))
+        response, writes = run_sync(step)
+        if request.runtime.store:
+            apply_writes_now(request.runtime.store, writes)
+        return response
 
     @property
     def _is_alone(self) -> bool:
         """Nothing to choose from: one candidate is wanted, or a rollout around this agent is a plain run."""
         return self.n == 1 or is_plain()
 
-    async def _step(self, request: ModelRequest[Any], handler: Handler, call: Call) -> ExtendedModelResponse[Any]:
+    async def _step(
+        self, request: ModelRequest[Any], handler: Handler, call: Call
+    ) -> tuple[ExtendedModelResponse[Any], list[StoreWrite]]:
+        """The selected turn, and what its candidate wrote to the store."""
         before = _turns_so_far(request.state, self.scope)
         request.runtime.stream_writer(sampling_event(turn=len(before), n=self.n))  # the first sign of a long wait
         pool = nullcontext() if current_pool() else use_pool(SamplingPool(self.seed))
@@ -147,7 +158,8 @@ class EntropyCentroidMiddleware(AgentMiddleware[Any, Any, Any], metaclass=_Asked
         log_step(event)
         request.runtime.stream_writer(event)
         update = {"entcent_turns": _turns_update(request.state, before, winner.turn)}
-        return ExtendedModelResponse(model_response=winner.response, command=Command(update=update))
+        response = ExtendedModelResponse(model_response=winner.response, command=Command(update=update))
+        return response, winner.store_writes
 
     def _asked(self, request: ModelRequest[Any]) -> ModelRequest[Any]:
         """What a candidate's model is asked, whichever the middleware further in chose for it."""
