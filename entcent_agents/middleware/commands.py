@@ -40,7 +40,7 @@ def with_asked(handler: Handler, asked: Callable[[Any], Any]) -> Handler:
         handler: The middleware further in, and the model.
         asked: Is called with each request that comes to the model, after all middleware has changed it.
     """
-    if isinstance(handler, FunctionType) and _COMMANDS in handler.__code__.co_freevars:
+    if isinstance(handler, FunctionType) and {_COMMANDS, _MODEL} <= {*handler.__code__.co_freevars}:
         model = (handler.__closure__ or ())[handler.__code__.co_freevars.index(_MODEL)].cell_contents
         return _with_cell(handler, _MODEL, with_asked(model, asked))
 
