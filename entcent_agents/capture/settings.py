@@ -87,12 +87,17 @@ def with_logprobs_unless_set(model: ModelT, top: int = 10) -> ModelT:
     """
     if isinstance(model, RunnableBinding):
         binding = cast("RunnableBinding[Any, Any]", model)
-        if binding.kwargs.get("logprobs") or binding.kwargs.get("top_logprobs"):
-            return model
-        inside = with_logprobs_unless_set(binding.bound, top)
+        asks = binding.kwargs.get("logprobs") or binding.kwargs.get("top_logprobs")
+        try:  # inside too where the binding asks: agents with tools bind what is inside anew
+            inside = with_logprobs_unless_set(binding.bound, binding.kwargs.get("top_logprobs") or top)
+        except ConfigurationError:
+            if asks:
+                return model
+            raise
         if inside is binding.bound:
             return model
-        _check_bound(binding.kwargs)
+        if not asks:
+            _check_bound(binding.kwargs)
         return cast(ModelT, binding.model_copy(update={"bound": inside}))
     if not isinstance(model, BaseChatModel):
         return model

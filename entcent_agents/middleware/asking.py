@@ -15,6 +15,8 @@ from langchain.agents.middleware import AgentMiddleware, ModelRequest, ModelResp
 from langchain_core.globals import get_llm_cache
 from langchain_core.language_models import BaseChatModel
 from langchain_core.runnables import RunnableBinding
+from langchain_core.runnables.config import ensure_config
+from langchain_core.runnables.configurable import DynamicRunnable
 
 from entcent_agents.capture.settings import with_logprobs_unless_set
 from entcent_agents.errors import ConfigurationError, LogprobsMissingError
@@ -64,7 +66,7 @@ def sampled_anew(request: ModelRequest[Any]) -> ModelRequest[Any]:
 
 
 def as_configured(model: BaseChatModel) -> BaseChatModel:
-    """What a configurable model of `init_chat_model` is in this run, bindings included; others as they are."""
+    """What a configurable model is in this run, bindings included; others as they are."""
     return _inside(model, _configured)
 
 
@@ -102,6 +104,10 @@ def _inside(model: Any, change: Callable[[Any], Any]) -> Any:
 
 
 def _configured(model: Any) -> Any:
+    if isinstance(model, DynamicRunnable):  # of `configurable_fields` and `configurable_alternatives`
+        dynamic = cast("DynamicRunnable[Any, Any]", model)
+        chosen, _ = dynamic.prepare(ensure_config())
+        return _inside(chosen.with_config(dynamic.config) if dynamic.config else chosen, _configured)
     kind = (type(model).__module__.partition(".")[0], type(model).__name__)
     return model._model() if kind == _CONFIGURABLE else model
 

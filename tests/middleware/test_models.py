@@ -11,7 +11,9 @@ from langchain.agents.middleware import AgentMiddleware, ModelFallbackMiddleware
 from langchain.chat_models import init_chat_model
 from langchain_core.caches import InMemoryCache
 from langchain_core.globals import set_llm_cache
+from langchain_core.language_models import GenericFakeChatModel
 from langchain_core.messages import AIMessage
+from langchain_core.runnables import ConfigurableField
 from langchain_openai import ChatOpenAI
 
 from entcent_agents.capture.settings import with_logprobs_unless_set
@@ -19,7 +21,7 @@ from entcent_agents.errors import ConfigurationError, LogprobsMissingError
 from entcent_agents.middleware import EntropyCentroidMiddleware
 from entcent_agents.prebuilt import create_entropy_centroid_agent
 from tests.chat_server import ChatServer, Reply, Request, says
-from tests.middleware.stepping import GO, WAYS, ask, texts
+from tests.middleware.stepping import GO, WAYS, ask, looking, texts
 
 N = 2
 CONFIGURED: Any = {"configurable": {"model": "made-up", "model_provider": "openai"}}
@@ -147,6 +149,22 @@ async def test_a_configurable_model_is_asked_as_the_run_configures_it(
 
 @WAYS
 @pytest.mark.parametrize("whole", [False, True], ids=["step by step", "whole rollouts"])
+async def test_configurable_fields_and_alternatives_are_asked_too(way: str, whole: bool, server: ChatServer):
+    other = openai(server, model="other").configurable_fields(temperature=ConfigurableField("warmth"))
+    model: Any = openai(server).configurable_alternatives(ConfigurableField("which"), other=other)
+    if whole:
+        agent: Any = create_entropy_centroid_agent(model, [], n=N)
+    else:
+        agent = create_agent(model, [], middleware=[EntropyCentroidMiddleware(N)])
+    config: Any = {"configurable": {"which": "other", "warmth": 0.5}}
+    result = agent.invoke(GO, config) if way == "sync" else await agent.ainvoke(GO, config)
+    assert texts(result) == ["Go.", "an answer"]
+    asked = [(r.body["model"], r.body["temperature"], r.body["top_logprobs"]) for r in server.requests]
+    assert asked == [("other", 0.5, 10)] * N
+
+
+@WAYS
+@pytest.mark.parametrize("whole", [False, True], ids=["step by step", "whole rollouts"])
 async def test_a_binding_is_asked_and_keeps_what_was_bound(way: str, whole: bool, server: ChatServer):
     model: Any = openai(server).bind(stop=["END"])
     if whole:
@@ -168,13 +186,25 @@ async def test_a_binding_asks_no_cache_either(way: str, server: ChatServer):
     assert len(server.requests) == N
 
 
-def test_a_binding_that_asks_already_stays_as_it_is(server: ChatServer):
-    asking = openai(server).bind(logprobs=True, top_logprobs=3)
-    assert with_logprobs_unless_set(asking) is asking
-    unknown = Dynamic(None)
-    assert with_logprobs_unless_set(unknown) is unknown  # type: ignore[type-var]
+@WAYS
+@pytest.mark.parametrize("tools", [[], [looking([])]], ids=["no tools", "tools"])
+async def test_a_binding_that_asks_already_is_asked_for_as_many(way: str, tools: Any, server: ChatServer):
+    """Where there are tools, `create_agent` binds them to the model inside, and what was bound is lost."""
+    model: Any = openai(server).bind(logprobs=True, top_logprobs=3)
+    await ask(create_agent(model, tools, middleware=[EntropyCentroidMiddleware(N)]), way)
+    assert [request.body["top_logprobs"] for request in server.requests] == [3] * N
+
+
+def test_what_cannot_be_asked_inside_a_binding(server: ChatServer):
+    unknown: Any = GenericFakeChatModel(messages=iter(()))
+    assert with_logprobs_unless_set(unknown) is unknown
+    assert with_logprobs_unless_set(bound := unknown.bind(stop=["END"])) is bound
     with pytest.raises(ConfigurationError, match="leave it out of bind"):
         with_logprobs_unless_set(openai(server).bind(stream=True))
+    reasons = openai(server, model="o3", base_url=None)
+    with pytest.raises(ConfigurationError, match="reasons"):
+        with_logprobs_unless_set(reasons.bind(stop=["END"]))
+    assert with_logprobs_unless_set(asking := reasons.bind(logprobs=True)) is asking
 
 
 def test_what_the_fallback_of_unscorable_steps_lets_through_is_answered(server: ChatServer, down: ChatServer):
