@@ -27,6 +27,7 @@ from entcent_agents.nodes.settings import HowRolloutsRun, RolloutSettings
 from entcent_agents.nodes.unclaimed import RequestGraph
 from entcent_agents.recordings import Records
 from entcent_agents.rollouts.isolation import Graph, with_every_channel_public
+from entcent_agents.rollouts.store import is_awaitable
 from entcent_agents.selection import Selector
 
 
@@ -131,8 +132,10 @@ def create_entropy_centroid_agent(
 ) -> Graph:
     """An agent of LangChain's `create_agent` that runs as n rollouts of itself and commits the selected one.
 
-    The model is asked for log-probabilities, unless you set how. Where the checkpointer outlives the process, the
-    rollouts are kept there too, so that a request which was cut off goes on.
+    The model is asked for log-probabilities, unless you set how, and so is one that middleware brings in. Where the
+    checkpointer outlives the process and can be awaited, the rollouts are kept there too, so that a request which was
+    cut off goes on. With a synchronous one (`SqliteSaver`, `PostgresSaver`) they are kept in memory, unless you pass a
+    `rollout_checkpointer`.
 
     Args:
         model: A chat model, or its name as `init_chat_model` takes it.
@@ -170,14 +173,19 @@ def create_entropy_centroid_agent(
             raise
         raise MissingExtraError("langchain", "langchain") from None
     chat: BaseChatModel = init_chat_model(model) if isinstance(model, str) else model
+    required = settings.get("on_unscorable") != "fallback"
     try:
         chat = with_logprobs_unless_set(chat)
     except ConfigurationError:
-        if settings.get("on_unscorable") != "fallback":
+        if required:
             raise
     given = dict[str, Any](settings)
     of_agent = {key: given.pop(key) for key in signature(create_agent).parameters if key in given}
-    if isinstance(checkpointer, BaseCheckpointSaver) and not isinstance(checkpointer, InMemorySaver):
+    # Each call asks as well, because middleware and a run's configuration may bring in other models.
+    asking: Any = import_module("entcent_agents.middleware.asking").LogprobsAsked
+    of_agent["middleware"] = [*of_agent.get("middleware", ()), asking(required=required)]
+    durable = isinstance(checkpointer, BaseCheckpointSaver) and not isinstance(checkpointer, InMemorySaver)
+    if durable and is_awaitable(cast("BaseCheckpointSaver[Any]", checkpointer)):
         given.setdefault("rollout_checkpointer", checkpointer)
     agent = create_agent(chat, tools, **of_agent)
     return entropy_centroid_graph(

@@ -6,11 +6,14 @@ import threading
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 import pytest
 from langgraph.store.memory import InMemoryStore
 from langgraph.store.sqlite import SqliteStore
 
+from entcent_agents.effects import Effect
+from entcent_agents.rollouts.enclosing import enclosed
 from entcent_agents.rollouts.overlay import OverlayStore, apply_writes
 
 
@@ -154,3 +157,21 @@ def test_writes_can_be_read_while_a_thread_writes():
         assert len(overlay.writes) <= 2000
     writing.join()
     assert len(overlay.writes) == 2000
+
+
+async def test_only_external_calls_within_a_rollout_write_through_its_overlay():
+    base = filled()
+
+    async def rollout() -> OverlayStore:
+        overlay = OverlayStore(base)
+        await overlay.aput(("a",), "speculative", {"v": 3})
+
+        async def call() -> None:
+            await overlay.aput(("a",), "real", {"v": 4})
+
+        await enclosed(call, "inner", Effect.EXTERNAL, WeakSet())()
+        return overlay
+
+    overlay = await enclosed(rollout, "outer", Effect.EXTERNAL, WeakSet())()
+    assert {item.key for item in base.search(("a",))} == {"old", "gone", "real"}
+    assert [key for _, key, *_ in overlay.writes] == ["speculative"]

@@ -72,19 +72,35 @@ def with_logprobs(model: ModelT, top: int = 10) -> ModelT:
     return model.model_copy(update=changes)
 
 
-def with_logprobs_unless_set(model: BaseChatModel, top: int = 10) -> BaseChatModel:
+def with_logprobs_unless_set(model: ModelT, top: int = 10) -> ModelT:
     """As `with_logprobs`, for a chat model that somebody may have set already.
 
     One that asks for log-probabilities, or whose class is not known, stays as it is. Where its provider gives fewer
     alternatives, it is asked for as many as there are.
 
     Args:
-        model: A LangChain chat model.
+        model: A LangChain chat model, or a binding of one.
         top: k, the alternatives asked for at each token, at most.
 
     Raises:
-        ConfigurationError: Its provider, API or model gives none.
+        ConfigurationError: Its provider, API or model gives none, or what is bound to it would prevent it.
     """
+    if isinstance(model, RunnableBinding):
+        binding = cast("RunnableBinding[Any, Any]", model)
+        asks = binding.kwargs.get("logprobs") or binding.kwargs.get("top_logprobs")
+        try:  # inside too where the binding asks: agents with tools bind what is inside anew
+            inside = with_logprobs_unless_set(binding.bound, binding.kwargs.get("top_logprobs") or top)
+        except ConfigurationError:
+            if asks:
+                return model
+            raise
+        if inside is binding.bound:
+            return model
+        if not asks:
+            _check_bound(binding.kwargs)
+        return cast(ModelT, binding.model_copy(update={"bound": inside}))
+    if not isinstance(model, BaseChatModel):
+        return model
     provider = _known_provider(model)
     if provider is None or _asks(model):
         return model

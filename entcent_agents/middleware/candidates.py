@@ -16,8 +16,10 @@ from entcent_agents.capture.recorder import TurnRecorder
 from entcent_agents.chat.answering import use_answering
 from entcent_agents.chat.sampling import rollout_index
 from entcent_agents.middleware.commands import Commands, Handler, with_own_commands
+from entcent_agents.middleware.requests import own_request
 from entcent_agents.outcomes import outcome_key
 from entcent_agents.rollouts.isolation import ambient_config, ambient_recorders, silent_config
+from entcent_agents.rollouts.overlay import OverlayStore, StoreWrite
 from entcent_agents.rollouts.rollout import PROGRAMMING_ERRORS
 from entcent_agents.trajectory import Rollout, Status, Trajectory, Turn, Usage
 
@@ -37,6 +39,7 @@ class Candidate:
         usage: Of all its model calls.
         commands: What middleware further in wants to have written to the state.
         events: What it wrote to the `custom` stream.
+        store_writes: What it wrote to the store.
     """
 
     index: int
@@ -46,6 +49,7 @@ class Candidate:
     usage: Usage = field(default_factory=Usage)
     commands: Commands = field(default_factory=Commands)
     events: list[Any] = field(default_factory=list[Any])
+    store_writes: list[StoreWrite] = field(default_factory=list[StoreWrite])
 
     @property
     def message(self) -> AIMessage | None:
@@ -115,12 +119,13 @@ async def _run(candidate: Candidate, request: ModelRequest[Any], handler: Handle
     """In a task of its own, so that the context variables are its own too."""
     recorder, recorders = TurnRecorder(), ambient_recorders()
     handler, candidate.commands = with_own_commands(handler)
-    runtime = request.runtime.override(stream_writer=candidate.events.append)
+    store = None if request.runtime.store is None else OverlayStore(request.runtime.store)
+    runtime = request.runtime.override(stream_writer=candidate.events.append, store=store)
     rollout_index.set(around + candidate.index)
     try:
         # Branches of rollouts around this agent are not for candidates: a rollout has one answer at a time.
         with ambient_config(silent_config([recorder], runtime)), use_answering(None):
-            candidate.response = await call(handler, replace(request, runtime=runtime))
+            candidate.response = await call(handler, own_request(request, runtime))
     except (GraphBubbleUp, *PROGRAMMING_ERRORS):
         raise
     except Exception as error:
@@ -128,6 +133,7 @@ async def _run(candidate: Candidate, request: ModelRequest[Any], handler: Handle
     finally:
         recorder.close()
     candidate.usage = recorder.usage
+    candidate.store_writes = store.writes if store else []
     if message := candidate.message:
         message.id = message.id or str(uuid4())  # by which its turn is known among the agent's messages
         candidate.turn = _turn_of(message, [recorder, *recorders])

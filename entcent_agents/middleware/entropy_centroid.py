@@ -11,18 +11,18 @@ from typing import Annotated, Any, Final, Literal, NoReturn, NotRequired
 
 from langchain.agents.middleware import AgentMiddleware, AgentState, ExtendedModelResponse, ModelRequest, ModelResponse
 from langchain.agents.middleware.types import PrivateStateAttr
-from langchain_core.globals import get_llm_cache
 from langchain_core.messages import AnyMessage
 from langgraph.types import Command, Overwrite
 
 from entcent_agents.blocking import run_sync
-from entcent_agents.capture.settings import with_logprobs_unless_set
 from entcent_agents.chat.sampling import SamplingPool, current_pool, is_plain, own_calls, use_pool
 from entcent_agents.errors import ConfigurationError
+from entcent_agents.middleware.asking import asking, asking_further_in, sampled_anew
 from entcent_agents.middleware.candidates import Call, Candidate, run_candidates
-from entcent_agents.middleware.commands import Handler, keep_commands
+from entcent_agents.middleware.commands import Handler, keep_commands, with_asked
 from entcent_agents.rollouts.counts import require_count
 from entcent_agents.rollouts.events import sampling_event, step_event
+from entcent_agents.rollouts.overlay import StoreWrite, apply_writes, apply_writes_now
 from entcent_agents.selection import Selection, Selector, require_scorable
 from entcent_agents.selection.asking import chosen, selector_or_default
 from entcent_agents.telemetry.lines import log_step
@@ -115,7 +115,10 @@ class EntropyCentroidMiddleware(AgentMiddleware[Any, Any, Any], metaclass=_Asked
         """Sample the candidates of a step, and give on the selected one."""
         if self._is_alone:
             return await handler(request)
-        return await self._step(request, handler, lambda handler, request: handler(request))
+        response, writes = await self._step(request, handler, lambda handler, request: handler(request))
+        if request.runtime.store:
+            await apply_writes(request.runtime.store, writes)
+        return response
 
     def wrap_model_call(
         self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], ModelResponse[Any]]
@@ -123,19 +126,27 @@ class EntropyCentroidMiddleware(AgentMiddleware[Any, Any, Any], metaclass=_Asked
         """The same in synchronous code, each candidate in a thread."""
         if self._is_alone:
             return handler(request)
-        return run_sync(self._step(request, handler, lambda handler, request: asyncio.to_thread(handler, request)))
+        step = self._step(request, handler, lambda handler, request: asyncio.to_thread(handler, request))
+        response, writes = run_sync(step)
+        if request.runtime.store:
+            apply_writes_now(request.runtime.store, writes)
+        return response
 
     @property
     def _is_alone(self) -> bool:
         """Nothing to choose from: one candidate is wanted, or a rollout around this agent is a plain run."""
         return self.n == 1 or is_plain()
 
-    async def _step(self, request: ModelRequest[Any], handler: Handler, call: Call) -> ExtendedModelResponse[Any]:
+    async def _step(
+        self, request: ModelRequest[Any], handler: Handler, call: Call
+    ) -> tuple[ExtendedModelResponse[Any], list[StoreWrite]]:
+        """The selected turn, and what its candidate wrote to the store."""
         before = _turns_so_far(request.state, self.scope)
         request.runtime.stream_writer(sampling_event(turn=len(before), n=self.n))  # the first sign of a long wait
         pool = nullcontext() if current_pool() else use_pool(SamplingPool(self.seed))
         with pool, own_calls():
-            candidates = await run_candidates(self._asking(_sampled_anew(request)), handler, call, self.n)
+            asked = asking(sampled_anew(request), required=self.on_unscorable == "error")
+            candidates = await run_candidates(asked, with_asked(handler, self._asked), call, self.n)
         selection, rollouts = self._selected(candidates, Trajectory(turns=tuple(before)))
         winner = candidates[selection.winner or 0]
         assert winner.response is not None
@@ -147,18 +158,12 @@ class EntropyCentroidMiddleware(AgentMiddleware[Any, Any, Any], metaclass=_Asked
         log_step(event)
         request.runtime.stream_writer(event)
         update = {"entcent_turns": _turns_update(request.state, before, winner.turn)}
-        return ExtendedModelResponse(model_response=winner.response, command=Command(update=update))
+        response = ExtendedModelResponse(model_response=winner.response, command=Command(update=update))
+        return response, winner.store_writes
 
-    def _asking(self, request: ModelRequest[Any]) -> ModelRequest[Any]:
-        """The request to a model that asks for log-probabilities, unless somebody set how."""
-        if any(isinstance(tool, dict) and tool.get("type") != "function" for tool in request.tools):
-            return request  # a tool of the provider's own, which another of its APIs may not have
-        try:
-            return request.override(model=with_logprobs_unless_set(request.model))
-        except ConfigurationError:
-            if self.on_unscorable == "fallback":
-                return request
-            raise
+    def _asked(self, request: ModelRequest[Any]) -> ModelRequest[Any]:
+        """What a candidate's model is asked, whichever the middleware further in chose for it."""
+        return sampled_anew(asking_further_in(request, required=self.on_unscorable == "error"))
 
     def _selected(self, candidates: Sequence[Candidate], before: Trajectory) -> tuple[Selection, list[Rollout]]:
         """The selection, and what it was made from."""
@@ -190,11 +195,3 @@ def _turns_update(state: Mapping[str, Any], before: Sequence[Turn], turn: Turn |
     if len(before) == len(state.get("entcent_turns") or ()):
         return new
     return Overwrite([*(turn.to_dict() for turn in before), *new])
-
-
-def _sampled_anew(request: ModelRequest[Any]) -> ModelRequest[Any]:
-    """The request to a model that asks no cache of LangChain's, which would answer all candidates alike."""
-    model = request.model
-    if model.cache or (model.cache is None and get_llm_cache() is not None):
-        return request.override(model=model.model_copy(update={"cache": False}))
-    return request

@@ -315,6 +315,7 @@ class ParallelRollouts(Node):
 
     def _require_safety(self, config: RunnableConfig) -> None:
         """Refuse what could lose or repeat an effect, before any model call."""
+        self.store.require_reachable()
         durable = durable_parent_saver(config) is not None
         refusal = None if self.has_selector else committing_selector_needed(self.effects, self.environments)
         if inside_a_rollout():

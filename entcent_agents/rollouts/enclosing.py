@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Container, Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -30,9 +30,18 @@ class Inside:
 _inside: ContextVar[Inside | None] = ContextVar("entcent_agents_inside", default=None)
 
 
-def enclosing_effects() -> tuple[Effect, ...]:
-    """Effects of the calls inside which this code runs, outermost first."""
-    return tuple(call.effect for call in _calls())
+def enclosing_effects(without: Container[Inside] = ()) -> tuple[Effect, ...]:
+    """Effects of the calls inside which this code runs, outermost first.
+
+    Args:
+        without: Calls that do not count.
+    """
+    return tuple(call.effect for call in _calls() if call not in without)
+
+
+def enclosing_calls() -> WeakSet[Inside]:
+    """The same calls; to remember them keeps none alive."""
+    return WeakSet(_calls())
 
 
 def enclosing_namespaces() -> list[str]:

@@ -22,7 +22,7 @@ from langgraph.store.base import (
 from langgraph.store.memory import InMemoryStore
 
 from entcent_agents.effects import Effect
-from entcent_agents.rollouts.enclosing import enclosing_effects
+from entcent_agents.rollouts.enclosing import enclosing_calls, enclosing_effects
 
 StoreWrite = tuple[list[str], str, dict[str, Any] | None, Any, float | None]
 """Namespace, key, value (None deletes), what to index, minutes to live."""
@@ -32,7 +32,8 @@ _Ask = Callable[[BaseStore, Op], Awaitable[Any]]
 class OverlayStore(BaseStore):
     """Reads fall through to the base store where this rollout wrote nothing; writes stay here.
 
-    What an external call writes is real like all that it does: it runs once, whichever of the rollouts runs it.
+    What an external call writes is real like all that it does: it runs once, whichever of the rollouts runs it. A call
+    inside which the rollouts themselves run is none of theirs.
 
     Args:
         base: The real store.
@@ -40,6 +41,7 @@ class OverlayStore(BaseStore):
 
     def __init__(self, base: BaseStore) -> None:
         self._base = base
+        self._around = enclosing_calls()
         self.supports_ttl: bool = base.supports_ttl
         self.ttl_config: TTLConfig | None = base.ttl_config
         # The stores that search by meaning say how under this name; without it own writes would carry no score.
@@ -65,7 +67,7 @@ class OverlayStore(BaseStore):
     async def _answer(self, op: Op, ask: _Ask) -> Result:
         if isinstance(op, GetOp):
             return await self._get(op, ask)
-        if isinstance(op, PutOp) and Effect.EXTERNAL in enclosing_effects():
+        if isinstance(op, PutOp) and Effect.EXTERNAL in enclosing_effects(self._around):
             self._written.pop((op.namespace, op.key), None)
             return await ask(self._base, op)
         if isinstance(op, PutOp):
@@ -99,8 +101,16 @@ class OverlayStore(BaseStore):
 
 async def apply_writes(store: BaseStore, writes: Iterable[StoreWrite]) -> None:
     """Make a winner's store writes real."""
-    ops = [PutOp(tuple(namespace), key, value, index, ttl) for namespace, key, value, index, ttl in writes]
-    await _performed(store, ops)
+    await _performed(store, _puts(writes))
+
+
+def apply_writes_now(store: BaseStore, writes: Iterable[StoreWrite]) -> None:
+    """The same with the store's own synchronous form, which some have that belong to another event loop."""
+    store.batch(_puts(writes))
+
+
+def _puts(writes: Iterable[StoreWrite]) -> list[PutOp]:
+    return [PutOp(tuple(namespace), key, value, index, ttl) for namespace, key, value, index, ttl in writes]
 
 
 async def _ask(store: BaseStore, op: Op) -> Result:

@@ -78,6 +78,19 @@ class RolloutStore:
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._met = False
 
+    def require_reachable(self) -> None:
+        """Refuse a saver that belongs to another event loop than the running one, whose locks it would break.
+
+        Raises:
+            ConfigurationError: The saver was made on another loop.
+        """
+        loop = getattr(self.saver, "loop", None)
+        if isinstance(loop, asyncio.AbstractEventLoop) and loop is not asyncio.get_running_loop():
+            raise ConfigurationError(
+                f"{type(self.saver).__name__} belongs to the event loop that it was made on, and rollouts that are "
+                "called synchronously run on another: use ainvoke, astream or abatch on the saver's own loop"
+            )
+
     async def begin(self, thread_id: str, start: Mapping[str, Any], *, source: str | Checkpoints | None = None) -> None:
         """Forget the thread, and begin a journal on it.
 
@@ -254,10 +267,14 @@ def _keys(config: RunnableConfig) -> dict[str, Any]:
     return config.get("configurable", {})
 
 
+def is_awaitable(saver: BaseCheckpointSaver[Any]) -> bool:
+    """Whether it can keep rollouts: without an awaited method of its own it has the base's, which raises."""
+    return all(getattr(type(saver), name) is not getattr(BaseCheckpointSaver, name) for name in _AWAITED)
+
+
 def _require_awaitable(saver: BaseCheckpointSaver[Any]) -> None:
-    """A saver without one of the awaited methods of its own has the base's, which does nothing but raise."""
-    given = type(saver)
-    if all(getattr(given, name) is not getattr(BaseCheckpointSaver, name) for name in _AWAITED):
+    if is_awaitable(saver):
         return
+    given = type(saver)
     asynchronous = f"Async{given.__name__}" if given.__name__ in {"SqliteSaver", "PostgresSaver"} else "one that can be"
     raise ConfigurationError(f"rollout_checkpointer={given.__name__} cannot be awaited: use {asynchronous}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 from langchain.agents.structured_output import ToolStrategy
 from langchain_openai import ChatOpenAI
 from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.checkpoint.sqlite import SqliteSaver
 from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 from pydantic import BaseModel
 
@@ -108,6 +110,33 @@ async def test_rollouts_are_kept_where_the_graph_is_if_that_outlives_the_process
         result = await ask(agent, "async", thread="t")
         assert (seen, result["messages"][-1].text) == ([f"place{BEST}"], f"answer{BEST}")
         assert {saved.config["configurable"]["thread_id"] async for saved in saver.alist(None)} == {"t"}
+
+
+def test_with_a_synchronous_saver_the_rollouts_are_in_memory(tmp_path: Path):
+    with SqliteSaver.from_conn_string(str(tmp_path / "threads.db")) as saver:
+        agent = create_entropy_centroid_agent(
+            chat(look_then_say), [looking([])], effects={"look": READ}, selector=Chosen(BEST), n=2, checkpointer=saver
+        )
+        config: Any = {"configurable": {"thread_id": "t"}}
+        assert agent.invoke(GO, config)["messages"][-1].text == f"answer{BEST}"
+        assert agent.get_state(config).values["messages"][-1].text == f"answer{BEST}"
+        with pytest.raises(EffectError, match="rollout_checkpointer"):  # and what memory would lose is refused
+            create_entropy_centroid_agent(chat(look_then_say), [looking([])], checkpointer=saver).invoke(GO, config)
+
+
+async def test_a_saver_of_another_loop_is_refused_before_any_model_call(tmp_path: Path):
+    asked: list[int] = []
+
+    def script(index: int) -> Any:
+        return lambda messages: asked.append(index) or said(f"answer{index}")
+
+    async with AsyncSqliteSaver.from_conn_string(str(tmp_path / "threads.db")) as saver:
+        agent = create_entropy_centroid_agent(chat(script), [], n=4, checkpointer=saver)
+        with pytest.raises(ConfigurationError, match="use ainvoke"):
+            await asyncio.to_thread(agent.invoke, GO, {"configurable": {"thread_id": "t"}})
+        assert asked == []
+        await ask(agent, "async", thread="t")
+        assert sorted(asked) == [0, 1, 2, 3]
 
 
 def test_a_model_is_asked_for_log_probabilities_unless_somebody_said_how():
