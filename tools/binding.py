@@ -43,7 +43,7 @@ def fork_of(name: str, kind: type[ForkT]) -> ForkT:
 def bound_tools(
     functions: Mapping[Function, Effect], name: str, environment: Environment | None = None
 ) -> list[BaseTool]:
-    """Tools that say what they do, and to which environment.
+    """Tools that say what they do, and to which environment. Text that is no Unicode is for the model to mend.
 
     Args:
         functions: They find their fork with `current_environment(name)`; each with its effect.
@@ -55,7 +55,7 @@ def bound_tools(
     return [
         declare(
             StructuredTool.from_function(
-                _also_alone(function, effect, name, environment, writing) if environment else function,
+                _readable(_also_alone(function, effect, name, environment, writing) if environment else function),
                 parse_docstring=True,
             ),
             effect,
@@ -63,6 +63,19 @@ def bound_tools(
         )
         for function, effect in functions.items()
     ]
+
+
+def _readable(function: Function) -> Function:
+    """The function; halves of characters, which a model can write in JSON, are said to it."""
+
+    @functools.wraps(function)
+    def call(*args: object, **kwargs: object) -> str:
+        try:
+            return function(*args, **kwargs)
+        except UnicodeEncodeError:
+            return "Error: an argument holds characters that cannot be written as UTF-8."
+
+    return call
 
 
 def _also_alone(function: Function, effect: Effect, name: str, environment: Environment, writing: Lock) -> Function:

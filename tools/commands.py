@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import tempfile
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import IO
@@ -19,6 +20,9 @@ from tools.workspace import ENVIRONMENT
 
 COMMAND_SECONDS = 120.0
 OUTPUT_BYTES = 10_000
+WRITTEN_BYTES = 100_000_000
+"""Most that a command may print: it goes to a file, whose end is shown."""
+_LOOK_SECONDS = 0.02
 
 
 def command_tools(environment: DirectoryEnvironment | None = None) -> list[BaseTool]:
@@ -57,14 +61,22 @@ def _said(command: str, folder: Path) -> str:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-        try:
-            ended = f"exit code {process.wait(COMMAND_SECONDS)}"
-        except subprocess.TimeoutExpired:
-            ended = f"stopped after {COMMAND_SECONDS:g} seconds"
+        ended = _ended(process, output)
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)  # with what it started
         process.wait()
         return f"{_end_of(output)}\n[{ended}]".lstrip()
+
+
+def _ended(process: subprocess.Popen[bytes], output: IO[bytes]) -> str:
+    """How it ended, or why it is not waited for any longer."""
+    until = time.monotonic() + COMMAND_SECONDS
+    while time.monotonic() < until:
+        with suppress(subprocess.TimeoutExpired):
+            return f"exit code {process.wait(_LOOK_SECONDS)}"
+        if os.fstat(output.fileno()).st_size > WRITTEN_BYTES:
+            return f"stopped: it printed more than {WRITTEN_BYTES // 1_000_000} MB"
+    return f"stopped after {COMMAND_SECONDS:g} seconds"
 
 
 def _end_of(output: IO[bytes]) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import sqlite3
+from collections.abc import Generator
+from contextlib import contextmanager
 
 from langchain_core.tools import BaseTool
 
@@ -14,6 +16,8 @@ from tools.binding import bound_tools, fork_of
 ENVIRONMENT = "database"
 ROWS = 20
 STATEMENT_SECONDS = 5.0
+VALUE_BYTES = 4_000_000
+"""Most of one value: a model can write a statement that makes a value of a gigabyte."""
 _VALUE_CHARACTERS = 200
 _COMMENTS_AND_WORD = re.compile(r"(?:\s|--[^\n]*(?:\n|$)|/\*.*?\*/|\()*(\w*)", re.DOTALL)
 _READING = frozenset({"SELECT", "WITH", "VALUES", "EXPLAIN", "PRAGMA"})
@@ -33,7 +37,7 @@ def sql_tools(environment: SqliteEnvironment | None = None) -> list[BaseTool]:
 
 def schema() -> str:
     """Describe the database: every table with its columns, its number of rows and one example row."""
-    with _fork().connect(read_only=True, statement_seconds=STATEMENT_SECONDS) as connection:
+    with _connection(read_only=True) as connection:
         try:
             tables = [_described(connection, kind, name) for kind, name in _tables(connection)]
         except sqlite3.Error as error:
@@ -49,7 +53,7 @@ def query(sql: str) -> str:
     """
     if _first_word(sql) not in _READING:
         return "Error: query takes one SELECT or WITH statement; use execute to change the database."
-    with _fork().connect(read_only=True, statement_seconds=STATEMENT_SECONDS) as connection:
+    with _connection(read_only=True) as connection:
         try:
             cursor = connection.execute(sql)
             rows = cursor.fetchmany(ROWS + 1)
@@ -66,22 +70,28 @@ def execute(sql: str) -> str:
     """
     if _first_word(sql) in {"SELECT", "VALUES", "EXPLAIN"}:
         return "Error: execute is for statements that change the database; use query to read it."
-    fork = _fork()
     try:
-        with fork.connect(statement_seconds=STATEMENT_SECONDS) as connection:
+        with _connection() as connection:
             cursor = connection.execute(sql)
-            returned = cursor.fetchall()
+            returned = cursor.fetchmany(ROWS + 1)
+            for _ in cursor:  # the statement goes on to its end, and nothing more is kept of it
+                pass
             text = _done(connection, sql, cursor.rowcount)
     except (sqlite3.Error, sqlite3.Warning) as error:
-        with fork.connect(read_only=True, statement_seconds=STATEMENT_SECONDS) as connection:
+        with _connection(read_only=True) as connection:
             return _error(error, _hint(connection))
     if returned:
-        text += "\n" + _table([column[0] for column in cursor.description or ()], returned[: ROWS + 1])
+        text += "\n" + _table([column[0] for column in cursor.description or ()], returned)
     return text
 
 
-def _fork() -> SqliteFork:
-    return fork_of(ENVIRONMENT, SqliteFork)
+@contextmanager
+def _connection(*, read_only: bool = False) -> Generator[sqlite3.Connection]:
+    with fork_of(ENVIRONMENT, SqliteFork).connect(
+        read_only=read_only, statement_seconds=STATEMENT_SECONDS
+    ) as connection:
+        connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, VALUE_BYTES)
+        yield connection
 
 
 def _first_word(sql: str) -> str:

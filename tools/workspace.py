@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import functools
 import os
-import re
+import time
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
+import regex
 from langchain_core.tools import BaseTool
 
 from entcent_agents.effects import READ, WRITE
@@ -21,6 +22,7 @@ LISTED_FILES = 200
 READ_CHARACTERS = 20_000
 WRITTEN_CHARACTERS = 200_000
 HITS = 50
+SEARCH_SECONDS = 5.0
 _SEARCHED_BYTES = 1_000_000
 _LINE_CHARACTERS = 300
 
@@ -50,8 +52,6 @@ def _mendable(function: Function) -> Function:
             return f"Error: {error}"
         except UnicodeDecodeError:
             return f"Error: {path} is not a text file."
-        except UnicodeEncodeError:
-            return "Error: the content holds characters that cannot be written as UTF-8."
         except OSError as error:
             return f"Error: {path}: {error.strerror}. {_hint(_fork())}"
 
@@ -100,17 +100,28 @@ def search_files(pattern: str) -> str:
     Args:
         pattern: Python regular expression.
     """
-    fork = _fork()
     try:
-        expression = re.compile(pattern)
-    except re.error as error:
+        return _found(regex.compile(pattern))
+    except regex.error as error:
         return f"Error: {pattern!r} is not a regular expression ({error})."
+    except TimeoutError:
+        return f"Error: stopped after {SEARCH_SECONDS:g} seconds; write a simpler pattern, without repeats in repeats."
+
+
+def _found(expression: regex.Pattern[str]) -> str:
+    """The lines that match.
+
+    Raises:
+        TimeoutError: It takes too long: some patterns take ages on a single line.
+    """
+    fork, until = _fork(), time.monotonic() + SEARCH_SECONDS
     hits: list[str] = []
     for file in _files(fork.path):
         if file.is_symlink() or _size(file) > _SEARCHED_BYTES:
             continue
         for number, line in enumerate(_lines(file), start=1):
-            if expression.search(line):
+            left = max(until - time.monotonic(), 0.001)
+            if expression.search(line, concurrent=True, timeout=left):  # other threads go on
                 hits.append(f"{_relative(fork, file)}:{number}: {line.strip()}")
                 if len(hits) > HITS:
                     return "\n".join([*hits[:HITS], f"… more lines: only {HITS} are shown; narrow the pattern"])

@@ -8,7 +8,7 @@ from typing import Any, Final, Literal, LiteralString, cast
 from psycopg.errors import UniqueViolation
 from psycopg.types.json import Jsonb
 from psycopg_pool import AsyncConnectionPool
-from pydantic_core import to_json
+from pydantic import TypeAdapter
 from typing_extensions import TypedDict
 
 State = Literal["running", "cancelling", "asking", "finished", "failed", "cancelled"]
@@ -23,6 +23,7 @@ _TABLES: Final = (
        WHERE state IN ('running', 'cancelling', 'asking')""",
     "CREATE INDEX IF NOT EXISTS service_requests_running ON service_requests (seen_at) WHERE state = 'running'",
 )
+_JSON: Final[TypeAdapter[Any]] = TypeAdapter(Any)
 _LEFT_ALONE: Final = "seen_at < now() - make_interval(secs => %(lease)s)"
 
 
@@ -173,4 +174,4 @@ def without_nul(value: Any) -> Any:
 
 
 def _dumps(value: Any) -> bytes:
-    return to_json(value, inf_nan_mode="null")
+    return _JSON.dump_json(value)  # numbers that JSON does not have become null

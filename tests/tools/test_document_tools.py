@@ -74,6 +74,15 @@ def test_a_text_without_a_space_is_split_too() -> None:
     assert list(documents._split("  ")) == []
 
 
+def test_halves_of_characters_come_back_as_text(fork: SqliteFork) -> None:
+    said = [
+        call("read_document", document="\ud800"),
+        call("add_document", document="a\ud800", text="b"),
+        call("add_document", document="a", text="\ud800"),
+    ]
+    assert {*said} == {"Error: an argument holds characters that cannot be written as UTF-8."}
+
+
 def test_what_is_added_is_found_in_the_fork_and_after_its_commit(fork: SqliteFork) -> None:
     assert call("add_document", document="note", text="Zebras live elsewhere.") == "Added note, parts: 1."
     assert "[note, part 1]" in call("search", query="zebra")

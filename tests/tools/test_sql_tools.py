@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -99,6 +100,25 @@ def test_endless_statements_are_stopped(fork: SqliteFork, monkeypatch: pytest.Mo
     endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n"
     assert call("query", sql=endless) == "Error: stopped after 0.1 seconds; write a cheaper statement."
     assert call("execute", sql=f"INSERT INTO penguins (year) {endless}").startswith("Error: stopped after 0.1 s")
+
+
+def test_of_many_rows_and_large_values_little_is_kept(fork: SqliteFork) -> None:
+    many = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 300000) SELECT i, i * i FROM n"
+    tracemalloc.start()
+    said = call("execute", sql=many)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert "… more rows" in said and peak < 5_000_000
+    for name in ("query", "execute"):
+        large = call(name, sql="WITH a AS (SELECT zeroblob(100000000)) SELECT * FROM a")
+        assert large.startswith("Error: string or blob too big")
+
+
+def test_halves_of_characters_come_back_as_text(fork: SqliteFork) -> None:
+    for name in ("query", "execute"):
+        assert call(name, sql="DELETE FROM penguins -- \ud800" if name == "execute" else "SELECT '\ud800'") == (
+            "Error: an argument holds characters that cannot be written as UTF-8."
+        )
 
 
 def test_faults_of_the_environment_are_raised(fork: SqliteFork, tmp_path: Path) -> None:

@@ -101,6 +101,14 @@ async def test_of_a_long_output_the_end_is_shown(tmp_path: Path):
     assert said.startswith("… 20,004 bytes before\n") and said.endswith("y\nend\n[exit code 0]")
 
 
+async def test_a_command_that_prints_without_end_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "work").mkdir()
+    monkeypatch.setattr(commands, "WRITTEN_BYTES", 1_000_000)
+    tools = command_tools(DirectoryEnvironment(tmp_path / "work"))
+    (said,) = await run(tools, [("run_command", {"command": "yes"})])
+    assert said.endswith("y\n[stopped: it printed more than 1 MB]") and len(said) < 20_000
+
+
 async def test_the_same_tools_run_on_forks_in_rollouts(tmp_path: Path):
     (tmp_path / "work").mkdir()
     environment = DirectoryEnvironment(tmp_path / "work")

@@ -8,6 +8,7 @@ from langchain_core.tools import BaseTool
 
 from entcent_agents.environments import DirectoryEnvironment, DirectoryFork, use_environments
 from entcent_agents.errors import ConfigurationError, EnvironmentFault
+from tools import workspace
 from tools.workspace import workspace_tools
 
 TOOLS: dict[str, BaseTool] = {tool.name: tool for tool in workspace_tools()}
@@ -78,6 +79,18 @@ def test_search_files_finds_lines_by_expression(fork: DirectoryFork) -> None:
     lines = call("search_files", pattern="hit").splitlines()
     assert len(lines) == 51
     assert lines[-1].startswith("… more lines: only 50")
+
+
+def test_a_search_that_takes_too_long_is_stopped(fork: DirectoryFork, monkeypatch: pytest.MonkeyPatch) -> None:
+    (fork.path / "long.txt").write_text("a" * 300)
+    monkeypatch.setattr(workspace, "SEARCH_SECONDS", 0.01)
+    assert call("search_files", pattern="(.*a){30}[^a]$").startswith("Error: stopped after 0.01 seconds")
+    assert call("search_files", pattern="return 1") == "src/main.py:2: return 1"
+
+
+def test_halves_of_characters_come_back_as_text(fork: DirectoryFork) -> None:
+    for name, arguments in (("write_file", {"path": "a", "content": "\ud800"}), ("read_file", {"path": "\ud800"})):
+        assert call(name, **arguments).startswith("Error: ")
 
 
 def test_write_file_changes_the_fork_alone(fork: DirectoryFork) -> None:
