@@ -212,9 +212,12 @@ def test_on_long_trajectories_the_default_elects_an_outcome_and_takes_its_lowest
     assert (alone.winner, alone.selector) == (0, "lowest centroid")
 
 
-def test_without_any_logprobs_the_default_takes_the_first_and_says_so():
+def test_without_any_logprobs_the_default_takes_the_majority_else_the_first_and_says_so():
     selection = default_selector().select([rollout(4), rollout(5)])
-    assert (selection.winner, selection.selector, len(selection.abstained)) == (4, "first", 4)
+    assert (selection.winner, selection.selector, len(selection.abstained)) == (4, "first", 5)
+    voted = [replace(rollout(index), vote_key=key) for index, key in enumerate(["a", "b", "b"])]
+    selection = default_selector().select(voted)
+    assert (selection.winner, selection.selector, len(selection.abstained)) == (1, "majority vote, then first", 4)
 
 
 def test_a_chain_in_a_chain_forgets_nobody():

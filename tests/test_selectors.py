@@ -420,7 +420,7 @@ def test_the_catalogue_is_what_its_names_say():
     entropy, tail = LowestMeanEntropy(settings=WINDOW_2), BySignal("tail_confidence", settings=WINDOW_2)
     named = {
         "default chain": WhereLong(WeightedVote(any_centroid), min_scored_tokens=100).then(
-            centroid, WeightedVote(entropy), entropy, First()
+            centroid, WeightedVote(entropy), entropy, MajorityVote(), First()
         ),
         "lowest centroid, with floors": centroid,
         "lowest centroid": any_centroid,

@@ -18,8 +18,8 @@ def default_selector(centroid: LowestCentroid | None = None) -> Chain:
     """Where trajectories are long, the vote weighted by the centroid and of the outcome it elects the lowest centroid.
 
     Where they are short, or no two came to the same outcome: the lowest centroid within its floors, else the vote
-    weighted by mean entropy, else the lowest mean entropy, else the first. Chosen on a calibration split, and confirmed
-    on other tasks: docs/validity.md.
+    weighted by mean entropy, else the lowest mean entropy. Chosen on a calibration split, and confirmed on other tasks:
+    docs/validity.md. Where none of these can say anything, for want of log-probabilities, the majority, else the first.
 
     Args:
         centroid: With other floors or settings than the default ones; its `min_scored_tokens` is what is long.
@@ -35,7 +35,7 @@ def default_selector(centroid: LowestCentroid | None = None) -> Chain:
     vote = WeightedVote(BySignal("centroid", settings=centroid.settings, min_coverage=centroid.min_coverage))
     mean_entropy = LowestMeanEntropy(settings=centroid.settings)
     long = WhereLong(vote, min_scored_tokens=centroid.min_scored_tokens)
-    return long.then(centroid, WeightedVote(mean_entropy), mean_entropy, First())
+    return long.then(centroid, WeightedVote(mean_entropy), mean_entropy, MajorityVote(), First())
 
 
 def named_selectors(settings: SignalSettings | None = None) -> Mapping[str, Selector]:
