@@ -249,8 +249,8 @@ def test_rollouts_without_a_single_logprob_are_refused_with_the_settings_to_chan
         require_scorable([rollout(0), rollout(1, [float("nan")])])
     assert str(caught.value) == (
         "none of 2 rollouts carries log-probabilities: ask the model for them (ChatLogprobs always does; "
-        "with_logprobs(model) sets the other models), use a server that gives them, or pass on_unscorable='fallback' "
-        "to select without"
+        "with_logprobs(model) sets the other models), use a server that gives them, set cache=False on a "
+        "model that LangChain's cache answers for, or pass on_unscorable='fallback' to select without"
     )
     require_scorable([rollout(0), rollout(1, [0.5])])
 

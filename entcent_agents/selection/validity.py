@@ -61,5 +61,6 @@ def require_scorable(rollouts: Sequence[Rollout], says: Callable[[Rollout], bool
         raise LogprobsMissingError(
             f"none of {len(rollouts)} rollouts carries log-probabilities: ask the model for them "
             "(ChatLogprobs always does; with_logprobs(model) sets the other models), use a server that gives "
-            "them, or pass on_unscorable='fallback' to select without"
+            "them, set cache=False on a model that LangChain's cache answers for, or pass on_unscorable='fallback' to "
+            "select without"
         )
