@@ -6,11 +6,13 @@ import asyncio
 from abc import ABCMeta
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import nullcontext
+from functools import partial
 from operator import add
 from typing import Annotated, Any, Final, Literal, NoReturn, NotRequired
 
 from langchain.agents.middleware import AgentMiddleware, AgentState, ExtendedModelResponse, ModelRequest, ModelResponse
 from langchain.agents.middleware.types import PrivateStateAttr
+from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AnyMessage
 from langgraph.types import Command, Overwrite
 
@@ -146,7 +148,8 @@ class EntropyCentroidMiddleware(AgentMiddleware[Any, Any, Any], metaclass=_Asked
         pool = nullcontext() if current_pool() else use_pool(SamplingPool(self.seed))
         with pool, own_calls():
             asked = asking(sampled_anew(request), required=self.on_unscorable == "error")
-            candidates = await run_candidates(asked, with_asked(handler, self._asked), call, self.n)
+            asking_model = with_asked(handler, partial(self._asked, asked.model))
+            candidates = await run_candidates(asked, asking_model, call, self.n)
         selection, rollouts = self._selected(candidates, Trajectory(turns=tuple(before)))
         winner = candidates[selection.winner or 0]
         assert winner.response is not None
@@ -161,8 +164,10 @@ class EntropyCentroidMiddleware(AgentMiddleware[Any, Any, Any], metaclass=_Asked
         response = ExtendedModelResponse(model_response=winner.response, command=Command(update=update))
         return response, winner.store_writes
 
-    def _asked(self, request: ModelRequest[Any]) -> ModelRequest[Any]:
+    def _asked(self, known: BaseChatModel, request: ModelRequest[Any]) -> ModelRequest[Any]:
         """What a candidate's model is asked, whichever the middleware further in chose for it."""
+        if request.model is known:  # it was asked before there were candidates
+            return request
         return sampled_anew(asking_further_in(request, required=self.on_unscorable == "error"))
 
     def _selected(self, candidates: Sequence[Candidate], before: Trajectory) -> tuple[Selection, list[Rollout]]:
