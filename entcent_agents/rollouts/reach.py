@@ -11,8 +11,9 @@ import logging
 import sys
 import sysconfig
 from collections import deque
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Sequence
 from functools import partial
+from inspect import getattr_static
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any, Final, cast
 
@@ -23,8 +24,11 @@ from langgraph.pregel import Pregel
 _LOGGER: Final = logging.getLogger(__name__)
 _MOST_VALUES: Final = 100_000
 """Looked into for one tool: a function may have captured a whole data set."""
-_LEAVES: Final = (str, bytes, bytearray, int, float, complex, type(None))
-_INSTALLED: Final = tuple(sysconfig.get_paths()[name] for name in ("stdlib", "purelib", "platlib"))
+_LEAVES: Final = frozenset({str, bytes, bytearray, bool, int, float, complex, type(None)})
+_INSTALLED: Final = (
+    *(sysconfig.get_paths()[name] for name in ("stdlib", "purelib", "platlib")),
+    *(entry for entry in sys.path if entry.endswith(("site-packages", "dist-packages"))),  # of users, or lent
+)
 
 
 def graphs_behind(tool: BaseTool) -> list[Pregel[Any, Any, Any, Any]]:
@@ -34,16 +38,19 @@ def graphs_behind(tool: BaseTool) -> list[Pregel[Any, Any, Any, Any]]:
     waiting = deque[Any](_code_of(tool))  # what is near comes first, whatever the function's other variables hold
     while waiting:
         value = waiting.popleft()
-        if isinstance(value, _LEAVES) or id(value) in seen:
+        if type(value) in _LEAVES or id(value) in seen:
             continue
         seen[id(value)] = value
-        if _is_graph(value):
-            found[id(value)] = value
-            continue
         if len(seen) > _MOST_VALUES:
             _LOGGER.warning("tool %s holds more than can be looked into: sub-agents in it may be missed", tool.name)
             break
-        waiting.extend(_reached(value))
+        try:
+            if _is_graph(value):
+                found[id(value)] = value
+            else:
+                waiting.extend([*_reached(value)])
+        except Exception:  # what stands in for something that is made later may raise whatever it is asked
+            _LOGGER.debug("a %s behind tool %s cannot be looked into", type(value).__name__, tool.name)
     return [*found.values()]
 
 
@@ -65,7 +72,7 @@ def _reached(value: Any) -> Generator[Any]:
             yield from _captured(value)
         case MethodType():
             yield from (value.__func__, value.__self__)
-            yield from vars(value.__self__).values() if hasattr(value.__self__, "__dict__") else ()
+            yield from _fields(value.__self__)
         case partial():
             yield from (value.func, *value.args, *value.keywords.values())
         case RunnableLambda():
@@ -73,15 +80,23 @@ def _reached(value: Any) -> Generator[Any]:
         case BaseTool():
             yield from _code_of(value)
         case RunnableSerializable():  # bindings, sequences, fallbacks, branches and their like
-            yield from vars(cast(Any, value)).values()
+            yield from _fields(value)
         case dict():  # no other mapping: to read one may be to load it from a disk
             yield from cast("dict[Any, Any]", value).values()
         case list() | tuple() | set() | frozenset():
             yield from cast("list[Any]", value)
         case _ if _is_own(sys.modules.get(type(value).__module__)):
-            yield from getattr(value, "__dict__", {}).values()
+            yield from _fields(value)
         case _:
             return
+
+
+def _fields(value: Any) -> Sequence[Any]:
+    """What an object holds, without asking it."""
+    try:
+        return [*object.__getattribute__(value, "__dict__").values()]
+    except AttributeError:
+        return ()
 
 
 def _captured(function: FunctionType) -> Generator[Any]:
@@ -102,18 +117,21 @@ def _captured(function: FunctionType) -> Generator[Any]:
 
 def _named(value: Any, names: Iterable[str], function: FunctionType) -> Generator[Any]:
     """A value that a function names, and what it names of that; of functions those of installed packages are not."""
-    if isinstance(value, ModuleType):
+    if issubclass(type(value), ModuleType):  # `isinstance` asks the value, and what stands in for another may raise
         for name in names:
             yield from _named_function_or_value(vars(value).get(name), function)
         return
     yield from _named_function_or_value(value, function)
     if _is_own(sys.modules.get(type(value).__module__)):
-        methods = (getattr(cast(Any, type(value)), name, None) for name in names)
-        yield from (method for method in methods if isinstance(method, FunctionType))
+        for name in names:
+            method: Any = getattr_static(cast(Any, type(value)), name, None)
+            method = method.__func__ if isinstance(method, staticmethod) else method
+            if isinstance(method, FunctionType):
+                yield method
 
 
 def _named_function_or_value(value: Any, function: FunctionType) -> Generator[Any]:
-    if not isinstance(value, FunctionType) or _is_of(value, function):
+    if not issubclass(type(value), FunctionType) or _is_of(value, function):
         yield value
 
 

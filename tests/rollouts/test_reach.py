@@ -235,6 +235,31 @@ async def test_inside_a_write_it_is_refused(world: World, tmp_path: Any):
     assert world.sent == []
 
 
+class StandsIn:
+    """As what web frameworks have for the request of now: outside of one it raises whatever is asked of it."""
+
+    __slots__ = ()
+
+    def __getattribute__(self, name: str) -> Any:
+        raise RuntimeError(f"there is no request to ask for {name}")
+
+
+NOW = StandsIn()
+
+
+def test_what_stands_in_for_another_hides_no_sub_agent():
+    captured = StandsIn()
+    inside = create_agent(ScriptedChat(scripts=[[turn("found")]]), [], name="inside")
+    held: list[Any] = [StandsIn(), inside]
+
+    @tool
+    def ask(question: str) -> str:
+        """Ask."""
+        return f"{NOW} {captured} {held} {GLOBAL.invoke(ASK)}"
+
+    assert {graph.name for graph in graphs_behind(ask)} == {"global", "inside"}
+
+
 async def test_a_question_of_a_sub_agent_is_put_once_for_the_winner():
     @tool
     async def ask(what: str) -> str:
