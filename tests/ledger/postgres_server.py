@@ -66,6 +66,7 @@ class Postgres:
         unsafe = [*made, "--no-locale", "--no-sync"]
         subprocess.run(unsafe, check=True, capture_output=True, cwd=folder, **UNPRIVILEGED)
         self._served = [programs / "postgres", "-D", folder / "data", "-k", folder, "-c", "listen_addresses="]
+        self._served += ["-c", "autovacuum=off"]  # its workers come and go below a test that counts processes
         self.start()
 
     def start(self) -> None:
